@@ -1,0 +1,33 @@
+"""How to run, as opposed to what: nothing in here changes the identity of an artifact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adg.errors import BadInput
+
+
+@dataclass(frozen=True)
+class ExecConfig:
+    """The ``exec`` subtree of the configuration; recorded in manifests, never hashed."""
+
+    runs: str = "runs"  # folder of artifacts
+    device: str = "auto"  # auto | cpu | cuda
+    threads: int = 0  # CPU threads for torch; 0 leaves the library's choice
+    isolation: str = "auto"  # auto | process | none: whether GPU stages get a worker process
+    max_failed: int = 0  # rows that may fail in a stage before it stops
+    tokens_per_batch: int = 4096  # padded tokens in one forward pass
+    train_micro_batch: int = 4  # examples on a device at once; the effective batch is finetune.batch_size
+    eval_batch_size: int = 8
+    workers: int = 0  # processes that score model-written programs; 0 = one a core
+    tensor_parallel: int = 1
+    data_parallel: int = 1
+    gpu_memory: float = 0.9  # share of GPU memory vLLM may take
+    run_model_code: bool = False  # consent to run model-written programs (HumanEval, MBPP), confined
+    offline: bool = False  # never ask a hub
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("device", ("auto", "cpu", "cuda")), ("isolation", ("auto", "process", "none"))):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise BadInput(f"exec.{name} is {value!r}; expected one of {', '.join(allowed)}")
