@@ -1,0 +1,43 @@
+# Each target is one line and calls what a person would type; `make help` explains them.
+PROFILE ?= mini
+PYTHON ?= python3
+ARGS ?=
+RUN = .venv/bin/python
+
+.PHONY: help setup test smoke reproduce plan status report ablation bench lint clean-env
+
+help:      ## this list
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+setup:     ## create .venv from the full lock (other targets call it)
+	@$(PYTHON) requirements/install.py
+
+test: setup lint ## lint, then every test, offline (about 10 minutes on two cores)
+	$(RUN) -m pytest $(ARGS)
+
+smoke: setup ## every stage on a tiny random model (2 minutes)
+	$(RUN) -m experiments.run -m profile=smoke $(ARGS)
+
+reproduce: setup ## run and print the table; PROFILE=mini (default) or PROFILE=paper; continues where it stopped
+	$(RUN) -m experiments.run -m profile=$(PROFILE) $(ARGS)
+
+plan: setup ## what reproduce would do: cells, cached and shared stages, rough cost
+	@$(RUN) -m experiments.plan profile=$(PROFILE) $(ARGS)
+
+status: setup ## how far it is
+	@$(RUN) -m experiments.status profile=$(PROFILE) $(ARGS)
+
+report: setup ## print the table and write Markdown, CSV and HTML
+	@$(RUN) -m experiments.report profile=$(PROFILE) $(ARGS)
+
+ablation: setup ## dispersion only, anisotropy only and both, through fine-tuning and evaluation
+	$(RUN) -m experiments.run -m profile=$(PROFILE) experiment=terms $(ARGS)
+
+bench: setup ## speed and memory against the plain way, in one run
+	$(RUN) -m benchmarks $(ARGS)
+
+lint: setup ## ruff and mypy
+	$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy
+
+clean-env: ## remove .venv
+	rm -rf .venv

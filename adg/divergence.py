@@ -1,0 +1,88 @@
+"""ADG as a selector: the divergence of a record's sampled answers, best of each instruction cluster.
+
+Score and parts come from the Gram matrices alone, so every value of lam, each single-term ablation and every
+smaller number of answers costs nothing more than reading them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from adg import binning, embedding, geometry
+from adg.errors import BadInput, BadMeasurement
+from adg.selection import PARTS, RULES, ScoreTable, Selector, SelectorData, binwise, top
+
+
+@dataclass(frozen=True)
+class DivergenceConfig:
+    """Options of the method (paper: lam 0.4, K 5, bins on, top)."""
+
+    lam: float = 0.4  # weight of anisotropy I; 1 - lam is the weight of dispersion D
+    answers: int | None = None  # score with the first K' answers only; None: all that were sampled
+    window: str | None = None  # a declared layer window; None: the first declared
+    bins: bool = True  # choose within instruction clusters, or from the whole pool
+    part: str = "top"
+    rule: str = "largest_remainder"  # quota rule; "released" may return fewer than the budget
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lam <= 1:
+            raise BadInput(f"selector.lam is {self.lam}; expected a weight between 0 and 1")
+        if self.answers is not None and self.answers < 2:
+            raise BadInput(f"selector.answers is {self.answers}; the spread of fewer than 2 answers is not defined")
+        if self.part not in PARTS:
+            raise BadInput(f"selector.part is {self.part!r}; expected one of {', '.join(PARTS)}")
+        if self.rule not in RULES:
+            raise BadInput(f"selector.rule is {self.rule!r}; expected one of {', '.join(RULES)}")
+        if not self.bins and self.rule == "released":
+            raise BadInput("selector.rule=released is a rule about bins; with selector.bins=false use largest_remainder")
+
+
+class Divergence(Selector):
+    """s(x) = (1 - lam) D(x) + lam I(x), best of each bin (paper; released code: the same formula, lam = 0.4)."""
+
+    name = "adg"
+    title = "ADG"
+    Config = DivergenceConfig
+    requires = ("grams", "bins")
+
+    def needs(self) -> tuple[str, ...]:
+        return ("grams", "bins") if self.config.bins else ("grams",)
+
+    def scores(self, data: SelectorData) -> ScoreTable:
+        grams = embedding.load(data.features["grams"])
+        if list(grams.ids) != data.keys:
+            raise BadMeasurement(
+                f"{data.features['grams'].path} holds {len(grams.ids)} records, the pool {len(data.records)}; "
+                f"they must be the same ids in the same order. Delete that folder and run the same command again"
+            )
+        window = 0 if self.config.window is None else _index(grams.windows, self.config.window)
+        matrices = np.asarray(grams.grams[:, window], dtype=np.float64)
+        if self.config.answers is not None:
+            if self.config.answers > matrices.shape[1]:
+                raise BadInput(f"selector.answers is {self.config.answers} but {matrices.shape[1]} answers were sampled; "
+                               f"set sampling.n={self.config.answers} or more")
+            matrices = matrices[:, : self.config.answers, : self.config.answers]
+        spread, shape = geometry.dispersion(matrices), geometry.anisotropy(matrices)
+        parts = {"dispersion": spread, "anisotropy": shape}
+        if self.config.bins:
+            labels = binning.load(data.features["bins"])
+            parts["bin"] = np.array([labels[key] for key in data.keys], dtype=np.int64)
+        return ScoreTable((1 - self.config.lam) * spread + self.config.lam * shape, parts)
+
+    def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
+        if self.config.bins:
+            return binwise(table.score, table.parts["bin"], budget, self.config.rule, self.config.part)
+        ranked = top(table.score, table.valid, len(table.score))
+        start = {"top": 0, "bottom": len(ranked) - budget, "middle": (len(ranked) - budget) // 2}[self.config.part]
+        return ranked[start : start + budget]
+
+    def may_return_fewer(self) -> bool:
+        return self.config.rule == "released"
+
+
+def _index(windows: list[str], name: str) -> int:
+    if name not in windows:
+        raise BadInput(f"selector.window is {name!r}; the declared windows are {', '.join(windows)} (embedding.windows)")
+    return list(windows).index(name)

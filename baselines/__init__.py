@@ -1,0 +1,22 @@
+"""The selectors ADG is compared with, one module each; a new module here is registered by being here."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+
+from adg.selection import Selector
+
+
+def selector_types() -> dict[str, type[Selector]]:
+    """Every selector class by its name: ADG first, then each module of this package in alphabetical order."""
+    modules = ["adg.divergence", *(f"{__name__}.{m.name}" for m in pkgutil.iter_modules(__path__))]
+    found: dict[str, type[Selector]] = {}
+    for module in modules:
+        for _, cls in inspect.getmembers(importlib.import_module(module), inspect.isclass):
+            if issubclass(cls, Selector) and cls.__module__ == module and hasattr(cls, "name"):
+                if cls.name in found:
+                    raise ValueError(f"two selectors are named '{cls.name}': {found[cls.name]} and {cls}")
+                found[cls.name] = cls
+    return found

@@ -1,0 +1,1 @@
+"""Which cells exist and how they are run, resumed, planned and reported."""

@@ -1,0 +1,253 @@
+"""From ``conf/`` to frozen dataclasses: the one place that knows Hydra. Below it no ``DictConfig`` is seen.
+
+The dataclasses of the stages are the schema, so an unknown key or a wrongly typed value is refused while
+composing, with the nearest known key named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adg.embedding import EmbeddingConfig
+from adg.errors import BadInput, HarnessError, nearest
+from adg.evaluation.suite import SuiteConfig
+from adg.execution import ExecConfig
+from adg.generation import EngineConfig, SamplingConfig
+from adg.models import BackboneConfig
+from adg.records import PoolConfig
+from adg.tracking import TrackerConfig
+from finetune.sft import FinetuneConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """A size of the whole study. The lists are comma-separated, as a multirun takes them."""
+
+    name: str = "???"
+    statement: str = "???"  # printed above every table
+    backbones: str = "???"
+    pools: str = "???"
+    selectors: str = "???"
+    minutes: dict[str, float] = field(default_factory=dict)  # measured minutes a stage takes, for the plan
+    measured_on: str = ""
+
+
+@dataclass(frozen=True)
+class PresetConfig:
+    """What "paper" and "released" mean beyond the sampling and embedding groups."""
+
+    name: str = "paper"
+    quota: str = "largest_remainder"
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """A sweep with a name; ``labels`` says in words what a swept override means."""
+
+    name: str = "main"
+    title: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One cell, fully described."""
+
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    preset: PresetConfig = field(default_factory=PresetConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    selector: dict[str, Any] = field(default_factory=dict)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    exec: ExecConfig = field(default_factory=ExecConfig)
+    budget: int = 10000
+    seed: int = 42
+    out: str = "subset.jsonl"  # where experiments.select writes
+
+
+def _schema() -> Any:
+    """The dataclasses as an OmegaConf tree that may be written to (frozen ones are read-only otherwise)."""
+    from omegaconf import OmegaConf
+
+    def thaw(node: Any) -> Any:
+        if OmegaConf.is_config(node):
+            node._set_flag("readonly", None)
+            if OmegaConf.is_dict(node):
+                for key in node:
+                    if not OmegaConf.is_missing(node, key):
+                        thaw(node._get_node(key))
+        return node
+
+    return thaw(OmegaConf.structured(Config))
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name that ``conf/config.yaml`` builds on."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=_schema())
+
+
+def resolve(composed: Any) -> Config:
+    """The composed tree as a frozen ``Config``; missing values are named with their key."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    tree = OmegaConf.masked_copy(composed, [key for key in composed if key not in ("hydra", "selector")])
+    # a selector's options are checked by the selector, which says itself what a missing checkpoint means
+    selector = OmegaConf.to_container(composed.selector, resolve=True, throw_on_missing=False)
+    try:
+        return dataclasses.replace(OmegaConf.to_object(tree), selector=selector)  # type: ignore[type-var]
+    except MissingMandatoryValue as error:
+        raise BadInput(f"the config needs a value for '{error.full_key or error.key}'; set it on the command line "
+                       f"as {error.full_key or error.key}=...") from error
+    except OmegaConfBaseException as error:
+        cause = error.__cause__
+        if isinstance(cause, HarnessError):
+            raise cause from error
+        raise BadInput(f"config: {error}") from error
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The config of one cell."""
+    return compose_many([list(overrides)])[0]
+
+
+def compose_many(cells: Sequence[Sequence[str]]) -> list[Config]:
+    """The configs of several cells."""
+    from hydra import compose as hydra_compose
+
+    configs = []
+    with _hydra():
+        for overrides in cells:
+            try:
+                configs.append(resolve(hydra_compose("config", list(overrides))))
+            except HarnessError:
+                raise
+            except Exception as error:
+                raise explain(error) from error
+    return configs
+
+
+def grid(overrides: Sequence[str]) -> list[list[str]]:
+    """The override lists of the cells that ``experiments.run -m`` would run for these overrides."""
+    from hydra import compose as hydra_compose
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    parser = OverridesParser.create()
+    with _hydra():
+        try:
+            single = [o.input_line for o in parser.parse_overrides(list(overrides)) if not o.is_sweep_override()]
+            composed = hydra_compose("config", single, return_hydra_config=True)
+        except Exception as error:
+            raise explain(error) from error
+        params = OmegaConf.to_container(composed.hydra.sweeper.params or OmegaConf.create({}), resolve=True)
+        swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items()] + list(overrides))
+        return [list(cell) for batch in BasicSweeper.split_arguments(swept, None) for cell in batch]
+
+
+def known_keys() -> list[str]:
+    """Every dotted key of the default config, and every group."""
+    from hydra import compose as hydra_compose
+    from omegaconf import OmegaConf
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        for key in node:
+            name = f"{prefix}{key}"
+            yield name
+            child = None if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key) else node[key]
+            if OmegaConf.is_dict(child):
+                yield from walk(child, name + ".")
+
+    with _hydra():
+        return sorted(walk(hydra_compose("config"), ""))
+
+
+def explain(error: Exception) -> BadInput:
+    """Hydra's composition errors in one line, with the nearest known key or option."""
+    text = str(error)
+    missing = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' (?:is )?not in", text)
+    if missing:
+        key = missing.group(1)
+        full = re.search(r"full_key: (\S+)", text)
+        return BadInput(f"unknown config key '{key}'{nearest(full.group(1) if full else key, known_keys())}; "
+                        f"python -m experiments.run --cfg job prints all keys")
+    option = re.search(r"Could not find '([^/']+)/([^']+)'", text)
+    if option:
+        group, name = option.groups()
+        known = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+        if not known:
+            groups = sorted(p.name for p in CONF.iterdir() if p.is_dir())
+            return BadInput(f"unknown config group '{group}'{nearest(group, groups)}; known: {', '.join(groups)}")
+        return BadInput(f"{group}={name} is not known{nearest(name, known)}; known: {', '.join(known)}")
+    reasons = []
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, HarnessError):
+            return BadInput(str(cause))
+        reasons.append(str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__)
+        cause = cause.__cause__
+    return BadInput("config: " + " <- ".join(reasons))
+
+
+def hydra_app(main: Callable[[Config], int | None]) -> Callable[[], None]:
+    """Wrap ``main`` as a Hydra application (multirun, launchers, --cfg, --help) with one-line errors."""
+
+    def entry() -> None:
+        import hydra
+
+        register()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of being printed by Hydra
+
+        @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+        def run(composed: Any) -> int:
+            return main(resolve(composed)) or 0
+
+        with plain_errors():
+            run()
+
+    return entry
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Print what a user can act on in one paragraph and exit with 1; anything else keeps its traceback."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except HarnessError as error:
+        sys.exit(f"error: {error}")
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {explain(error)}")

@@ -1,0 +1,91 @@
+"""What a sweep would do:  python -m experiments.plan profile=paper [selector=adg,random ...]
+
+Prints the cells, which artifacts are there, which will be built and for how many cells, and a rough cost. Nothing
+is imported that needs a GPU, nothing is downloaded, nothing is built.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from adg.store import Artifact, Node, Store, _read
+from experiments.cells import Cell, cells, distinct
+from experiments.config import plain_errors
+
+
+def estimate(node: Node, finished: dict[str, list[float]], cell: Cell) -> float | None:
+    """Minutes a stage may take: the mean of the finished ones of its kind here, else the profile's measurement."""
+    seconds = finished.get(node.stage.name)
+    if seconds:
+        return sum(seconds) / len(seconds) / 60
+    return cell.config.profile.minutes.get(node.stage.name)
+
+
+def finished_seconds(store: Store, nodes: list[Node]) -> dict[str, list[float]]:
+    """Seconds that the finished artifacts among ``nodes`` took, by stage."""
+    found: dict[str, list[float]] = {}
+    for node in nodes:
+        artifact: Artifact | None = _read(store.path(node))
+        if artifact is not None:
+            found.setdefault(node.stage.name, []).append(artifact.manifest["seconds"])
+    return found
+
+
+def render(chosen: list[Cell], store: Store) -> str:
+    """The plan as text."""
+    nodes = distinct(chosen)
+    used = Counter(node.fingerprint for cell in chosen for node in cell.nodes.values())
+    owner = {node.fingerprint: cell for cell in reversed(chosen) for node in cell.nodes.values()}
+    states = {node.fingerprint: store.status(node) for node in nodes}
+    finished = finished_seconds(store, nodes)
+    first = chosen[0].config
+    lines = [f"{first.profile.statement}", f"{first.experiment.title or first.experiment.name}: {len(chosen)} cells, "
+             f"{len(nodes)} artifacts, artifacts under {store.root}", ""]  # fmt: skip
+    for cell in chosen:
+        pending = [role for role, node in cell.nodes.items() if states[node.fingerprint].state != "done"]
+        problems = [f"{states[n.fingerprint].state}: {states[n.fingerprint].reason}" for n in cell.nodes.values()
+                    if states[n.fingerprint].state in ("failed", "not-run")]  # fmt: skip
+        what = "cached" if not pending else "to do: " + ", ".join(pending)
+        lines.append(f"  {cell.name:<48} {what}" + (f"  [{problems[0]}]" if problems else ""))
+    lines += ["", f"  {'stage':<10}{'distinct':>9}{'cached':>8}{'to build':>10}{'shared':>8}   {'rough cost':<30}"]
+    total, unknown = 0.0, []
+    for stage in dict.fromkeys(n.stage.name for n in nodes):
+        of_stage = [n for n in nodes if n.stage.name == stage]
+        todo = [n for n in of_stage if states[n.fingerprint].state != "done"]
+        shared = sum(used[n.fingerprint] > 1 for n in of_stage)
+        costs = [estimate(n, finished, owner[n.fingerprint]) for n in todo]
+        if None in costs:
+            unknown.append(stage)
+            cost = "no measured rate" + _amount(todo, owner)
+        else:
+            minutes = sum(c for c in costs if c is not None)
+            total += minutes
+            cost = f"{minutes:.1f} min" if todo else "-"
+        lines.append(f"  {stage:<10}{len(of_stage):>9}{len(of_stage) - len(todo):>8}{len(todo):>10}{shared:>8}   {cost}")
+    lines += ["", f"  in all about {total:.0f} min" + (f", and no measured rate for {', '.join(unknown)}" if unknown else "")]
+    if first.profile.measured_on and not finished:
+        lines.append(f"  measured on {first.profile.measured_on}")
+    return "\n".join(lines)
+
+
+def _amount(todo: list[Node], owner: dict[str, Cell]) -> str:
+    """How much work an unmeasured stage is, in its own unit, where the config says it."""
+    config = owner[todo[0].fingerprint].config
+    rows = {c.pool.name: c.pool.rows or c.pool.expected_rows for c in (owner[n.fingerprint].config for n in todo)}
+    if todo[0].stage.name == "answers" and all(rows.values()):
+        answers = sum((owner[n.fingerprint].config.pool.rows or owner[n.fingerprint].config.pool.expected_rows or 0)
+                      * config.sampling.n for n in todo)  # fmt: skip
+        return f" ({answers:,} answers of up to {config.sampling.max_new_tokens} tokens)"
+    return ""
+
+
+def main() -> None:
+    with plain_errors():
+        chosen = cells([a for a in sys.argv[1:] if not a.startswith("-")])
+        print(render(chosen, Store(Path(chosen[0].config.exec.runs))))
+
+
+if __name__ == "__main__":
+    main()

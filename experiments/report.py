@@ -1,0 +1,64 @@
+"""The table of a sweep from its manifests alone:  python -m experiments.report profile=mini
+
+Writes table.md, table.csv and index.html under ``runs/report/<profile>-<experiment>/`` and prints the table.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from adg import report
+from adg.store import Store
+from experiments import ledger, paper
+from experiments.cells import Cell, cells
+from experiments.config import plain_errors
+from experiments.status import cell_status
+
+
+def row(cell: Cell, store: Store) -> report.Row:
+    """One row of the table; what is not there stays missing."""
+    c = cell.config
+    name = str(c.selector["name"])
+    role, status = cell_status(cell, store)
+    results = facts = None
+    if status.state == "done":
+        artifact = store.find(cell.nodes["eval"])
+        assert artifact is not None
+        results = json.loads(artifact.file("results.json").read_text())
+    if store.complete(cell.nodes["subset"]):
+        subset = store.find(cell.nodes["subset"])
+        facts = dict(subset.info) if subset else None
+    figure = paper.figure(c.backbone.paper, c.pool.paper, name) if not cell.variant else None
+    return report.Row(
+        backbone=c.backbone.name, pool=c.pool.name, selector=name, variant=cell.variant,
+        state=status.state, reason=f"{role}: {status.reason}" if status.reason else "",
+        results=results, paper=figure, facts=facts or {}, seeds={"seed": c.seed},
+    )  # fmt: skip
+
+
+def write(chosen: list[Cell], store: Store) -> tuple[Path, str]:
+    """Write the three files; returns their folder and the table for a terminal."""
+    first = chosen[0].config
+    rows = [row(cell, store) for cell in chosen]
+    notes = [f"{b.name}: {b.statement}" for b in {c.config.backbone.name: c.config.backbone for c in chosen}.values()
+             if b.statement]  # fmt: skip
+    title = first.experiment.title or first.experiment.name
+    folder = store.root / "report" / f"{first.profile.name}-{first.experiment.name}"
+    table = report.Table(title=title, profile=first.profile.name, statement=first.profile.statement, rows=rows,
+                         notes=notes, ledger=ledger.load())  # fmt: skip
+    report.write(table, folder)
+    return folder, report.terminal(table)
+
+
+def main() -> None:
+    with plain_errors():
+        chosen = cells([a for a in sys.argv[1:] if not a.startswith("-")])
+        folder, text = write(chosen, Store(Path(chosen[0].config.exec.runs)))
+        print(text)
+        print(f"\n{folder}/index.html, table.md, table.csv")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Run one cell, or with ``-m`` every cell of a sweep:  python -m experiments.run -m profile=mini
+
+Hydra's multirun is the loop. Nothing finished is repeated, because every artifact is found by its content key; a
+cell that fails keeps its traceback, the others go on, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from adg.errors import HarnessError, NotRunnable
+from adg.store import Node, Store, write_json
+from experiments import config as config_
+from experiments.cells import Cell
+from experiments.config import Config
+from experiments.worker import Runner
+
+_store: Store | None = None  # one a process, so that a stage that failed is not tried again by the next cell
+_begun = time.time()
+_worked: list[float] = []  # seconds of the cells that had something to build
+
+
+def store_of(config: Config) -> Store:
+    """The process's store of artifacts."""
+    global _store
+    root = Path(config.exec.runs).absolute()
+    if _store is None or _store.root != root:
+        _store = Store(root)
+    return _store
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def run_cell(cell: Cell, position: str = "") -> str:
+    """Build every artifact of ``cell`` that is not there yet; returns "done", "not-run" or "failed"."""
+    from adg import tracking
+
+    config, started, built = cell.config, time.time(), 0
+    if config.exec.threads:
+        os.environ["OMP_NUM_THREADS"] = str(config.exec.threads)
+    say(f"{position}{cell.name}")
+
+    def on_build(node: Node, event: str, seconds: float) -> None:
+        nonlocal built
+        if event == "start":
+            built += 1
+            say(f"    {node.stage.name:<9} {node.label} ...")
+        elif event not in ("cached", "start"):
+            say(f"    {node.stage.name:<9} {event} in {seconds:.1f} s")
+
+    record: dict[str, Any] = {"cell": cell.name, "fingerprint": cell.fingerprint, "overrides": list(cell.overrides),
+                              "nodes": {role: node.folder for role, node in cell.nodes.items()}}  # fmt: skip
+    store = store_of(config)
+    folder = store.root / "cells"
+    path = folder / f"{cell.name.replace('/', '+').replace(' ', '-')}-{cell.fingerprint[:8]}.json"
+    try:
+        with Runner() as runner:
+            store.runner, store.exec = runner, config.exec
+            artifacts = {role: store.ensure(node, on_build) for role, node in cell.nodes.items()}
+    except NotRunnable as error:
+        write_json(path, {**record, "state": "not-run", "reason": str(error)})
+        say(f"    not run: {error}")
+        return "not-run"
+    except Exception as error:
+        write_json(path, {**record, "state": "failed", "reason": str(error), "traceback": traceback.format_exc()})
+        say(f"    FAILED: {error}\n    traceback in {path}")
+        if not isinstance(error, HarnessError):
+            traceback.print_exc()
+        return "failed"
+    if built:
+        _worked.append(time.time() - started)
+    tracked = tracking.log_cell(config.tracker, tracking.CellInfo(
+        fingerprint=cell.fingerprint, name=cell.name, group=f"{config.profile.name}-{config.experiment.name}",
+        backbone=config.backbone.name, pool=config.pool.name, selector=str(config.selector["name"]),
+        variant=cell.variant, config=config, artifacts=artifacts, runs=store.root,
+    ))  # fmt: skip
+    write_json(path, {**record, "state": "done", "tracking": tracked})
+    return "done"
+
+
+def _position() -> str:
+    """Where this cell stands in a sweep, and how long the rest may take."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN or not hydra.launcher._target_.endswith("BasicLauncher"):
+        return ""
+    total = len(config_.grid(_overrides(sys.argv[1:])))
+    rest = total - hydra.job.num
+    eta = f", about {sum(_worked) / len(_worked) * rest / 60:.0f} min left" if _worked else ""
+    return f"[{hydra.job.num + 1}/{total}{eta}] "
+
+
+def _overrides(arguments: list[str]) -> list[str]:
+    return [a for a in arguments if not a.startswith("-")]
+
+
+def _task_overrides() -> tuple[str, ...]:
+    from hydra.core.hydra_config import HydraConfig
+
+    return tuple(HydraConfig.get().overrides.task)
+
+
+class CellFailed(HarnessError):
+    """Raised at the end of a failed cell, so that Hydra goes on with the others and the exit code is 1."""
+
+
+def main(config: Config) -> None:
+    cell = Cell(config, _task_overrides())
+    if run_cell(cell, _position()) == "failed":
+        raise CellFailed(f"{cell.name} failed; repair the cause and run the same command again")
+
+
+entry = config_.hydra_app(main)
+
+if __name__ == "__main__":
+    entry()

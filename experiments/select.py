@@ -1,0 +1,52 @@
+"""Only the subset:  python -m experiments.select pool=local pool.path=my.jsonl selector=adg budget=1000 out=subset.jsonl
+
+No training, no benchmark, no tracking. ``out`` gets the chosen rows with all their original fields; beside it
+``<out>.scores.jsonl`` has a row for every record of the pool and ``<out>.manifest.json`` says what made it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adg.errors import BadInput
+from adg.store import Node, write_atomic
+from experiments import config as config_
+from experiments.cells import Cell
+from experiments.config import Config
+from experiments.run import say, store_of
+from experiments.worker import Runner
+
+
+def select(config: Config) -> Path:
+    """Build the cell up to its subset and copy it to ``config.out``; returns that path."""
+    out = Path(config.out).absolute()
+    if not out.parent.is_dir():
+        raise BadInput(f"the folder {out.parent} of out={config.out} does not exist; create it first")
+    cell = Cell(config)
+
+    def on_build(node: Node, event: str, seconds: float) -> None:
+        say(f"  {node.stage.name:<9} {node.label} {'...' if event == 'start' else f'{event} {seconds:.1f} s'}")
+
+    store = store_of(config)
+    with Runner() as runner:
+        store.runner, store.exec = runner, config.exec
+        subset = store.ensure(cell.nodes["subset"], on_build)
+    for source, target in (("subset.jsonl", out), ("scores.jsonl", out.with_suffix(".scores.jsonl"))):
+        write_atomic(target, subset.file(source).read_bytes())
+    write_atomic(out.with_suffix(".manifest.json"), (subset.path / "manifest.json").read_bytes())
+    facts = subset.info
+    say(f"{facts['rows_out']:,} of {facts['rows_in']:,} records -> {out}")
+    if facts["shortfall"]:
+        say(f"the released quota rule returned {facts['shortfall']:,} fewer than the budget of {facts['budget']:,}")
+    say(f"scores of every record -> {out.with_suffix('.scores.jsonl')}")
+    return out
+
+
+def main(config: Config) -> None:
+    select(config)
+
+
+entry = config_.hydra_app(main)
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,122 @@
+"""The contract every selector meets, ADG included. A new module in ``baselines`` is tested here by being there."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adg import binning, embedding, generation, models, records
+from adg.errors import BadInput
+from adg.execution import ExecConfig
+from adg.selection import SelectorData, make, select
+from adg.store import Store
+from baselines import selector_types
+from experiments.config import CONF
+
+TYPES = selector_types()
+
+
+def options(name: str) -> dict[str, Any]:
+    """The selector's own YAML, with the interpolations that the contract does not need resolved by its defaults."""
+    import yaml
+
+    raw = yaml.safe_load((CONF / "selector" / f"{name}.yaml").read_text())
+    return {k: v for k, v in raw.items() if not (isinstance(v, str) and v.startswith("${"))}
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[SelectorData, dict]:
+    """A real pool through the real stages: the tiny model answers, is embedded and clustered."""
+    store = Store(tmp_path_factory.mktemp("contract"), ExecConfig(device="cpu"))
+    pool = records.node(records.PoolConfig(name="mini_general", path="mini:general.jsonl", rows=23))
+    backbone = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+    answers = generation.node(
+        pool, backbone, generation.SamplingConfig(max_new_tokens=6), generation.EngineConfig(batch_size=8)
+    )
+    grams = embedding.node(answers, pool, backbone, embedding.EmbeddingConfig())
+    bins = binning.node(grams, binning.BinsConfig())
+    nodes = {"backbone": backbone, "answers": answers, "grams": grams, "bins": bins}
+    features = {role: store.ensure(node) for role, node in nodes.items()}
+    return SelectorData(records.load(store.ensure(pool)), features), nodes
+
+
+@pytest.fixture(params=sorted(TYPES))
+def selector(request: pytest.FixtureRequest) -> Any:
+    return make(TYPES, options(request.param))
+
+
+def chosen(selector: Any, data: SelectorData, budget: int) -> list[Any]:
+    rows = select(selector, data, selector.scores(data), budget)
+    return [data.records[i].id for i in rows]
+
+
+def test_every_selector_has_a_config_and_every_config_a_selector() -> None:
+    assert sorted(TYPES) == sorted(p.stem for p in (CONF / "selector").glob("*.yaml"))
+    for name, cls in TYPES.items():
+        assert options(name)["name"] == name
+        assert cls.title, f"{name} needs a title for the table"
+        assert dataclasses.is_dataclass(cls.Config) and cls.Config.__dataclass_params__.frozen
+        assert cls.__doc__ and (CONF / "selector" / f"{name}.yaml").read_text().startswith("#")
+
+
+@pytest.mark.parametrize("budget", [1, 7, 22, 23])
+def test_exact_budget_of_distinct_ids_from_the_pool(selector: Any, world: tuple, budget: int) -> None:
+    ids = chosen(selector, world[0], budget)
+    assert len(ids) == len(set(ids)) == (23 if selector.whole_pool else budget)
+    assert set(ids) <= {r.id for r in world[0].records}
+
+
+def test_same_seed_same_answer_and_no_global_generator(selector: Any, world: tuple) -> None:
+    np.random.seed(1)  # noqa: NPY002 - the contract is about the global generators
+    random.seed(1)
+    before = np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    first = chosen(selector, world[0], 9)
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before, "a global generator was used"  # noqa: NPY002
+    np.random.seed(2)  # noqa: NPY002
+    assert chosen(selector, world[0], 9) == first
+
+
+def test_budget_above_the_pool_is_refused(selector: Any, world: tuple) -> None:
+    if selector.whole_pool:
+        pytest.skip("takes the whole pool whatever the budget")
+    with pytest.raises(BadInput, match="the pool holds 23"):
+        chosen(selector, world[0], 24)
+
+
+def test_scores_have_a_row_for_every_record(selector: Any, world: tuple) -> None:
+    table = selector.scores(world[0])
+    table.check(23)
+    assert np.isfinite(table.score[table.valid]).all()
+
+
+def test_the_order_of_the_file_does_not_matter(selector: Any, tmp_path: Path, root: Path) -> None:
+    """The same rows shuffled in the file give the same subset, for selectors that read nothing but the pool."""
+    lines = (root / "adg/mini/pools/general.jsonl").read_text().splitlines()[:40]
+    orders = [lines, [lines[i] for i in np.random.default_rng(3).permutation(40)]]
+    found = []
+    for i, order in enumerate(orders):
+        (tmp_path / f"{i}.jsonl").write_text("\n".join(order) + "\n")
+        store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
+        pool = records.node(records.PoolConfig(name=f"p{i}", path=str(tmp_path / f"{i}.jsonl")))
+        data = SelectorData(records.load(store.ensure(pool)), _features(selector, store, pool))
+        found.append(chosen(selector, data, 11))
+    assert found[0] == found[1]
+
+
+def _features(selector: Any, store: Store, pool: Any) -> dict[str, Any]:
+    """What the selector reads, built for real from this pool."""
+    needs = selector.needs()
+    if not needs:
+        return {}
+    backbone = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+    answers = generation.node(
+        pool, backbone, generation.SamplingConfig(max_new_tokens=4), generation.EngineConfig(batch_size=8)
+    )
+    grams = embedding.node(answers, pool, backbone, embedding.EmbeddingConfig())
+    nodes = {"backbone": backbone, "answers": answers, "grams": grams, "bins": binning.node(grams, binning.BinsConfig())}
+    return {name: store.ensure(nodes[name]) for name in needs}

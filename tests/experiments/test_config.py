@@ -1,0 +1,138 @@
+"""Composing the configuration: every file, every refusal, and what changes what."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from adg.errors import BadInput
+from experiments import cells as cells_
+from experiments import config as config_
+
+GROUPS = sorted(p.name for p in config_.CONF.iterdir() if p.is_dir())
+FILES = [(p.parent.name, p.stem) for p in sorted(config_.CONF.glob("*/*.yaml"))]
+UNPINNED = {("backbone", "llama3_8b_instruct"), ("backbone", "qwen2_5_7b_instruct")}
+NEEDS = {("pool", "local"): ["pool.path=my.jsonl"]}
+
+
+def test_all_groups_are_there() -> None:
+    expected = {"profile", "backbone", "pool", "sampling", "embedding", "selector", "engine", "finetune", "suite",
+                "tracker", "experiment", "preset"}  # fmt: skip
+    assert expected == set(GROUPS)
+
+
+@pytest.mark.parametrize(("group", "name"), FILES)
+def test_every_file_composes(group: str, name: str) -> None:
+    overrides = [f"{group}={name}", *NEEDS.get((group, name), [])]
+    if (group, name) in UNPINNED:
+        with pytest.raises(BadInput, match="revision"):
+            config_.compose(overrides)
+        overrides.append("backbone.revision=0123456789abcdef0123456789abcdef01234567")
+    config = config_.compose(overrides)
+    assert config.profile.name
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (config_.CONF / "experiment").glob("*.yaml")))
+@pytest.mark.parametrize("profile", ["mini", "paper", "smoke"])
+def test_every_experiment_has_cells_in_every_profile(name: str, profile: str) -> None:
+    chosen = cells_.cells([f"profile={profile}", f"experiment={name}"])
+    assert chosen
+    assert len({c.fingerprint for c in chosen}) == len(chosen)
+    assert len({c.name for c in chosen}) == len(chosen)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sampling.temprature=1", r"unknown config key 'sampling.temprature' \(did you mean 'sampling.temperature'\?\)"),
+        ("selector=adgg", r"selector=adgg is not known \(did you mean 'adg'\?\)"),
+        ("selector.lamb=1", r"unknown config key 'selector.lamb' \(did you mean 'selector.lam'\?\)"),
+        ("budgett=1", "did you mean 'budget'"),
+        ("budget=many", "many"),
+        ("selector.part=best", "top, middle, bottom"),
+        ("exec.device=tpu", "auto, cpu, cuda"),
+    ],
+)
+def test_refusals_name_the_nearest(override: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        config = config_.compose([override])
+        _ = cells_.Cell(config).selector
+
+
+def test_the_command_line_refuses_in_one_line(root: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "experiments.run", "sampling.temprature=1"], cwd=root,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.strip() == ("error: unknown config key 'sampling.temprature' (did you mean 'sampling.temperature'?); "
+                                   "python -m experiments.run --cfg job prints all keys")  # fmt: skip
+
+
+def test_paper_profile_is_the_papers_table() -> None:
+    chosen = cells_.cells(["profile=paper"])
+    assert len(chosen) == 2 * 3 * 8
+    config = chosen[0].config
+    assert (config.budget, config.engine.name, config.finetune.method, config.suite.name, config.tracker.name) == (
+        10_000, "vllm", "lora", "paper", "wandb",
+    )  # fmt: skip
+    assert all(c.config.pool.revision and c.config.backbone.revision for c in chosen)
+    nodes = cells_.distinct(chosen)
+    count = {stage: sum(n.stage.name == stage for n in nodes) for stage in ("pool", "backbone", "answers", "grams")}
+    assert count["pool"] == 3 and count["answers"] == count["grams"] == 6
+    subsets = [n for n in nodes if n.stage.name == "subset"]
+    assert len(subsets) < 48, "subsets that do not depend on the backbone are shared"
+
+
+def test_presets_set_every_point() -> None:
+    paper, released = config_.compose(["preset=paper"]), config_.compose(["preset=released"])
+    assert (paper.sampling.top_k, released.sampling.top_k) == (0, 50)
+    assert (paper.sampling.prompt_tokens, released.sampling.prompt_tokens) == (None, 80)
+    assert (paper.sampling.use_input, released.sampling.use_input) == (True, False)
+    assert (paper.embedding.pooling, released.embedding.pooling) == ("answer", "all")
+    assert (paper.selector["rule"], released.selector["rule"]) == ("largest_remainder", "released")
+
+
+# Each override changes exactly the stages that read it, and what depends on them.
+CHANGES = [
+    ("exec.device=cpu", set()),
+    ("exec.tokens_per_batch=64", set()),
+    ("tracker=none", set()),
+    ("budget=11", {"subset", "adapter", "eval"}),
+    ("selector.lam=0.5", {"scores", "subset", "adapter", "eval"}),
+    ("embedding.bins.clusters=7", {"bins", "scores", "subset", "adapter", "eval"}),
+    ("embedding.max_tokens=99", {"grams", "bins", "scores", "subset", "adapter", "eval"}),
+    ("sampling.temperature=1.0", {"answers", "grams", "bins", "scores", "subset", "adapter", "eval"}),
+    ("finetune.learning_rate=0.01", {"adapter", "eval"}),
+    ("suite.limit=2", {"eval"}),
+    ("pool.rows=40", {"pool", "answers", "grams", "bins", "scores", "subset", "adapter", "eval"}),
+]
+
+
+@pytest.mark.parametrize(("override", "changed"), CHANGES)
+def test_exactly_the_right_stages_change(override: str, changed: set[str]) -> None:
+    before, after = cells_.Cell(config_.compose([])).nodes, cells_.Cell(config_.compose([override])).nodes
+    assert {role for role in before if before[role].fingerprint != after[role].fingerprint} == changed
+
+
+def test_grid_matches_a_multirun_and_command_line_wins() -> None:
+    lines = config_.grid(["profile=mini"])
+    assert len(lines) == 24 and len(set(map(tuple, lines))) == 24
+    lines = config_.grid(["profile=mini", "selector=adg", "pool=mini_cot,mini_general"])
+    assert [tuple(sorted(line)) for line in lines].count(
+        ("backbone=smollm2_135m", "pool=mini_cot", "profile=mini", "selector=adg")) == 1  # fmt: skip
+    assert len(lines) == 4
+
+
+def test_seeds_follow_the_root() -> None:
+    seven = config_.compose(["seed=7"])
+    assert {seven.sampling.seed, seven.finetune.seed, seven.embedding.bins.seed} == {7}
+
+
+def test_config_comments_say_what_is_not_obvious() -> None:
+    for path in config_.CONF.glob("*/*.yaml"):
+        lines = [line for line in path.read_text().splitlines() if line and not line.startswith("# @package")]
+        assert lines[0].startswith("#"), f"{path.name} starts with a line saying what it is"
+        assert all(not (a.startswith("#") and b == "") for a, b in pairwise(lines))
