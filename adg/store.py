@@ -313,6 +313,8 @@ class Store:
             if kept is error:
                 raise
             raise kept from error
+        for leftover in folder.rglob(".*.tmp"):  # of a kill inside write_atomic
+            leftover.unlink()
         files = {
             p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256_file(p)}
             for p in sorted(folder.rglob("*"))

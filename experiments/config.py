@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from adg.embedding import EmbeddingConfig
 from adg.errors import BadInput, HarnessError, nearest
@@ -64,22 +64,28 @@ class ExperimentConfig:
 class Config:
     """One cell, fully described."""
 
-    profile: ProfileConfig = field(default_factory=ProfileConfig)
-    preset: PresetConfig = field(default_factory=PresetConfig)
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    pool: PoolConfig = field(default_factory=PoolConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
-    selector: dict[str, Any] = field(default_factory=dict)
-    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    suite: SuiteConfig = field(default_factory=SuiteConfig)
-    tracker: TrackerConfig = field(default_factory=TrackerConfig)
-    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
-    exec: ExecConfig = field(default_factory=ExecConfig)
+    profile: ProfileConfig
+    preset: PresetConfig
+    backbone: BackboneConfig
+    pool: PoolConfig
+    sampling: SamplingConfig
+    engine: EngineConfig
+    embedding: EmbeddingConfig
+    finetune: FinetuneConfig
+    suite: SuiteConfig
+    tracker: TrackerConfig
+    experiment: ExperimentConfig
+    exec: ExecConfig
+    selector: dict[str, Any]  # a name and the options of that selector, checked by its own dataclass
     budget: int = 10000
     seed: int = 42
     out: str = "subset.jsonl"  # where experiments.select writes
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise BadInput(f"{name} is {value!r}; expected a whole number")
 
 
 def _schema() -> Any:
@@ -95,7 +101,11 @@ def _schema() -> Any:
                         thaw(node._get_node(key))
         return node
 
-    return thaw(OmegaConf.structured(Config))
+    tree = {}
+    for name, kind in get_type_hints(Config).items():
+        default = Config.__dataclass_fields__[name].default
+        tree[name] = OmegaConf.structured(kind) if dataclasses.is_dataclass(kind) else default
+    return thaw(OmegaConf.create({**tree, "selector": {}}))
 
 
 def register() -> None:
@@ -114,7 +124,7 @@ def resolve(composed: Any) -> Config:
     # a selector's options are checked by the selector, which says itself what a missing checkpoint means
     selector = OmegaConf.to_container(composed.selector, resolve=True, throw_on_missing=False)
     try:
-        return dataclasses.replace(OmegaConf.to_object(tree), selector=selector)  # type: ignore[type-var]
+        return Config(**OmegaConf.to_object(tree), selector=selector)  # type: ignore[arg-type]
     except MissingMandatoryValue as error:
         raise BadInput(f"the config needs a value for '{error.full_key or error.key}'; set it on the command line "
                        f"as {error.full_key or error.key}=...") from error

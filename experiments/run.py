@@ -16,12 +16,12 @@ from typing import Any
 from adg.errors import HarnessError, NotRunnable
 from adg.store import Node, Store, write_json
 from experiments import config as config_
-from experiments.cells import Cell
+from experiments.cells import Cell, cells
 from experiments.config import Config
 from experiments.worker import Runner
 
 _store: Store | None = None  # one a process, so that a stage that failed is not tried again by the next cell
-_begun = time.time()
+_total = 0  # cells of this sweep; 0 for a single cell
 _worked: list[float] = []  # seconds of the cells that had something to build
 
 
@@ -88,19 +88,12 @@ def run_cell(cell: Cell, position: str = "") -> str:
 def _position() -> str:
     """Where this cell stands in a sweep, and how long the rest may take."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN or not hydra.launcher._target_.endswith("BasicLauncher"):
+    if not _total:
         return ""
-    total = len(config_.grid(_overrides(sys.argv[1:])))
-    rest = total - hydra.job.num
-    eta = f", about {sum(_worked) / len(_worked) * rest / 60:.0f} min left" if _worked else ""
-    return f"[{hydra.job.num + 1}/{total}{eta}] "
-
-
-def _overrides(arguments: list[str]) -> list[str]:
-    return [a for a in arguments if not a.startswith("-")]
+    number = HydraConfig.get().job.num
+    eta = f", about {sum(_worked) / len(_worked) * (_total - number) / 60:.0f} min left" if _worked else ""
+    return f"[{number + 1}/{_total}{eta}] "
 
 
 def _task_overrides() -> tuple[str, ...]:
@@ -119,7 +112,23 @@ def main(config: Config) -> None:
         raise CellFailed(f"{cell.name} failed; repair the cause and run the same command again")
 
 
-entry = config_.hydra_app(main)
+def entry() -> None:
+    """The command: one cell, or a sweep that ends with its table."""
+    global _total
+    if not {"-m", "--multirun"} & set(sys.argv[1:]):
+        return config_.hydra_app(main)()
+    overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
+    with config_.plain_errors():
+        _total = len(config_.grid(overrides))
+    try:
+        config_.hydra_app(main)()
+    finally:
+        if _store is not None:  # cells ran here and not through another launcher
+            from experiments import report
+
+            folder, text = report.write(cells(overrides), _store)
+            say(f"\n{text}\n\n{folder}/index.html, table.md, table.csv")
+
 
 if __name__ == "__main__":
     entry()

@@ -30,6 +30,7 @@ def select(config: Config) -> Path:
     store = store_of(config)
     with Runner() as runner:
         store.runner, store.exec = runner, config.exec
+        store.ensure(cell.nodes["pool"], on_build)  # bad rows are refused before any model is loaded
         subset = store.ensure(cell.nodes["subset"], on_build)
     for source, target in (("subset.jsonl", out), ("scores.jsonl", out.with_suffix(".scores.jsonl"))):
         write_atomic(target, subset.file(source).read_bytes())

@@ -1,0 +1,1 @@
+"""The embedded default: small pools that ship with the package."""
