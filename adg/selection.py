@@ -139,11 +139,13 @@ class SelectorData:
     """What a selector may read. Row i of every array a selector returns belongs to ``records[i]``.
 
     ``records`` are in canonical id order whatever the order of the file. ``features`` holds the artifacts the
-    selector asked for by name (``Selector.requires``).
+    selector asked for by name (``Selector.requires``); ``pool`` is the artifact of the records themselves, for
+    selectors that read further fields of the original rows (``records.load_original``).
     """
 
     records: Sequence[Record]
     features: Mapping[str, Artifact] = field(default_factory=dict)
+    pool: Artifact | None = None
 
     @property
     def keys(self) -> list[str]:
@@ -189,7 +191,8 @@ class Selector(ABC):
     """A way of choosing instruction data. Subclasses say what they read, how they score and how they choose.
 
     ``Config`` is a frozen dataclass of options (the keys of ``conf/selector/<name>.yaml`` besides ``name``).
-    ``requires`` names the artifacts to be built first: any of ``backbone, answers, grams, bins``.
+    ``requires`` names the artifacts to be built first: any of ``backbone, answers, grams, bins`` and those that
+    ``extra`` adds.
     ``version`` is bumped by hand when results change. Randomness comes from ``config.seed`` through ``adg.seeds``.
     """
 
@@ -206,6 +209,13 @@ class Selector(ABC):
     def needs(self) -> tuple[str, ...]:
         """The artifacts this configuration reads (by default ``requires``)."""
         return self.requires
+
+    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
+        """Further artifacts by name, parents first, beside those every cell knows; default none.
+
+        Those that the selector reads itself are named in ``requires`` as well. Nothing is built or fetched here.
+        """
+        return {}
 
     @abstractmethod
     def scores(self, data: SelectorData) -> ScoreTable:
@@ -291,7 +301,7 @@ class SubsetConfig(ScoresConfig):
 def scores_node(selector: Selector, features: Mapping[str, Node], pool: Node) -> Node:
     """The scores of a whole pool; ``features`` must hold what ``selector.needs()`` names."""
     inputs = {"pool": pool, **{name: features[name] for name in selector.needs()}}
-    owners = [n.label for role, n in inputs.items() if role in ("grams", "answers", "backbone")]
+    owners = [n.label for role, n in inputs.items() if role in ("grams", "answers", "losses", "backbone")]
     label = "+".join([selector.name, owners[0] if owners else pool.label])
     config = ScoresConfig(selector.name, selector.version, selector.config, type(selector))
     return Node(SCORES, label, config, inputs)
@@ -309,7 +319,7 @@ def subset_node(selector: Selector, scores: Node, features: Mapping[str, Node], 
 def _open(job: Job) -> tuple[Selector, SelectorData]:
     selector = job.config.kind(job.config.options)
     features = {role: a for role, a in job.inputs.items() if role not in ("pool", "scores")}
-    return selector, SelectorData(records_.load(job.inputs["pool"]), features)
+    return selector, SelectorData(records_.load(job.inputs["pool"]), features, job.inputs["pool"])
 
 
 def build_scores(job: Job) -> dict[str, Any]:

@@ -37,7 +37,8 @@ class Cell:
         answers = generation.node(pool, backbone, c.sampling, c.engine)
         grams = embedding.node(answers, pool, backbone, c.embedding)
         bins = binning.node(grams, c.embedding.bins)
-        features = {"backbone": backbone, "answers": answers, "grams": grams, "bins": bins}
+        extra = self.selector.extra(pool, backbone)
+        features = {"backbone": backbone, "answers": answers, "grams": grams, "bins": bins, **extra}
         scores = selection.scores_node(self.selector, features, pool)
         subset = selection.subset_node(self.selector, scores, features, pool, c.budget)
         adapter = sft.node(subset, backbone, c.finetune)
@@ -45,7 +46,7 @@ class Cell:
         every = {"pool": pool, "backbone": backbone, "scores": scores, "subset": subset, "adapter": adapter,
                  "eval": evaluated, **features}  # fmt: skip
         needed = {node.fingerprint for node in evaluated.walk()}
-        order = ("pool", "backbone", "answers", "grams", "bins", "scores", "subset", "adapter", "eval")
+        order = ("pool", "backbone", "answers", "grams", "bins", *extra, "scores", "subset", "adapter", "eval")
         return {role: every[role] for role in order if every[role].fingerprint in needed}
 
     @property

@@ -105,6 +105,7 @@ def _schema() -> Any:
     for name, kind in get_type_hints(Config).items():
         default = Config.__dataclass_fields__[name].default
         tree[name] = OmegaConf.structured(kind) if dataclasses.is_dataclass(kind) else default
+    tree["suite"].tasks._metadata.element_type = Any  # frozen elements could not be composed; SuiteConfig.of checks them
     return thaw(OmegaConf.create({**tree, "selector": {}}))
 
 
@@ -120,11 +121,12 @@ def resolve(composed: Any) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    tree = OmegaConf.masked_copy(composed, [key for key in composed if key not in ("hydra", "selector")])
-    # a selector's options are checked by the selector, which says itself what a missing checkpoint means
-    selector = OmegaConf.to_container(composed.selector, resolve=True, throw_on_missing=False)
     try:
-        return Config(**OmegaConf.to_object(tree), selector=selector)  # type: ignore[arg-type]
+        # these two check their own keys; a selector also says itself what a missing checkpoint means
+        own: Any = {name: OmegaConf.to_container(composed[name], resolve=True, throw_on_missing=False)
+                    for name in ("selector", "suite")}  # fmt: skip
+        tree: Any = OmegaConf.masked_copy(composed, [key for key in composed if key not in ("hydra", *own)])
+        return Config(**OmegaConf.to_object(tree), selector=own["selector"], suite=SuiteConfig.of(own["suite"]))
     except MissingMandatoryValue as error:
         raise BadInput(f"the config needs a value for '{error.full_key or error.key}'; set it on the command line "
                        f"as {error.full_key or error.key}=...") from error

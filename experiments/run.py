@@ -6,6 +6,7 @@ cell that fails keeps its traceback, the others go on, and the exit code is 1.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -13,8 +14,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from adg import tracking
 from adg.errors import HarnessError, NotRunnable
-from adg.store import Node, Store, write_json
+from adg.store import Node, Store, plain, write_json
 from experiments import config as config_
 from experiments.cells import Cell, cells
 from experiments.config import Config
@@ -40,8 +42,6 @@ def say(text: str) -> None:
 
 def run_cell(cell: Cell, position: str = "") -> str:
     """Build every artifact of ``cell`` that is not there yet; returns "done", "not-run" or "failed"."""
-    from adg import tracking
-
     config, started, built = cell.config, time.time(), 0
     if config.exec.threads:
         os.environ["OMP_NUM_THREADS"] = str(config.exec.threads)
@@ -58,12 +58,14 @@ def run_cell(cell: Cell, position: str = "") -> str:
     record: dict[str, Any] = {"cell": cell.name, "fingerprint": cell.fingerprint, "overrides": list(cell.overrides),
                               "nodes": {role: node.folder for role, node in cell.nodes.items()}}  # fmt: skip
     store = store_of(config)
-    folder = store.root / "cells"
-    path = folder / f"{cell.name.replace('/', '+').replace(' ', '-')}-{cell.fingerprint[:8]}.json"
+    path = store.root / "cells" / f"{cell.name.replace('/', '+').replace(' ', '-')}-{cell.fingerprint[:8]}.json"
     try:
-        with Runner() as runner:
+        with Runner() as runner, tracking.track(config.tracker, _info(cell)) as tracked:
             store.runner, store.exec = runner, config.exec
             artifacts = {role: store.ensure(node, on_build) for role, node in cell.nodes.items()}
+            tracked.training(_lines(artifacts["adapter"].file("training.jsonl")))
+            tracked.results(json.loads(artifacts["eval"].file("results.json").read_text()))
+            tracked.subset(artifacts["subset"].file("subset.jsonl"), artifacts["subset"].info)
     except NotRunnable as error:
         write_json(path, {**record, "state": "not-run", "reason": str(error)})
         say(f"    not run: {error}")
@@ -71,18 +73,24 @@ def run_cell(cell: Cell, position: str = "") -> str:
     except Exception as error:
         write_json(path, {**record, "state": "failed", "reason": str(error), "traceback": traceback.format_exc()})
         say(f"    FAILED: {error}\n    traceback in {path}")
-        if not isinstance(error, HarnessError):
-            traceback.print_exc()
         return "failed"
     if built:
         _worked.append(time.time() - started)
-    tracked = tracking.log_cell(config.tracker, tracking.CellInfo(
-        fingerprint=cell.fingerprint, name=cell.name, group=f"{config.profile.name}-{config.experiment.name}",
-        backbone=config.backbone.name, pool=config.pool.name, selector=str(config.selector["name"]),
-        variant=cell.variant, config=config, artifacts=artifacts, runs=store.root,
-    ))  # fmt: skip
-    write_json(path, {**record, "state": "done", "tracking": tracked})
+    write_json(path, {**record, "state": "done"})
     return "done"
+
+
+def _info(cell: Cell) -> tracking.CellInfo:
+    c = cell.config
+    return tracking.CellInfo(
+        name=cell.name, fingerprint=cell.fingerprint, group=f"{c.profile.name}-{c.experiment.name}",
+        backbone=c.backbone.name, pool=c.pool.name, selector=str(c.selector["name"]), variant=cell.variant,
+        config=plain(c),
+    )  # fmt: skip
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _position() -> str:

@@ -30,7 +30,7 @@ def test_every_file_composes(group: str, name: str) -> None:
     overrides = [f"{group}={name}", *NEEDS.get((group, name), [])]
     if (group, name) in UNPINNED:
         with pytest.raises(BadInput, match="revision"):
-            config_.compose(overrides)
+            _ = cells_.Cell(config_.compose(overrides)).nodes
         overrides.append("backbone.revision=0123456789abcdef0123456789abcdef01234567")
     config = config_.compose(overrides)
     assert config.profile.name

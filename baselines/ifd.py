@@ -1,0 +1,89 @@
+"""IFD: how much harder a response is alone than after its instruction (Cherry LLM, arXiv 2308.12032).
+
+Follows tianyi-lab/Cherry_LLM at 01fac8d: the ratio of two mean losses under the backbone itself, records above 1
+left out, the largest taken. The optional pre-experienced model of the paper is not built; the authors use the plain
+base model since LLaMA-2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from adg import likelihood
+from adg.errors import BadInput
+from adg.likelihood import LossesConfig, ScorerOptions
+from adg.selection import ScoreTable, Selector, SelectorData, top
+from adg.store import Node
+
+VARIANTS = ("corrected", "released", "released_vic")
+
+
+@dataclass(frozen=True)
+class IfdConfig(ScorerOptions):
+    """Options. ``variant`` changes results only at ties, in the order and for some tokenizers:
+
+    - ``corrected`` (ours): the alone text keeps the very response tokens that the conditioned text keeps, ties go to
+      the lowest id, highest IFD first.
+    - ``released``: the first generation of the official scripts. The alone text is cut with the constant of LLaMA-1/2
+      (4, vicuna 6), ties go to the highest id, output in pool order. Prompts alpaca only: its wiz prompt drops the
+      input in one script and not in the other.
+    - ``released_vic``: the later ``_vic`` scripts. The constant too, but ties and order as ours.
+    """
+
+    prompt: str = "alpaca"  # alpaca | wiz | vicuna
+    max_tokens: int = 512  # M
+    variant: str = "corrected"
+    allow_above_one: bool = False  # admit IFD > 1 after all others, nearest to 1 first, where the budget needs them
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("prompt", ("alpaca", "wiz", "vicuna")), ("variant", VARIANTS)):
+            if getattr(self, name) not in allowed:
+                raise BadInput(f"selector.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        if self.variant == "released" and self.prompt != "alpaca":
+            raise BadInput(f"selector.variant=released has prompt alpaca only, not {self.prompt}; use released_vic")
+        if self.variant != "corrected" and self.allow_above_one:
+            raise BadInput("selector.allow_above_one belongs to selector.variant=corrected; the released code never "
+                           "takes a record above 1")
+
+
+class Ifd(Selector):
+    """IFD = mean loss of the response after its prompt / mean loss of the response alone; highest first, at most 1."""
+
+    name = "ifd"
+    title = "IFD"
+    Config = IfdConfig
+    requires = ("losses",)
+
+    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
+        c = self.config
+        slack = None if c.variant == "corrected" else likelihood.PROMPTS[c.prompt].slack
+        return likelihood.nodes(pool, backbone, LossesConfig(c.prompt, c.max_tokens, slack), c)
+
+    def scores(self, data: SelectorData) -> ScoreTable:
+        losses = likelihood.load(data.features["losses"], data.keys)
+        invalid = losses.invalid()
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            ratio = losses.nll_conditioned / losses.nll_alone
+        ratio[list(invalid)] = np.nan
+        for row in map(int, np.flatnonzero(~np.isfinite(ratio))):
+            invalid.setdefault(row, "the loss of the response alone is 0")
+        if not self.config.allow_above_one:
+            above = "IFD above 1, read as a response that does not match (selector.allow_above_one=true admits it)"
+            invalid |= {int(row): above for row in np.flatnonzero(ratio > 1)}
+        score = ratio.copy()
+        score[list(invalid)] = np.nan
+        parts = {"ifd": ratio, "nll_conditioned": losses.nll_conditioned, "nll_alone": losses.nll_alone,
+                 "tokens_conditioned": losses.tokens_conditioned, "tokens_alone": losses.tokens_alone}  # fmt: skip
+        return ScoreTable(score, parts, invalid)
+
+    def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
+        rows = np.flatnonzero(table.valid)
+        if self.config.variant == "released":
+            ranked = rows[np.argsort(table.score[rows], kind="stable")]  # ties in row order, and the last ones are taken
+            return np.sort(ranked[len(ranked) - budget :])
+        if self.config.allow_above_one:
+            above = table.score[rows] > 1
+            return rows[np.lexsort((np.where(above, 1, -1) * table.score[rows], above))[:budget]]
+        return top(table.score, table.valid, budget)

@@ -1,0 +1,63 @@
+"""Fine-tune one adapter with several processes:
+
+    accelerate launch --config_file finetune/accelerate/ddp.yaml --num_processes 8 finetune/run.py request.json
+
+``request.json`` holds {"subset": folder, "backbone": folder, "config": {...}, "exec": {...}, "folder": output}:
+two finished artifacts, the fields of ``FinetuneConfig`` and ``ExecConfig`` that differ from their defaults, and the
+folder to write ``adapter/`` (or ``model/``), ``training.jsonl`` and ``info.json`` into. ``experiments.run`` writes
+such a file by itself when exec.data_parallel is above one ("managed": true).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that launched it is gone: its end of the pipe closes."""
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        os._exit(70)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) != 1 or not Path(argv[0]).is_file():
+        print(__doc__, file=sys.stderr)
+        return 2
+    request = Path(argv[0])
+    managed = bool(json.loads(request.read_text()).get("managed", False))
+    if managed:
+        _end_with_parent()
+
+    from adg.errors import HarnessError
+    from adg.store import write_json
+    from finetune import sft
+
+    first = int(os.environ.get("RANK", "0")) == 0
+    try:
+        info = sft.run_request(request)
+    except HarnessError as error:
+        if first:
+            print(f"error: {error}", file=sys.stderr)
+            if managed:
+                write_json(request.with_name("failure.json"), {"kind": type(error).__name__, "reason": str(error)})
+        return 1
+    if first and not managed:
+        print(json.dumps(info, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    # A script's own folder is on the path; the project's root must be there instead.
+    sys.path[0] = str(HERE.parent)
+    sys.exit(main(sys.argv[1:]))

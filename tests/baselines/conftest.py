@@ -1,0 +1,100 @@
+"""The formula language model that the official IFD and SuperFiltering scripts were run with, and the golden pool."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from adg import likelihood
+from adg.records import Record
+from adg.selection import SelectorData
+from adg.store import Artifact
+
+
+@pytest.fixture(scope="session")
+def formula_model() -> Any:
+    """Logits that are a formula of the token ids, in float64, with the parts of a transformers model.
+
+    Ids x_0.., a_t = x_t + 1, m_t = mean(x_0..x_t) / 10, v < 400:
+    logit[t, v] = 2.5 sin(0.37 a_t + 0.011 a_t (v mod 17) + 0.9 v) + 1.5 cos(0.05 v + 0.3 m_t).
+    """
+    import torch
+
+    words = torch.arange(400, dtype=torch.float64)
+
+    class Base(torch.nn.Module):
+        def forward(self, input_ids: Any, position_ids: Any = None, use_cache: bool = False) -> Any:
+            x = input_ids.double()
+            mean = x.cumsum(1) / torch.arange(1, x.shape[1] + 1) / 10
+            return SimpleNamespace(last_hidden_state=torch.stack([x + 1, mean], dim=-1))
+
+    class Head(torch.nn.Module):
+        def forward(self, states: Any) -> Any:
+            a, m = states[..., :1], states[..., 1:]
+            return (2.5 * torch.sin(0.37 * a + 0.011 * a * (words % 17) + 0.9 * words)
+                    + 1.5 * torch.cos(0.05 * words + 0.3 * m))  # fmt: skip
+
+    class Model(torch.nn.Module):
+        dtype, device = torch.float64, torch.device("cpu")
+        config = SimpleNamespace(vocab_size=400, max_position_embeddings=4096)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.base_model, self._head = Base(), Head()
+
+        def get_output_embeddings(self) -> Any:
+            return self._head
+
+        def forward(self, input_ids: Any) -> Any:
+            return SimpleNamespace(logits=self._head(self.base_model(input_ids).last_hidden_state))
+
+    return Model()
+
+
+@pytest.fixture(scope="session")
+def golden_tokenizer(golden: Path) -> Callable[[bool], Any]:
+    """The tokenizer of the golden values; ``bos`` puts <s> in front of every text."""
+    from tokenizers import Tokenizer, processors
+    from transformers import PreTrainedTokenizerFast
+
+    def made(bos: bool) -> Any:
+        core = Tokenizer.from_file(str(golden / "tokenizer.json"))
+        if bos:
+            core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+        return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>" if bos else None, eos_token="</s>")
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def golden_pool(golden: Path) -> list[Record]:
+    rows = json.loads((golden / "pool.json").read_text())["pool"]
+    return [Record(row["id"], row["instruction"], row.get("input", ""), row["output"]) for row in rows]
+
+
+@pytest.fixture
+def measured(tmp_path: Path, formula_model: Any) -> Callable[..., SelectorData]:
+    """What a selector reads, with the losses of ``pool`` under the formula model."""
+
+    def made(selector: Any, pool: list[Record], tokenizer: Any) -> SelectorData:
+        node = selector.extra(_node("pool"), _node("backbone"))["losses"]
+        layout = likelihood.Layout(node.config.losses, tokenizer)
+        losses = likelihood.measure(pool, layout, lambda: likelihood.Scorer(formula_model), tmp_path)
+        likelihood.save(tmp_path / "losses.parquet", losses)
+        artifact = Artifact(tmp_path, {"files": {"losses.parquet": {}}, "info": {}})
+        return SelectorData(pool, {"losses": artifact})
+
+    return made
+
+
+def _node(name: str) -> Any:
+    from adg import models, records
+
+    if name == "pool":
+        return records.node(records.PoolConfig(name="golden", path="mini:general.jsonl"))
+    return models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))

@@ -1,0 +1,126 @@
+"""SuperFiltering against the official scripts' output (Superfiltering f0764af, tests/golden/superfiltering.json)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adg import models, records
+from adg.errors import BadInput, NotRunnable
+from adg.execution import ExecConfig
+from adg.records import Record
+from adg.selection import ScoreTable, SelectorData, select
+from adg.store import Store
+from baselines.superfiltering import Superfiltering, SuperfilteringConfig
+
+
+@pytest.fixture(scope="session")
+def official(golden: Path) -> dict[str, Any]:
+    return json.loads((golden / "superfiltering.json").read_text())
+
+
+@pytest.fixture
+def run(measured: Callable, golden_pool: list, golden_tokenizer: Callable) -> Callable[..., tuple]:
+    def made(**options: Any) -> tuple[Superfiltering, SelectorData, ScoreTable]:
+        selector = Superfiltering(SuperfilteringConfig(**options))
+        data = measured(selector, golden_pool, golden_tokenizer(False))
+        return selector, data, selector.scores(data)
+
+    return made
+
+
+def numbers(values: list) -> np.ndarray:
+    return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+
+
+def test_official_scores(run: Callable, official: dict) -> None:
+    _, _, table = run()
+    np.testing.assert_allclose(table.parts["ifd_ppl"], numbers(official["ifd_ppl"]), rtol=1e-9)
+    np.testing.assert_allclose(table.parts["ppl_alone"], numbers(official["ppl_direct"]), rtol=1e-9)
+    np.testing.assert_allclose(table.parts["ppl_conditioned"], numbers(official["ppl_condition"]), rtol=1e-9)
+    reasons = {144: "the response is empty", 145: "a response of one token has no loss without a prefix",
+               157: "the prompt fills all 1024 tokens"}  # fmt: skip
+    assert {row: table.invalid[row] for row in reasons} == reasons
+
+
+def test_official_selections(run: Callable, official: dict) -> None:
+    selections = official["selections"]
+    selector, data, table = run()
+    assert select(selector, data, table, 26).tolist() == selections["threshold 1, 26"]
+    assert select(selector, data, table, 53).tolist() == selections["threshold 1, all that pass"]
+    with pytest.raises(BadInput, match=r"only 53 of 160 records have a score .*104 x IFD not below 1"):
+        select(selector, data, table, 54)
+    selector, data, table = run(threshold=0.9)
+    assert select(selector, data, table, 17).tolist() == selections["threshold 0.9, all that pass"]
+
+
+def test_exactly_one_is_left_out(tmp_path: Path) -> None:
+    from adg import likelihood
+    from adg.store import Artifact
+
+    same, counts = np.array([2.0, 2.0]), np.ones(2, dtype=np.int64)
+    alone = np.array([2.0, 2.0000001])
+    likelihood.save(tmp_path / "losses.parquet",
+                    likelihood.Losses(["0", "1"], same, counts, alone, counts, ["", ""], ["", ""]))  # fmt: skip
+    data = SelectorData([Record(i, "a", "", "b") for i in range(2)],
+                        {"losses": Artifact(tmp_path, {"files": {"losses.parquet": {}}, "info": {}})})  # fmt: skip
+    assert Superfiltering(SuperfilteringConfig()).scores(data).valid.tolist() == [False, True]
+
+
+def test_with_a_bos_both_sides_cover_the_same_tokens(
+    measured: Callable, golden_pool: list, golden_tokenizer: Callable
+) -> None:
+    selector = Superfiltering(SuperfilteringConfig())
+    short = [r for r in golden_pool if len(r.output) < 600 and r.id != 144]
+    table = selector.scores(measured(selector, short, golden_tokenizer(True)))
+    one_token = next(i for i, r in enumerate(short) if r.id == 145)
+    assert np.isfinite(table.parts["ifd_ppl"][one_token])
+    assert abs(table.parts["tokens_alone"] - table.parts["tokens_conditioned"]).max() <= 1  # a merge at the boundary
+
+
+# -- which model scores ----------------------------------------------------------------------------------
+
+POOL = records.PoolConfig(name="mini", path="mini:general.jsonl", rows=9)
+TINY = models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
+HUB = models.BackboneConfig(name="big", hub="a/b", revision="0" * 40)
+
+
+def test_an_embedded_backbone_scores_for_itself_and_a_hub_one_takes_gpt2() -> None:
+    pool, selector = records.node(POOL), Superfiltering(SuperfilteringConfig())
+    tiny = models.node(TINY)
+    own = selector.extra(pool, tiny)
+    assert list(own) == ["losses"] and own["losses"].inputs["model"] is tiny
+    pinned = Superfiltering(SuperfilteringConfig(scorer_revision="1" * 40)).extra(pool, models.node(HUB))
+    assert list(pinned) == ["scorer", "losses"]
+    assert pinned["scorer"].config.origin == {"hub": "gpt2", "revision": "1" * 40}
+    assert pinned["scorer"].config.dtype == "float32"
+    other = dataclasses.replace(HUB, name="other", hub="c/d")
+    again = Superfiltering(SuperfilteringConfig(scorer_revision="1" * 40)).extra(pool, models.node(other))
+    assert again["losses"].fingerprint == pinned["losses"].fingerprint, "gpt2's losses are shared by all backbones"
+
+
+def test_an_unknown_revision_is_planned_and_refused_when_built(tmp_path: Path) -> None:
+    node = Superfiltering(SuperfilteringConfig()).extra(records.node(POOL), models.node(HUB))["losses"]
+    assert "model" not in node.inputs
+    store = Store(tmp_path, ExecConfig(device="cpu"))
+    with pytest.raises(NotRunnable, match=r"needs a pinned revision of gpt2: set selector\.scorer_revision="):
+        store.ensure(node)
+    assert store.status(node).state == "not-run"
+    with pytest.raises(BadInput, match="scorer_revision is 'main'"):
+        Superfiltering(SuperfilteringConfig(scorer_revision="main")).extra(records.node(POOL), models.node(HUB))
+
+
+def test_a_folder_of_weights_takes_the_place_of_the_hub(tmp_path: Path) -> None:
+    store = Store(tmp_path, ExecConfig(device="cpu"))
+    folder = models.model_path(store.ensure(models.node(TINY)))
+    selector = Superfiltering(SuperfilteringConfig(scorer_path=str(folder)))
+    found = selector.extra(records.node(POOL), models.node(HUB))
+    assert list(found) == ["scorer", "losses"] and found["scorer"].config.source == "local"
+    losses = store.ensure(found["losses"])
+    assert losses.info["rows_in"] == 9 and losses.info["scorer"] == "gpt2"

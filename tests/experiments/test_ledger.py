@@ -1,0 +1,52 @@
+"""The ledger covers what it must, and every key it names exists in the composed config."""
+
+from collections.abc import Mapping
+
+import pytest
+import yaml
+
+from adg.errors import BadInput
+from experiments import config, ledger
+
+LINES = ledger.load()
+KEYS = sorted({key for line in LINES for key in line.keys})
+
+
+@pytest.fixture(scope="module")
+def composed():
+    return config.compose(["selector=adg"])
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_key_exists(composed, key):
+    node = composed
+    for name in key.split("."):
+        known = node if isinstance(node, Mapping) else vars(node)
+        assert name in known, f"{key}: there is {sorted(known)}"
+        node = known[name]
+
+
+def test_lora_comes_first():
+    assert "LoRA" in LINES[0].ours
+    assert LINES[0].keys[0] == "finetune.method"
+
+
+def test_each_line_is_complete_and_its_own():
+    questions = [line.question for line in LINES]
+    assert len(set(questions)) == len(questions)
+    assert all(line.paper and line.released and line.ours for line in LINES)
+
+
+def test_what_the_presets_set_differently_is_in_the_ledger(root):
+    for group in ("sampling", "embedding"):
+        paper, released = (yaml.safe_load((root / "conf" / group / f"{p}.yaml").read_text())
+                           for p in ("paper", "released"))  # fmt: skip
+        differing = {f"{group}.{key}" for key in paper if paper[key] != released[key]} - {f"{group}.preset"}
+        assert differing <= set(KEYS)
+
+
+def test_a_malformed_line_is_named(tmp_path):
+    path = tmp_path / "ledger.yaml"
+    path.write_text("- {question: Sampling, paper: a, released: b, our: c, keys: []}\n")
+    with pytest.raises(BadInput, match=r"line 1 \(Sampling\)"):
+        ledger.load(path)
