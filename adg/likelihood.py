@@ -83,8 +83,10 @@ class LossesConfig:
 
     def __post_init__(self) -> None:
         if self.prompt not in PROMPTS:
-            raise BadInput(f"prompt is {self.prompt!r}{nearest(str(self.prompt), list(PROMPTS))}; "
-                           f"expected one of {', '.join(PROMPTS)}")
+            raise BadInput(
+                f"prompt is {self.prompt!r}{nearest(str(self.prompt), list(PROMPTS))}; "
+                f"expected one of {', '.join(PROMPTS)}"
+            )
         if self.max_tokens < 2:
             raise BadInput(f"max_tokens is {self.max_tokens}; expected 2 or more")
         if self.dtype not in ("auto", *models.DTYPES):
@@ -151,8 +153,10 @@ def nodes(pool: Node, backbone: Node, cfg: LossesConfig, options: ScorerOptions)
     source: dict[str, Any] = {"path": options.scorer_path}
     if options.scorer_path is None:
         if not re.fullmatch(r"[0-9a-f]{40}", options.scorer_revision):
-            raise BadInput(f"selector.scorer_revision is {options.scorer_revision!r}; expected the 40-digit commit hash "
-                           f"of {chosen} on its hub page")
+            raise BadInput(
+                f"selector.scorer_revision is {options.scorer_revision!r}; expected the 40-digit commit "
+                f"hash of {chosen} on its hub page"
+            )
         source = {"hub": chosen, "revision": options.scorer_revision}
     dtype = "float32" if options.scorer_dtype == "auto" else options.scorer_dtype
     scorer = models.node(models.BackboneConfig(name=name, dtype=dtype, **source))
@@ -265,8 +269,10 @@ class Scorer:
 
         width = max(len(text.ids) for text in texts)
         if width > self.positions:
-            raise BadInput(f"a text has {width} tokens but {type(self._model).__name__} has {self.positions} positions; "
-                           f"set selector.max_tokens={self.positions} or less")
+            raise BadInput(
+                f"a text has {width} tokens but {type(self._model).__name__} has {self.positions} "
+                f"positions; set selector.max_tokens={self.positions} or less"
+            )
         tokens = np.zeros((len(texts), width), dtype=np.int64)
         for i, text in enumerate(texts):
             tokens[i, : len(text.ids)] = text.ids
@@ -308,8 +314,10 @@ class Scorer:
             return
         own, ours = self._model(input_ids=ids).logits.float(), self._head(self._states(ids)).float()
         if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2, equal_nan=True):
-            raise BadInput(f"{type(self._model).__name__} changes its logits after the head, which this scorer leaves "
-                           f"out; choose another scorer (selector.scorer)")
+            raise BadInput(
+                f"{type(self._model).__name__} changes its logits after the head, which this scorer leaves "
+                f"out; choose another scorer (selector.scorer)"
+            )
         self._checked = True
 
 
@@ -348,9 +356,9 @@ def measure(
                 if len(failed) > max_failed:
                     shown = ", ".join(pool[row].key for row in sorted(failed)[:REPORTED])
                     raise BadMeasurement(
-                        f"{len(failed)} records have a loss of NaN or infinity in {runner.dtype}, exec.max_failed allows "
-                        f"{max_failed}; their ids: {shown}. Try selector.scorer_dtype=float32, drop them from the pool, "
-                        f"or allow failures with exec.max_failed=<n>"
+                        f"{len(failed)} records have a loss of NaN or infinity in {runner.dtype}, exec.max_failed "
+                        f"allows {max_failed}; their ids: {shown}. Try selector.scorer_dtype=float32, drop them from "
+                        f"the pool, or allow failures with exec.max_failed=<n>"
                     )
             bar.update(sum(len(texts[names[i]].ids) for i in batch))
     return _table(pool, pairs, known)
@@ -368,19 +376,17 @@ def _saved(work: Path) -> dict[str, float]:
 
 
 def _table(pool: Sequence[Record], pairs: Sequence[tuple[Text | str, Text | str]], known: dict[str, float]) -> Losses:
-    columns: list[list[Any]] = []
-    for side in (0, 1):
-        reasons, values, counts = [], [], []
-        for pair in pairs:
-            text = pair[side]
-            value = known.get(text.digest) if isinstance(text, Text) else None
-            reasons.append(text if isinstance(text, str) else "" if value is not None else FAILED)
-            values.append(np.nan if value is None else value)
-            counts.append(text.tokens if isinstance(text, Text) else 0)
-        columns += [values, counts, reasons]
-    nll_c, tokens_c, why_c, nll_a, tokens_a, why_a = columns
-    return Losses([record.key for record in pool], np.array(nll_c, dtype=np.float64), np.array(tokens_c, dtype=np.int64),
-                  np.array(nll_a, dtype=np.float64), np.array(tokens_a, dtype=np.int64), why_c, why_a)  # fmt: skip
+    columns: dict[str, Any] = {}
+    for side, name in enumerate(("conditioned", "alone")):
+        found = [known.get(pair[side].digest) if isinstance(pair[side], Text) else None for pair in pairs]
+        tokens = [pair[side].tokens if isinstance(pair[side], Text) else 0 for pair in pairs]
+        columns[f"nll_{name}"] = np.array([np.nan if value is None else value for value in found], dtype=np.float64)
+        columns[f"tokens_{name}"] = np.array(tokens, dtype=np.int64)
+        columns[f"invalid_{name}"] = [
+            pair[side] if isinstance(pair[side], str) else FAILED if value is None else ""
+            for pair, value in zip(pairs, found, strict=True)
+        ]
+    return Losses([record.key for record in pool], **columns)
 
 
 # -- the stage -------------------------------------------------------------------------------------------
@@ -390,8 +396,10 @@ def build(job: Job) -> dict[str, Any]:
     """Stage "losses": payload ``losses.parquet``, a row for every record of the pool; see ``Losses``."""
     identity: Identity = job.config
     if identity.unpinned is not None:
-        raise NotRunnable(f"needs a pinned revision of {identity.unpinned}: set selector.scorer_revision=<commit>, or "
-                          f"selector.scorer_path=<folder> of its weights, or selector.scorer=backbone")
+        raise NotRunnable(
+            f"needs a pinned revision of {identity.unpinned}: set selector.scorer_revision=<commit>, or "
+            f"selector.scorer_path=<folder> of its weights, or selector.scorer=backbone"
+        )
     cfg, model = identity.losses, job.inputs["model"]
     layout = Layout(cfg, models.load_tokenizer(model))
     used = models.dtype_of(model) if cfg.dtype == "auto" else cfg.dtype
@@ -434,8 +442,10 @@ def load(artifact: Artifact, ids: Sequence[str] | None = None) -> Losses:
     table = pq.read_table(artifact.file("losses.parquet"))
     found = table["id"].to_pylist()
     if ids is not None and found != list(ids):
-        raise BadMeasurement(f"{artifact.path} holds {len(found)} records, the pool {len(ids)}; they must be the same "
-                             f"ids in the same order. Delete that folder and run the same command again")
+        raise BadMeasurement(
+            f"{artifact.path} holds {len(found)} records, the pool {len(ids)}; they must be the same "
+            f"ids in the same order. Delete that folder and run the same command again"
+        )
     arrays = {f.name: table[f.name].to_numpy() if f.name.startswith(("nll", "tokens")) else table[f.name].to_pylist()
               for f in dataclasses.fields(Losses) if f.name != "ids"}  # fmt: skip
     return Losses(found, **arrays)

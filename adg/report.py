@@ -300,7 +300,8 @@ def legend(found: Layout, brief: bool = False) -> list[str]:
     suites = dict.fromkeys(f"suite {row.results['suite']}, backend {row.results['backend']}"
                            for row in found.table.rows if row.results)  # fmt: skip
     spread = not brief and any(value.stderr is not None for line in found.lines for value in line.values.values())
-    lines = ["; ".join(["percent" + (" ± standard error over items" if spread else ""), *suites]) + "."]
+    unit = "percent ± standard error over items" if spread else "percent"
+    lines = ["; ".join([unit, *suites]) + "."] if suites else []
     if found.has_random:
         lines.append("vs random: points of the average above the random row of the same backbone and pool.")
     if found.has_paper:
@@ -329,7 +330,7 @@ BENCHMARK_HEAD = ("benchmark", "shots", "metric", "filter", "version", "items")
 
 
 def facts(found: Layout) -> tuple[list[str], list[list[str]]]:
-    """What is known about each subset, as a table; empty when nothing is."""
+    """Seeds, what is known of each subset and the figures beside the table's; empty when nothing is known."""
     keys = list(dict.fromkeys(key for line in found.lines for key in line.row.facts))
     beside = list(dict.fromkeys((c.key, name) for line in found.lines for c in found.columns
                                 for name, _ in line.values[c.key].beside))  # fmt: skip
@@ -371,12 +372,13 @@ def markdown(table: Table) -> str:
         body.append(cells)
     parts = [f"# {table.title}", f"> **{table.statement}**", f"Profile {table.profile}, {counts(table.rows)}."]
     parts += ["\n".join(f"- {note}" for note in table.notes)] * bool(table.notes)
-    parts += [_pipes(head, body, numbers_from=3), "\n".join(f"- {line}".replace("- *", "- \\*") for line in legend(found))]
+    parts += [_pipes(head, body, numbers_from=3)]
+    parts += ["\n".join(f"- {line}".replace("- *", "- \\*") for line in legend(found))]
     parts += ["\n".join(f"- [{i}] {note}" for i, note in enumerate(found.notes, 1))] * bool(found.notes)
     tasks = benchmarks(found)
     parts += ["## Benchmarks", _pipes(BENCHMARK_HEAD, tasks)] if tasks else []
     subset_head, subsets = facts(found)
-    parts += ["## Subsets", _pipes(subset_head, subsets)] if subsets else []
+    parts += ["## Cells in detail", _pipes(subset_head, subsets)] if subsets else []
     if table.ledger:
         parts += ["## Where paper, released code and this project differ",
                   _pipes(("question", "paper", "released code", "here", "config"),

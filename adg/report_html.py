@@ -27,7 +27,7 @@ h1 { font-size: 1.7rem; margin: 0 0 .5rem; } h2 { font-size: 1.2rem; margin: 2.5
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1rem; }
 .chart { background: var(--panel); border-radius: 6px; padding: .8rem 1rem; }
 .chart h3 { font-size: .95rem; margin: 0 0 .5rem; }
-.bar { display: grid; grid-template-columns: 8.5rem 1fr 4.2rem; gap: .6rem; align-items: center; font-size: .88rem; }
+.bar { display: grid; grid-template-columns: 7.5rem 1fr 4.2rem; gap: .6rem; align-items: center; font-size: .88rem; }
 .bar span:first-child { overflow-wrap: anywhere; line-height: 1.25; }
 .track { position: relative; height: .95rem; border-radius: 2px; background: var(--ground); }
 .fill { position: absolute; inset: 0 auto 0 0; background: var(--bar); border-radius: 2px; }
@@ -45,7 +45,7 @@ th:first-child, td:first-child, .text th, .text td { text-align: left; }
 td.score { white-space: nowrap; }
 small { display: block; color: var(--soft); font-size: .78rem; font-weight: 400; white-space: nowrap; }
 .word { color: var(--warn); font-style: italic; } td.reason { text-align: left; }
-code { font-size: .92em; overflow-wrap: anywhere; }
+code { font-size: .92em; white-space: nowrap; } td:has(code) { min-width: 15rem; }
 sup { line-height: 0; }
 @media print { body { max-width: none; padding: 0; } .wide { overflow: visible; } .chart { break-inside: avoid; } }
 """
@@ -70,7 +70,7 @@ def page(table: Table) -> str:
         parts += ["<h2>Benchmarks</h2>", _table(report.BENCHMARK_HEAD, benchmarks)]
     head, facts = report.facts(found)
     if facts:
-        parts += ["<h2>Subsets</h2>", _table(head, facts)]
+        parts += ["<h2>Cells in detail</h2>", _table(head, facts)]
     if table.ledger:
         parts += ["<h2>Where paper, released code and this project differ</h2>", _ledger(table)]
     body = "\n".join(part for part in parts if part)
@@ -125,7 +125,7 @@ def _scores(found: Layout) -> str:
 def _cells(found: Layout, line: Line, span: int) -> str:
     if line.row.results is None:  # one reason for the whole row
         value = line.values["avg"]
-        paper = f"<small>paper {value.paper:.2f}</small>" if value.paper is not None else ""
+        paper = f"<small>paper average {value.paper:.2f}</small>" if value.paper is not None else ""
         return f'<td colspan="{span}" class="word reason">{escape(value.note or value.word)}{paper}</td>'
     text = "".join(_cell(found, line.values[column.key], column) for column in found.columns)
     text += f'<td class="score">{report.signed(line.to_random)}</td>' * found.has_random
@@ -141,7 +141,7 @@ def _cell(found: Layout, value: Value, column: Column) -> str:
         text = f"<b>{value.text()}</b>" if value.best else value.text()
         below += [f"± {value.stderr:.2f}"] if value.stderr is not None else []
         below += [f"n={value.n}"] if value.n is not None and column.n is None else []
-        below += [f"{escape(name)} {other:.2f}" for name, other in value.beside]
+        below += [f"{escape(name.split('-')[0])} {other:.2f}" for name, other in value.beside]
     below += [f"paper {value.paper:.2f}"] if value.paper is not None else []
     kind = "score category" if column.key in report.CATEGORIES else "score"
     return f'<td class="{kind}">{text}{"".join(f"<small>{b}</small>" for b in below)}</td>'
@@ -155,7 +155,7 @@ def _ledger(table: Table) -> str:
     head = "".join(f"<th>{name}</th>" for name in ("question", "paper", "released code", "here", "config"))
     rows = []
     for entry in table.ledger:
-        keys = "<br>".join(f"<code>{escape(key)}</code>" for key in entry.keys) or "–"
+        keys = ", ".join(f"<code>{escape(key)}</code>" for key in entry.keys) or "–"
         cells = "".join(f"<td>{escape(t)}</td>" for t in (entry.question, entry.paper, entry.released, entry.ours))
         rows.append(f"<tr>{cells}<td>{keys}</td></tr>")
     return _markup(head, rows, "text")

@@ -331,7 +331,9 @@ class Store:
             "git": git_state(), "machine": machine(),
             "started": _now(started), "finished": _now(), "seconds": round(time.time() - started, 3),
         })
-        return self._adopt(node, on_build, time.time() - started)
+        built = self._adopt(node, on_build, time.time() - started)
+        assert built is not None, f"{folder}/manifest.json was written just now"
+        return built
 
     def _adopt(self, node: Node, on_build: Any = None, seconds: float = 0.0) -> Artifact | None:
         """Move a finished partial folder (its manifest is there) to its final name."""

@@ -44,8 +44,10 @@ class IfdConfig(ScorerOptions):
         if self.variant == "released" and self.prompt != "alpaca":
             raise BadInput(f"selector.variant=released has prompt alpaca only, not {self.prompt}; use released_vic")
         if self.variant != "corrected" and self.allow_above_one:
-            raise BadInput("selector.allow_above_one belongs to selector.variant=corrected; the released code never "
-                           "takes a record above 1")
+            raise BadInput(
+                "selector.allow_above_one belongs to selector.variant=corrected; the released code never "
+                "takes a record above 1"
+            )
 
 
 class Ifd(Selector):
@@ -81,7 +83,7 @@ class Ifd(Selector):
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
         rows = np.flatnonzero(table.valid)
         if self.config.variant == "released":
-            ranked = rows[np.argsort(table.score[rows], kind="stable")]  # ties in row order, and the last ones are taken
+            ranked = rows[np.argsort(table.score[rows], kind="stable")]  # the last are taken: ties to the highest id
             return np.sort(ranked[len(ranked) - budget :])
         if self.config.allow_above_one:
             above = table.score[rows] > 1

@@ -223,9 +223,7 @@ def load(folder: Path, device: str) -> Ranker:
     config = encoder_config(folder / "encoder" / "config.json")
     # from_pretrained, not load_state_dict: it knows older names of a model's tensors
     kind: Any = MODEL_MAPPING[type(config)]
-    encoder, report = kind.from_pretrained(
-        None, config=config, state_dict=encoder_state, output_loading_info=True
-    )
+    encoder, report = kind.from_pretrained(None, config=config, state_dict=encoder_state, output_loading_info=True)
     lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if lacking:
         raise BadInput(f"{weights} lacks {len(lacking)} tensors of the encoder (first: {lacking[0]}), which would be "

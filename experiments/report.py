@@ -47,7 +47,7 @@ def write(chosen: list[Cell], store: Store) -> tuple[Path, str]:
     title = first.experiment.title or first.experiment.name
     folder = store.root / "report" / f"{first.profile.name}-{first.experiment.name}"
     table = report.Table(title=title, profile=first.profile.name, statement=first.profile.statement, rows=rows,
-                         notes=notes, ledger=ledger.load())  # fmt: skip
+                         notes=notes, ledger=ledger.load(), source=paper.source())  # fmt: skip
     report.write(table, folder)
     return folder, report.terminal(table)
 

@@ -276,7 +276,6 @@ def make_trainer(
 ) -> Any:  # fmt: skip
     """A TRL ``SFTTrainer`` that trains ``model`` on ``rows`` as they are. Seeds the global generators: call it and
     ``train`` inside ``generators_kept``."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import PrinterCallback

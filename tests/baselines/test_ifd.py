@@ -43,10 +43,10 @@ def test_official_scores(run: Callable, official: dict, variant: str) -> None:
     assert np.isnan(table.score[list(table.invalid)]).all()
 
 
-def test_official_numbers_of_tokens(run: Callable, official: dict) -> None:
+def test_official_numbers_of_tokens(run: Callable, official: dict, golden_tokenizer: Callable) -> None:
     """Positions with a loss: those of the alone text begin after the head, of the other after the prompt."""
     _, data, table = run(variant="released")
-    layout = likelihood.Layout(likelihood.LossesConfig(slack=4), _tokenizer(data))
+    layout = likelihood.Layout(likelihood.LossesConfig(slack=4), golden_tokenizer(True))
     head = layout.head_tokens
     for row, (alone, conditioned) in enumerate(official["n_token_loss"]):
         if row in (144, 157):
@@ -54,15 +54,6 @@ def test_official_numbers_of_tokens(run: Callable, official: dict) -> None:
         prompt = len(layout.encode(layout.prompt(data.records[row])))
         assert table.parts["tokens_alone"][row] == alone - (head - 1), row
         assert table.parts["tokens_conditioned"][row] == conditioned - (prompt - 1), row
-
-
-def _tokenizer(data: SelectorData) -> Any:
-    from tokenizers import Tokenizer, processors
-    from transformers import PreTrainedTokenizerFast
-
-    core = Tokenizer.from_file(str(Path(__file__).parents[1] / "golden" / "tokenizer.json"))
-    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
 
 
 def test_official_selections(run: Callable, official: dict) -> None:

@@ -364,7 +364,7 @@ def test_cap_on_generated_tokens_never_raises_a_tasks_own(suite: SuiteConfig) ->
 
 
 def test_other_version_of_lm_eval_is_refused(suite: SuiteConfig) -> None:
-    with pytest.raises(BadInput, match="pip install lm-eval==0.4.12"):
+    with pytest.raises(BadInput, match=r"pip install lm-eval==0\.4\.12"):
         harness._check_harness(dataclasses.replace(suite, harness="0.4.12"))
 
 

@@ -51,7 +51,8 @@ def test_the_analyses_agree_with_the_main_table():
 
 def test_paper_keys_in_conf_name_published_columns(root):
     def named(group):
-        return {yaml.safe_load(path.read_text()).get("paper") for path in (root / "conf" / group).glob("*.yaml")} - {None}
+        files = (root / "conf" / group).glob("*.yaml")
+        return {yaml.safe_load(path.read_text()).get("paper") for path in files} - {None}
 
     assert named("backbone") == set(paper.figures()["main"])
     assert named("pool") == set(paper.figures()["main"]["llama3_8b"])

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 SPECIAL = ["<s>", "</s>", "<pad>", "<unk>"]
 TEMPLATE = (

@@ -1,0 +1,361 @@
+"""Losses: one text at a time as the yardstick, the edges of the layout, faults, resuming."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adg import likelihood, models, records
+from adg.errors import BadInput, BadMeasurement
+from adg.execution import ExecConfig
+from adg.likelihood import Layout, LossesConfig, Scorer, Text
+from adg.records import Record
+from adg.store import Store, write_atomic
+
+TINY = models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
+RECORDS = [
+    Record(1, "Name three primes.", "", "2, 3 and 5."),
+    Record(2, "Translate.", "the sea", "das Meer " * 12),
+    Record(3, "Say yes.", "", "y"),
+    Record(4, "Say nothing.", "", ""),
+    Record(5, "Explain {this} and {that}.", "   ", "It is {what} it is.\n\n" * 9),
+    Record(6, "请解释", "数字", "数字和文字"),
+    Record("seven", "", "", "An answer to nothing"),
+    Record(8, "Name three primes.", "", "2, 3 and 5."),
+]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return Store(tmp_path_factory.mktemp("models"), ExecConfig(device="cpu")).ensure(models.node(TINY))
+
+
+@pytest.fixture(scope="module")
+def model(backbone: Any) -> Any:
+    return models.load_model(backbone, "cpu")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(backbone: Any) -> Any:
+    return models.load_tokenizer(backbone)
+
+
+@pytest.fixture(scope="module")
+def without_bos(backbone: Any) -> Any:
+    """The same tokenizer as one that adds no BOS, as gpt2's or SmolLM2's."""
+    from tokenizers import processors
+
+    made = models.load_tokenizer(backbone)
+    made.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    assert not models.adds_bos(made)
+    return made
+
+
+def one_at_a_time(model: Any, text: Text) -> float:
+    """The plain way: the whole sequence, the library's own loss."""
+    import torch
+
+    ids = torch.from_numpy(text.ids.astype(np.int64))[None]
+    labels = ids.clone()
+    labels[:, : text.start] = -100
+    with torch.no_grad():
+        return float(model(ids, labels=labels).loss)
+
+
+def texts(tokenizer: Any, cfg: LossesConfig) -> list[Text]:
+    layout = Layout(cfg, tokenizer)
+    return [text for record in RECORDS for text in layout.texts(record) if isinstance(text, Text)]
+
+
+# -- the scorer ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", ["alpaca", "none"])
+@pytest.mark.parametrize("tokens_per_batch", [1, 200, 100_000])
+def test_losses_do_not_depend_on_the_batch(model: Any, tokenizer: Any, prompt: str, tokens_per_batch: int) -> None:
+    some = texts(tokenizer, LossesConfig(prompt, 256))
+    expected = [one_at_a_time(model, text) for text in some]
+    np.testing.assert_allclose(Scorer(model, tokens_per_batch).score(some), expected, rtol=0, atol=1e-5)
+    order = np.random.default_rng(0).permutation(len(some))
+    found = Scorer(model, tokens_per_batch).score([some[i] for i in order])
+    np.testing.assert_allclose(found, np.array(expected)[order], rtol=0, atol=1e-5)
+
+
+def test_the_tokenizers_padding_side_does_not_matter(model: Any, backbone: Any) -> None:
+    """Nor does a left-padded batch of the library give anything else."""
+    import torch
+
+    left = models.load_tokenizer(backbone)
+    left.padding_side = "left"
+    some = texts(left, LossesConfig())[:4]
+    width = max(len(text.ids) for text in some)
+    ids = torch.full((4, width), left.pad_token_id)
+    mask, labels = torch.zeros((4, width), dtype=torch.long), torch.full((4, width), -100)
+    for i, text in enumerate(some):
+        ids[i, -len(text.ids) :] = torch.from_numpy(text.ids.astype(np.int64))
+        mask[i, -len(text.ids) :] = 1
+        labels[i, width - text.tokens :] = ids[i, width - text.tokens :]
+    with torch.no_grad():
+        logits = model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
+    losses = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
+    expected = (losses.sum(1) / (labels != -100).sum(1)).numpy()
+    np.testing.assert_allclose(Scorer(model).score(some), expected, rtol=0, atol=1e-5)
+
+
+def test_the_head_sees_response_positions_only_and_block_by_block(model: Any, tokenizer: Any, monkeypatch: Any) -> None:
+    some = texts(tokenizer, LossesConfig("none", 256))
+    expected = Scorer(model).score(some)
+    monkeypatch.setattr(likelihood, "LOGIT_BYTES", 1)  # blocks of 16 positions
+    seen: list[int] = []
+    head = model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, args, output: seen.append(math.prod(args[0].shape[:-1])))
+    try:
+        scorer = Scorer(model, 100_000)
+        scorer._checked = True
+        found = scorer.score(some)
+    finally:
+        hook.remove()
+    assert max(seen) == 16 and sum(seen) == sum(text.tokens for text in some)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_gpt2_like_models_too(tokenizer: Any) -> None:
+    """Learned positions and another name for everything."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=1024, n_positions=256, n_embd=32, n_layer=2, n_head=2)).eval()
+    some = texts(tokenizer, LossesConfig("none", 256, 1))
+    np.testing.assert_allclose(Scorer(gpt2, 700).score(some), [one_at_a_time(gpt2, t) for t in some], atol=1e-5)
+    with pytest.raises(BadInput, match=r"has 300 tokens .* 256 positions; set selector.max_tokens=256"):
+        Scorer(gpt2).score([Text(np.zeros(300, dtype=np.int32), 1)])
+
+
+def test_a_model_that_changes_its_logits_is_refused(tokenizer: Any) -> None:
+    import torch
+    from transformers import CohereConfig, CohereForCausalLM
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        scaled = CohereForCausalLM(CohereConfig(
+            vocab_size=1024, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2, logit_scale=0.0625, initializer_range=1.0,
+        )).eval()  # fmt: skip
+    with pytest.raises(BadInput, match="changes its logits after the head"):
+        Scorer(scaled).score(texts(tokenizer, LossesConfig()))
+
+
+# -- the layout ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", sorted(likelihood.PROMPTS))
+def test_both_texts_in_words(tokenizer: Any, prompt: str) -> None:
+    layout = Layout(LossesConfig(prompt, 4096), tokenizer)
+    head = likelihood.PROMPTS[prompt].head
+    for record in RECORDS:
+        if not record.output:
+            continue
+        conditioned, alone = layout.texts(record)
+        assert isinstance(conditioned, Text) and isinstance(alone, Text)
+        assert tokenizer.decode(conditioned.ids[1:]) == layout.prompt(record) + record.output
+        assert tokenizer.decode(alone.ids[1:]) == head + record.output
+        assert conditioned.ids[0] == alone.ids[0] == tokenizer.bos_token_id
+        assert ("sea" in layout.prompt(record)) == (record.id == 2), "the input is part of the prompt"
+    assert layout.prompt(RECORDS[4]).count("{this} and {that}") == 1, "blanks are no input, braces are text"
+
+
+def test_without_a_bos_the_first_token_of_a_bare_response_has_no_loss(tokenizer: Any, without_bos: Any) -> None:
+    cfg = LossesConfig("none", 256, 1)
+    _, bare = Layout(cfg, without_bos).texts(RECORDS[0])
+    _, led = Layout(cfg, tokenizer).texts(RECORDS[0])
+    assert isinstance(bare, Text) and isinstance(led, Text)
+    assert (bare.start, led.start) == (1, 1) and bare.tokens == led.tokens - 1
+    one = Layout(cfg, without_bos).texts(RECORDS[2])
+    assert isinstance(one[0], Text) and one[1] == "a response of one token has no loss without a prefix"
+    assert all(isinstance(text, Text) for text in Layout(LossesConfig(), without_bos).texts(RECORDS[2]))
+
+
+def test_truncation_around_the_length_of_the_prompt(tokenizer: Any) -> None:
+    """One token fewer, as many, and one more than the prompt has."""
+    record = RECORDS[1]
+    prompt = len(Layout(LossesConfig(), tokenizer).encode(Layout(LossesConfig(), tokenizer).prompt(record)))
+    for limit in (prompt - 1, prompt):
+        assert Layout(LossesConfig(max_tokens=limit), tokenizer).texts(record) == (
+            (f"the prompt fills all {limit} tokens",) * 2
+        )
+    for extra in (1, 2, 7):
+        layout = Layout(LossesConfig(max_tokens=prompt + extra), tokenizer)
+        conditioned, alone = layout.texts(record)
+        assert isinstance(conditioned, Text) and isinstance(alone, Text)
+        assert conditioned.tokens == alone.tokens == extra
+        assert (conditioned.ids[-extra:] == alone.ids[-extra:]).all(), "the same tokens of the response"
+
+
+def test_a_constant_for_another_tokenizer_is_carried_through(tokenizer: Any) -> None:
+    """The official constant is that of LLaMA-1/2: with a longer head it cuts the alone text shorter, or away."""
+    record, layout = RECORDS[1], Layout(LossesConfig(), tokenizer)
+    prompt = len(layout.encode(layout.prompt(record)))
+    assert layout.head_tokens > 4, "this tokenizer's head is longer than LLaMA's"
+    over = layout.head_tokens - 4
+    official = Layout(LossesConfig(max_tokens=prompt + over, slack=4), tokenizer)
+    conditioned, alone = official.texts(record)
+    assert isinstance(conditioned, Text) and alone == "no token of the response is left"
+    generous = Layout(LossesConfig(max_tokens=prompt + 3, slack=layout.head_tokens + 1), tokenizer)
+    assert generous.texts(record)[1] == f"more of the response fits alone than beside its prompt in {prompt + 3} tokens"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": "alpacca"}, "did you mean 'alpaca'"),
+        ({"max_tokens": 1}, "2 or more"),
+        ({"dtype": "int8"}, "float32"),
+    ],
+)
+def test_refusals(options: dict, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        LossesConfig(**options)
+
+
+# -- measuring -------------------------------------------------------------------------------------------
+
+
+def test_every_record_has_two_losses_or_a_reason(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    layout = Layout(LossesConfig(max_tokens=128), tokenizer)
+    losses = likelihood.measure(RECORDS, layout, lambda: Scorer(model), tmp_path)
+    assert losses.ids == [record.key for record in RECORDS]
+    assert losses.invalid() == {3: "the response is empty"}
+    for values in (losses.nll_conditioned, losses.nll_alone):
+        assert np.flatnonzero(np.isnan(values)).tolist() == [3]
+    for row, record in enumerate(RECORDS):
+        if row == 3:
+            continue
+        conditioned, alone = layout.texts(record)
+        assert isinstance(conditioned, Text) and isinstance(alone, Text)
+        assert losses.tokens_conditioned[row] == conditioned.tokens and losses.tokens_alone[row] == alone.tokens
+        assert losses.nll_conditioned[row] == pytest.approx(one_at_a_time(model, conditioned), abs=1e-5)
+        assert losses.nll_alone[row] == pytest.approx(one_at_a_time(model, alone), abs=1e-5)
+    assert losses.nll_alone[0] == losses.nll_alone[7], "copies have the very same loss"
+
+
+def test_copies_are_run_once(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    scorer, run = Scorer(model), []
+    original = scorer.batch
+    scorer.batch = lambda some: run.extend(some) or original(some)  # type: ignore[method-assign]
+    copies = [Record(i, "Name three primes.", "", "2, 3 and 5.") for i in range(50)]
+    losses = likelihood.measure(copies, Layout(LossesConfig(), tokenizer), lambda: scorer, tmp_path)
+    assert len(run) == 2 and len(set(losses.nll_conditioned)) == len(set(losses.nll_alone)) == 1
+
+
+@pytest.fixture
+def spoilt(model: Any) -> Any:
+    """The model with one token whose embedding is NaN: every text that holds it has no loss."""
+    import copy
+
+    made = copy.deepcopy(model)
+    made.base_model.embed_tokens.weight.data[500] = float("nan")
+    return made
+
+
+def test_nan_is_a_reason_and_never_a_number(spoilt: Any, tokenizer: Any, tmp_path: Path) -> None:
+    word = tokenizer.decode([500])
+    pool = [*RECORDS, Record(9, "Say it.", "", f"so {word}{word} it is")]
+    layout = Layout(LossesConfig(), tokenizer)
+    held = [i for i, r in enumerate(pool) if any(isinstance(t, Text) and 500 in t.ids[:-1] for t in layout.texts(r))]
+    assert held and len(held) < len(pool) - 1
+    with pytest.raises(BadMeasurement, match=rf"have a loss of NaN .*exec.max_failed allows 0.*{pool[held[-1]].key}"):
+        likelihood.measure(pool, layout, lambda: Scorer(spoilt), tmp_path)
+    losses = likelihood.measure(pool, layout, lambda: Scorer(spoilt), tmp_path, max_failed=len(held))
+    failed = [row for row, reason in losses.invalid().items() if reason == likelihood.FAILED]
+    assert failed == held
+    assert all(np.isnan(losses.nll_conditioned[row]) or np.isnan(losses.nll_alone[row]) for row in failed)
+
+
+# -- the stage -------------------------------------------------------------------------------------------
+
+POOL = records.PoolConfig(name="mini", path="mini:evolved.jsonl", rows=20)
+
+
+def stage() -> Any:
+    return likelihood.node(records.node(POOL), models.node(TINY), LossesConfig("alpaca", 512))
+
+
+def test_the_artifact(tmp_path: Path) -> None:
+    store = Store(tmp_path, ExecConfig(device="cpu"))
+    artifact = store.ensure(stage())
+    losses = likelihood.load(artifact)
+    assert losses.ids == [r.key for r in records.load(store.ensure(records.node(POOL)))]
+    assert artifact.info["rows_in"] == 20 == artifact.info["rows_out"] + len(losses.invalid())
+    assert artifact.info["scorer"] == "tiny_random" and artifact.info["failed"] == []
+    assert likelihood.load(artifact, losses.ids).ids == losses.ids
+    with pytest.raises(BadMeasurement, match="the same ids in the same order"):
+        likelihood.load(artifact, losses.ids[::-1])
+
+
+def test_what_is_part_of_the_identity(monkeypatch: Any) -> None:
+    import dataclasses
+
+    before = stage().fingerprint
+    pool, model = records.node(POOL), models.node(TINY)
+    changes: list[dict] = [{"prompt": "none"}, {"max_tokens": 511}, {"slack": 4}, {"dtype": "bfloat16"}]
+    others = [LossesConfig(**change) for change in changes]
+    assert len({before, *(likelihood.node(pool, model, cfg).fingerprint for cfg in others)}) == 5
+    changed = dataclasses.replace(likelihood.PROMPTS["alpaca"], head="### Answer:")
+    monkeypatch.setitem(likelihood.PROMPTS, "alpaca", changed)
+    assert stage().fingerprint != before
+
+
+KILLED = """
+import os, signal, sys
+from adg import likelihood, models, records
+from adg.execution import ExecConfig
+from adg.likelihood import LossesConfig, Scorer
+from adg.store import Store
+
+stop, seen, batch = int(sys.argv[2]), 0, Scorer.batch
+def counted(self, texts):
+    global seen
+    seen += 1
+    if seen > stop:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return batch(self, texts)
+Scorer.batch = counted
+pool = records.node(records.PoolConfig(name="mini", path="mini:evolved.jsonl", rows=20))
+tiny = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+store = Store(sys.argv[1], ExecConfig(device="cpu", tokens_per_batch=1200))
+store.ensure(likelihood.node(pool, tiny, LossesConfig("alpaca", 512)))
+print(seen)
+"""
+
+
+def test_kill_and_resume_repeats_nothing_and_ends_the_same(tmp_path: Path, root: Path) -> None:
+    def run(folder: Path, stop: int) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-c", KILLED, str(folder), str(stop)], cwd=root, text=True,
+                              capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+
+    whole = run(tmp_path / "whole", 10**9)
+    batches = int(whole.stdout)
+    assert batches > 4
+    killed = run(tmp_path / "killed", 3)
+    assert killed.returncode == -signal.SIGKILL
+    partial = next((tmp_path / "killed" / "losses").glob("*.partial"))
+    saved = sorted((partial / "work").glob("losses-*.json"))
+    assert len(saved) == 3
+    write_atomic(saved[0], saved[0].read_bytes()[:20])  # damaged: that batch is run again
+    resumed = run(tmp_path / "killed", 10**9)
+    assert int(resumed.stdout) == batches - 2, resumed.stderr
+    files = [next((tmp_path / name / "losses").glob("*/losses.parquet")) for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    manifest = json.loads((files[1].parent / "manifest.json").read_text())
+    assert list(manifest["files"]) == ["losses.parquet"]

@@ -1,0 +1,113 @@
+"""plan, status, report and the worker: what a person sees before, during and after a sweep."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from adg.errors import BadInput
+from adg.execution import ExecConfig
+from adg.store import Job, Node, Stage, Store
+from experiments import plan, status
+from experiments.cells import cells, distinct
+from experiments.worker import Runner
+
+
+@dataclass(frozen=True)
+class Nothing:
+    word: str = "a"
+
+
+def write_pid(job: Job) -> dict:
+    (job.folder / "pid").write_text(str(os.getpid()))
+    return {"pid": os.getpid()}
+
+
+def refuse(job: Job) -> dict:
+    raise BadInput("the file has no rows; add some")
+
+
+def crash(job: Job) -> dict:
+    raise ZeroDivisionError("one over nothing")
+
+
+def vanish(job: Job) -> dict:
+    os.kill(os.getpid(), 9)
+    return {}
+
+
+MODULE = "tests_worker_stages"
+
+
+@pytest.fixture(autouse=True)
+def importable(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The builders above under a name that a spawned process can import."""
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / f"{MODULE}.py").write_text(Path(__file__).read_text().split("MODULE =")[0])
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+
+
+def node(stage: str, builder: str, gpu: bool = True, word: str = "a") -> Node:
+    return Node(Stage(stage, 1, f"{MODULE}:{builder}", gpu), f"{stage}-{word}", Nothing(word))
+
+
+def test_a_kind_of_gpu_stage_has_one_process_that_ends_when_another_kind_starts(tmp_path: Path) -> None:
+    with Runner() as runner:
+        store = Store(tmp_path, ExecConfig(isolation="process"), runner)
+        first, again = (store.ensure(node("train", "write_pid", word=w)).info["pid"] for w in "ab")
+        other = store.ensure(node("eval", "write_pid")).info["pid"]
+        here = store.ensure(node("pool", "write_pid", gpu=False)).info["pid"]
+    assert first == again != other and os.getpid() not in (first, other) and here == os.getpid()
+    deadline = time.time() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in (first, other)):
+        assert time.time() < deadline, "the worker processes ended with the runner"
+        time.sleep(0.05)
+
+
+def test_without_a_gpu_everything_runs_here(tmp_path: Path) -> None:
+    with Runner() as runner:
+        store = Store(tmp_path, ExecConfig(device="cpu"), runner)
+        assert store.ensure(node("train", "write_pid")).info["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("builder", "kind", "message"),
+    [("refuse", "BadInput", "add some"), ("crash", "StageFailed", "ZeroDivisionError: one over nothing"),
+     ("vanish", "StageFailed", "BrokenProcessPool")],
+)  # fmt: skip
+def test_a_failing_worker_leaves_its_reason_and_the_next_stage_runs(
+    tmp_path: Path, builder: str, kind: str, message: str
+) -> None:
+    with Runner() as runner:
+        store = Store(tmp_path, ExecConfig(isolation="process"), runner)
+        with pytest.raises(Exception, match=message) as caught:
+            store.ensure(node("train", builder))
+        assert type(caught.value).__name__ == kind
+        assert message in store.status(node("train", builder)).reason
+        assert store.ensure(node("train", "write_pid", word="b"))
+
+
+def test_plan_counts_shared_stages_once_and_status_says_missing(tmp_path: Path) -> None:
+    chosen = cells(["profile=mini", f"exec.runs={tmp_path}"])
+    nodes = distinct(chosen)
+    text = plan.render(chosen, Store(tmp_path))
+    assert f"{len(chosen)} cells, {len(nodes)} artifacts" in text
+    table = {line.split()[0]: line.split()[1:5] for line in text.splitlines()[text.splitlines().index("") + 1 :]
+             if len(line.split()) >= 5 and line.split()[1].isdigit()}  # fmt: skip
+    assert table["pool"][:3] == ["3", "0", "3"] and table["answers"][:3] == ["6", "0", "6"]
+    assert table["adapter"][0] == str(len(chosen)), "no two cells train alike"
+    assert int(table["subset"][0]) < len(chosen), "some subsets are shared by both backbones"
+    shown = status.render(chosen, Store(tmp_path))
+    assert shown.endswith(f"{len(chosen)} missing")
+
+
+def test_plan_of_the_paper_needs_no_network_and_no_gpu(tmp_path: Path) -> None:
+    chosen = cells(["profile=paper", f"exec.runs={tmp_path}"])
+    text = plan.render(chosen, Store(tmp_path))
+    assert "48 cells" in text and "no measured rate" in text
+    assert list(tmp_path.iterdir()) == [], "planning writes nothing"
