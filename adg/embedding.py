@@ -84,9 +84,9 @@ class EmbeddingConfig:
         for name in ("max_tokens", "instruction_tokens"):
             if getattr(self, name) < 1:
                 raise BadInput(f"embedding.{name} is {getattr(self, name)!r}; expected 1 or more")
-        if not self.windows or len(set(self.windows)) != len(self.windows):
-            raise BadInput(f"embedding.windows is {list(self.windows)!r}; expected one or more names, each once")
-        for window in self.windows:
+        if not self.declared or len(set(self.declared)) != len(self.declared):
+            raise BadInput(f"embedding.windows is {list(self.declared)!r}; expected one or more names, each once")
+        for window in self.declared:
             _parse_window(window)
 
     @property
@@ -94,6 +94,12 @@ class EmbeddingConfig:
         """The preset's name, or "custom" where a field that it sets was changed."""
         same = all(getattr(self, name) == value for name, value in PRESETS[self.preset].items())
         return self.preset if same else "custom"
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """The declared layer windows, in order."""
+        assert self.windows is not None  # set above
+        return self.windows
 
 
 @dataclass(frozen=True)
@@ -252,7 +258,7 @@ class Encoder:
                            f"shape is expected")
         blocks = len(base.layers)
         self.cfg = cfg
-        self.tensors = resolve_windows(cfg.windows or (), blocks)
+        self.tensors = resolve_windows(cfg.declared, blocks)
         self.blocks, self.blocks_run = blocks, max(1, *map(max, self.tensors))
         self.width = int(base.config.hidden_size)
         self.positions = int(getattr(base.config, "max_position_embeddings", 1 << 30))
@@ -348,9 +354,9 @@ class Encoder:
             ids = ids[:limit]
         if len(ids) <= start:
             return "has an answer without a token"
-        text = self._weighted(ids, start)
-        counts["unweighted_answers"] += text.total == 0
-        return text
+        made = self._weighted(ids, start)
+        counts["unweighted_answers"] += made.total == 0
+        return made
 
     def _instruction(self, record: Record) -> _Text | str:
         text, limit = record.instruction.strip(), self.cfg.instruction_tokens
@@ -422,7 +428,7 @@ class Encoder:
         ids, weights = self._padded(heads, [self._table[head] for head in heads])
         cache = DynamicCache()
         head_sums = self._forward(ids, weights, cache).cpu().numpy()
-        states = [(layer.keys, layer.values) for layer in cache.layers[: self.blocks_run]]
+        states: list[tuple[Any, Any]] = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr]
         tails = []
         for g, (length, members) in enumerate(groups):
             for member in members:
@@ -443,7 +449,7 @@ class Encoder:
             longest = int(lengths.max())
             past = DynamicCache()
             for i, (keys, values) in enumerate(states):
-                past.update(keys[:, :, :longest].index_select(0, rows), values[:, :, :longest].index_select(0, rows), i)
+                past.update(*(state[:, :, :longest].index_select(0, rows) for state in (keys, values)), i)
             sums = self._forward(ids, weights, past, lengths).cpu().numpy()
             result[[member for member, _, _ in chosen]] += sums
 
@@ -572,6 +578,7 @@ def build(job: Job) -> dict[str, Any]:
     failed: list[tuple[str, str]] = []
     counts: dict[str, int] = {}
     shards: list[Path] = []
+    model: dict[str, Any] = {}
     with progress(total, "embedding", unit="records") as bar:
         for number, items in enumerate(_shards(pool, answers)):
             path = job.work / f"shard-{number:06d}.npz"
@@ -591,11 +598,11 @@ def build(job: Job) -> dict[str, Any]:
             for name, value in info["counts"].items():
                 counts[name] = counts.get(name, 0) + value
             shards.append(path)
+            model = info["model"]
             bar.update(len(items))
-    kept, names = total - len(failed), list(cfg.windows or ())
+    kept, names = total - len(failed), list(cfg.declared)
     if not kept:
         raise BadMeasurement(f"all {total} records failed; the first: {failed[0][0]}: {failed[0][1]}")
-    model = info["model"]
     _assemble(job, shards, "grams", (kept, len(names), k, k), np.float64)
     _assemble(job, shards, "instructions", (kept, model["width"]), np.float32)
     write_json(job.folder / "ids.json", [key for path in shards for key in _info(path)["keys"]])

@@ -443,7 +443,7 @@ def _tiny_origin() -> dict[str, Any]:
 
 
 def _write_tiny_random(folder: Path, source: Artifact | None) -> None:
-    """A two-layer Llama with random weights and a small byte-level BPE that adds a BOS; for tests and smoke runs.
+    """A four-layer Llama with random weights and a small byte-level BPE that adds a BOS; for tests and smoke runs.
 
     The weights are drawn wide (0.3) so that its distributions depend on the context and it sometimes ends a text.
     """

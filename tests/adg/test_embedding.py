@@ -152,7 +152,8 @@ def test_config_files_say_what_the_presets_say(root: Path) -> None:
 
     assert OmegaConf.to_object(OmegaConf.structured(EmbeddingConfig)) == EmbeddingConfig()
     for name in embedding.PRESETS:
-        written = OmegaConf.to_container(OmegaConf.load(root / f"conf/embedding/{name}.yaml"))
+        tree = OmegaConf.create({"seed": 42, "embedding": OmegaConf.load(root / f"conf/embedding/{name}.yaml")})
+        written = OmegaConf.to_container(tree, resolve=True)["embedding"]
         assert set(written) == {field.name for field in dataclasses.fields(EmbeddingConfig)}
         config = EmbeddingConfig(**{**written, "bins": binning.BinsConfig(**written["bins"])})
         assert config == EmbeddingConfig(preset=name) and config.name == name
