@@ -36,7 +36,9 @@ class DivergenceConfig:
         if self.rule not in RULES:
             raise BadInput(f"selector.rule is {self.rule!r}; expected one of {', '.join(RULES)}")
         if not self.bins and self.rule == "released":
-            raise BadInput("selector.rule=released is a rule about bins; with selector.bins=false use largest_remainder")
+            raise BadInput(
+                "selector.rule=released is a rule about bins; with selector.bins=false use largest_remainder"
+            )
 
 
 class Divergence(Selector):
@@ -61,8 +63,10 @@ class Divergence(Selector):
         matrices = np.asarray(grams.grams[:, window], dtype=np.float64)
         if self.config.answers is not None:
             if self.config.answers > matrices.shape[1]:
-                raise BadInput(f"selector.answers is {self.config.answers} but {matrices.shape[1]} answers were sampled; "
-                               f"set sampling.n={self.config.answers} or more")
+                raise BadInput(
+                    f"selector.answers is {self.config.answers} but {matrices.shape[1]} answers were sampled; "
+                    f"set sampling.n={self.config.answers} or more"
+                )
             matrices = matrices[:, : self.config.answers, : self.config.answers]
         spread, shape = geometry.dispersion(matrices), geometry.anisotropy(matrices)
         parts = {"dispersion": spread, "anisotropy": shape}
@@ -84,5 +88,7 @@ class Divergence(Selector):
 
 def _index(windows: list[str], name: str) -> int:
     if name not in windows:
-        raise BadInput(f"selector.window is {name!r}; the declared windows are {', '.join(windows)} (embedding.windows)")
+        raise BadInput(
+            f"selector.window is {name!r}; the declared windows are {', '.join(windows)} (embedding.windows)"
+        )
     return list(windows).index(name)

@@ -137,7 +137,7 @@ class NotFinite(BadMeasurement):
 def node(pool: Node, backbone: Node, sampling: SamplingConfig, engine: EngineConfig) -> Node:
     """The answers of a backbone to a pool."""
     if engine.name != "vllm":
-        own = {f.name: f.default for f in dataclasses.fields(engine) if f.metadata.get("vllm")}
+        own: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(engine) if f.metadata.get("vllm")}
         engine = dataclasses.replace(engine, **own)
     return Node(STAGE, f"{backbone.label}-{pool.label}-k{sampling.n}", Answers(sampling, engine, prompts.HASH),
                 {"pool": pool, "backbone": backbone})  # fmt: skip

@@ -34,6 +34,7 @@ STAGE = Stage("losses", 1, "adg.likelihood:build", gpu=True)
 
 REPORTED = 20  # failed rows listed in the manifest
 FAILED = "the model gave NaN or infinity"
+CPU_TOKENS = 512  # in a batch on a CPU at most: measured, larger ones fall out of its caches and are slower
 LOGIT_BYTES = 2**27  # of one block of float32 logits; the positions of a batch go through the head block by block
 
 
@@ -321,6 +322,11 @@ class Scorer:
         self._checked = True
 
 
+def batch_tokens(tokens_per_batch: int, device: str) -> int:
+    """Padded tokens of a batch on ``device``, for ``exec.tokens_per_batch``."""
+    return min(tokens_per_batch, CPU_TOKENS) if device == "cpu" else tokens_per_batch
+
+
 def measure(
     pool: Sequence[Record], layout: Layout, scorer: Callable[[], Scorer], work: Path, tokens_per_batch: int = 4096,
     max_failed: int = 0,
@@ -378,13 +384,14 @@ def _saved(work: Path) -> dict[str, float]:
 def _table(pool: Sequence[Record], pairs: Sequence[tuple[Text | str, Text | str]], known: dict[str, float]) -> Losses:
     columns: dict[str, Any] = {}
     for side, name in enumerate(("conditioned", "alone")):
-        found = [known.get(pair[side].digest) if isinstance(pair[side], Text) else None for pair in pairs]
-        tokens = [pair[side].tokens if isinstance(pair[side], Text) else 0 for pair in pairs]
+        texts = [pair[side] for pair in pairs]
+        found = [known.get(text.digest) if isinstance(text, Text) else None for text in texts]
+        tokens = [text.tokens if isinstance(text, Text) else 0 for text in texts]
         columns[f"nll_{name}"] = np.array([np.nan if value is None else value for value in found], dtype=np.float64)
         columns[f"tokens_{name}"] = np.array(tokens, dtype=np.int64)
         columns[f"invalid_{name}"] = [
-            pair[side] if isinstance(pair[side], str) else FAILED if value is None else ""
-            for pair, value in zip(pairs, found, strict=True)
+            text if isinstance(text, str) else FAILED if value is None else ""
+            for text, value in zip(texts, found, strict=True)
         ]
     return Losses([record.key for record in pool], **columns)
 
@@ -404,11 +411,13 @@ def build(job: Job) -> dict[str, Any]:
     layout = Layout(cfg, models.load_tokenizer(model))
     used = models.dtype_of(model) if cfg.dtype == "auto" else cfg.dtype
 
-    def scorer() -> Scorer:
-        return Scorer(models.load_model(model, models.device(job.exec), used), job.exec.tokens_per_batch)
-
+    device = models.device(job.exec)
+    tokens = batch_tokens(job.exec.tokens_per_batch, device)
     pool = records.load(job.inputs["pool"])
-    losses = measure(pool, layout, scorer, job.work, job.exec.tokens_per_batch, job.exec.max_failed)
+    losses = measure(
+        pool, layout, lambda: Scorer(models.load_model(model, device, used), tokens), job.work, tokens,
+        job.exec.max_failed,
+    )  # fmt: skip
     save(job.folder / "losses.parquet", losses)
     invalid = losses.invalid()
     failed = [losses.ids[row] for row, reason in invalid.items() if reason == FAILED]

@@ -240,7 +240,9 @@ def make(types: Mapping[str, type[Selector]], options: Mapping[str, Any]) -> Sel
     known = [f.name for f in dataclasses.fields(cls.Config)]
     for key in options:
         if key not in known:
-            raise BadInput(f"selector '{name}' has no option '{key}'{nearest(key, known)}; it has {', '.join(known) or 'none'}")
+            raise BadInput(
+                f"selector '{name}' has no option '{key}'{nearest(key, known)}; it has {', '.join(known) or 'none'}"
+            )
     return cls(cls.Config(**options))
 
 
@@ -259,8 +261,10 @@ def select(selector: Selector, data: SelectorData, table: ScoreTable, budget: in
     usable = int(table.valid.sum())
     if budget > usable:
         reasons = _counted(table.invalid.values())
-        raise BadInput(f"budget is {budget:,} but only {usable:,} of {n:,} records have a score ({reasons}); "
-                       f"lower the budget or repair those records")
+        raise BadInput(
+            f"budget is {budget:,} but only {usable:,} of {n:,} records have a score ({reasons}); "
+            f"lower the budget or repair those records"
+        )
     rows = np.asarray(selector.choose(data, table, budget), dtype=np.int64)
     if len(np.unique(rows)) != len(rows):
         raise BadMeasurement(f"selector '{selector.name}' returned {len(rows)} rows, {len(np.unique(rows))} distinct")
@@ -345,9 +349,7 @@ def load_scores(artifact: Artifact) -> ScoreTable:
     import pyarrow.parquet as pq
 
     table = pq.read_table(artifact.file("scores.parquet"))
-    parts = {
-        name: table[name].to_numpy() for name in table.column_names if name not in ("id", "score", "invalid")
-    }
+    parts = {name: table[name].to_numpy() for name in table.column_names if name not in ("id", "score", "invalid")}
     invalid = {i: reason for i, reason in enumerate(table["invalid"].to_pylist()) if reason}
     return ScoreTable(table["score"].to_numpy(), parts, invalid)
 

@@ -40,9 +40,7 @@ def plain(value: Any) -> Any:
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            f.name: plain(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-            if f.metadata.get("identity", True)
+            f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.metadata.get("identity", True)
         }
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
@@ -153,12 +151,16 @@ class Artifact:
         for name, entry in self.manifest["files"].items():
             path = self.path / name
             if not path.is_file():
-                raise HarnessError(f"{path} is missing although {self.path}/manifest.json lists it; "
-                                   f"delete the folder {self.path} and run the same command again")
+                raise HarnessError(
+                    f"{path} is missing although {self.path}/manifest.json lists it; "
+                    f"delete the folder {self.path} and run the same command again"
+                )
             if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
-                raise HarnessError(f"{path} differs from the digest in its manifest (expected sha256 "
-                                   f"{entry['sha256'][:12]}…); it was changed after it was built. "
-                                   f"Delete the folder {self.path} and run the same command again")
+                raise HarnessError(
+                    f"{path} differs from the digest in its manifest (expected sha256 "
+                    f"{entry['sha256'][:12]}…); it was changed after it was built. "
+                    f"Delete the folder {self.path} and run the same command again"
+                )
 
 
 @dataclass
@@ -235,8 +237,10 @@ class Store:
         if artifact is None:
             return None
         if artifact.fingerprint != node.fingerprint:
-            raise HarnessError(f"{path} belongs to {artifact.fingerprint[:16]} but {node.fingerprint[:16]} was "
-                               f"expected; move that folder away and run the same command again")
+            raise HarnessError(
+                f"{path} belongs to {artifact.fingerprint[:16]} but {node.fingerprint[:16]} was "
+                f"expected; move that folder away and run the same command again"
+            )
         if artifact.fingerprint not in self._verified:
             artifact.verify()
             self._verified.add(artifact.fingerprint)
@@ -265,6 +269,13 @@ class Store:
             if above.state == "not-run":
                 return Status("not-run", above.reason)
         return Status("partial" if partial.is_dir() else "missing", path=partial if partial.is_dir() else None)
+
+    def reopen(self, node: Node) -> None:
+        """Turn a complete artifact back into an unfinished one, keeping its payload for the builder to build on."""
+        with self._locked(node):
+            if self.complete(node):
+                (self.path(node) / "manifest.json").unlink()
+                self.path(node).rename(self.partial(node))
 
     # -- building ------------------------------------------------------------------------------------
 
@@ -300,10 +311,16 @@ class Store:
         except Exception as error:
             state = "not-run" if isinstance(error, NotRunnable) else "failed"
             reason = f"{error}" if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
-            write_json(folder / "failed.json", {
-                "state": state, "reason": reason, "traceback": traceback.format_exc(), "when": _now(),
-                "payload": node.payload,
-            })
+            write_json(
+                folder / "failed.json",
+                {
+                    "state": state,
+                    "reason": reason,
+                    "traceback": traceback.format_exc(),
+                    "when": _now(),
+                    "payload": node.payload,
+                },
+            )
             kept: Exception = error
             if not isinstance(error, HarnessError):
                 kept = StageFailed(f"{node.folder}: {reason} (traceback in {folder}/failed.json)", node)
@@ -322,15 +339,30 @@ class Store:
         }
         if not files:
             raise HarnessError(f"the stage {node.stage.name} wrote no file into {folder}")
-        write_json(folder / "manifest.json", {
-            "schema": SCHEMA, "stage": node.stage.name, "stage_version": node.stage.version, "label": node.label,
-            "fingerprint": node.fingerprint, "payload": node.payload,
-            "inputs": {role: {"fingerprint": a.fingerprint, "folder": f"{a.path.parent.name}/{a.path.name}"}
-                       for role, a in inputs.items()},
-            "files": files, "info": info, "exec": plain(self.exec), "versions": library_versions(),
-            "git": git_state(), "machine": machine(),
-            "started": _now(started), "finished": _now(), "seconds": round(time.time() - started, 3),
-        })
+        write_json(
+            folder / "manifest.json",
+            {
+                "schema": SCHEMA,
+                "stage": node.stage.name,
+                "stage_version": node.stage.version,
+                "label": node.label,
+                "fingerprint": node.fingerprint,
+                "payload": node.payload,
+                "inputs": {
+                    role: {"fingerprint": a.fingerprint, "folder": f"{a.path.parent.name}/{a.path.name}"}
+                    for role, a in inputs.items()
+                },
+                "files": files,
+                "info": info,
+                "exec": plain(self.exec),
+                "versions": library_versions(),
+                "git": git_state(),
+                "machine": machine(),
+                "started": _now(started),
+                "finished": _now(),
+                "seconds": round(time.time() - started, 3),
+            },
+        )
         built = self._adopt(node, on_build, time.time() - started)
         assert built is not None, f"{folder}/manifest.json was written just now"
         return built
@@ -383,8 +415,10 @@ def _read(folder: Path) -> Artifact | None:
     if manifest is None:
         return None
     if manifest.get("schema") != SCHEMA:
-        raise HarnessError(f"{folder}/manifest.json has schema {manifest.get('schema')!r}, expected {SCHEMA!r}; "
-                           f"move that folder away and run the same command again")
+        raise HarnessError(
+            f"{folder}/manifest.json has schema {manifest.get('schema')!r}, expected {SCHEMA!r}; "
+            f"move that folder away and run the same command again"
+        )
     return Artifact(folder, manifest)
 
 

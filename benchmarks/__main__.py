@@ -12,7 +12,9 @@ from pathlib import Path
 
 def main() -> int:
     words = [a for a in sys.argv[1:] if not a.startswith("-")]
-    scripts = [s for s in sorted(Path(__file__).parent.glob("bench_*.py")) if not words or any(w in s.name for w in words)]
+    scripts = [
+        s for s in sorted(Path(__file__).parent.glob("bench_*.py")) if not words or any(w in s.name for w in words)
+    ]
     failed = []
     for script in scripts:
         print(f"\n== {script.stem}", flush=True)

@@ -43,7 +43,7 @@ def main() -> None:
 
     from adg import models, records, store
     from adg.execution import ExecConfig
-    from adg.likelihood import Layout, LossesConfig, Scorer, Text
+    from adg.likelihood import Layout, LossesConfig, Scorer, Text, batch_tokens
 
     device = models.device(ExecConfig(device=args.device))
     prompt, limit, slack = LAYOUTS[args.layout]
@@ -58,7 +58,7 @@ def main() -> None:
     pool = [records.Record(i, r["instruction"], r.get("input") or "", r["output"]) for i, r in enumerate(chosen)]
     layout = Layout(LossesConfig(prompt, limit, slack), tokenizer)
     texts = [text for record in pool for text in layout.texts(record) if isinstance(text, Text)]
-    scorer = Scorer(model, args.tokens_per_batch)
+    scorer = Scorer(model, batch_tokens(args.tokens_per_batch, device))
     ways = {
         "official": lambda: np.array([_official(model, text) for text in texts]),
         "library": lambda: np.array([_library(model, text) for text in texts]),
@@ -79,7 +79,7 @@ def main() -> None:
     print(json.dumps({
         "benchmark": "likelihood", "layout": args.layout, "dtype": args.dtype, "records": len(pool),
         "texts": len(texts), "tokens": sum(len(text.ids) for text in texts),
-        "response_tokens": sum(text.tokens for text in texts), "tokens_per_batch": args.tokens_per_batch,
+        "response_tokens": sum(text.tokens for text in texts), "tokens_per_batch": scorer.tokens_per_batch,
         "ratio": {name: round(seconds[name] / seconds["ours"], 2) for name in ("official", "library")},
         "ratio_of_processor_time": {
             name: round(used_seconds[name] / used_seconds["ours"], 2) for name in ("official", "library")
@@ -94,7 +94,8 @@ def main() -> None:
         },
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "machine": store.machine(), "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "threads": torch.get_num_threads(), "versions": {n: store.library_versions()[n] for n in ("torch", "transformers")},
+        "threads": torch.get_num_threads(),
+        "versions": {name: store.library_versions()[name] for name in ("torch", "transformers")},
     }, indent=2))  # fmt: skip
 
 

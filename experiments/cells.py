@@ -1,4 +1,4 @@
-"""A cell of the table as a graph of artifacts: pool -> answers -> grams, bins -> scores -> subset -> adapter -> eval."""
+"""A cell of the table as a graph of artifacts, from the pool to the evaluation."""
 
 from __future__ import annotations
 

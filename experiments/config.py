@@ -101,11 +101,13 @@ def _schema() -> Any:
                         thaw(node._get_node(key))
         return node
 
-    tree = {}
+    tree: dict[str, Any] = {}
     for name, kind in get_type_hints(Config).items():
         default = Config.__dataclass_fields__[name].default
         tree[name] = OmegaConf.structured(kind) if dataclasses.is_dataclass(kind) else default
-    tree["suite"].tasks._metadata.element_type = Any  # frozen elements could not be composed; SuiteConfig.of checks them
+    tree[
+        "suite"
+    ].tasks._metadata.element_type = Any  # frozen elements could not be composed; SuiteConfig.of checks them
     return thaw(OmegaConf.create({**tree, "selector": {}}))
 
 
@@ -128,8 +130,10 @@ def resolve(composed: Any) -> Config:
         tree: Any = OmegaConf.masked_copy(composed, [key for key in composed if key not in ("hydra", *own)])
         return Config(**OmegaConf.to_object(tree), selector=own["selector"], suite=SuiteConfig.of(own["suite"]))
     except MissingMandatoryValue as error:
-        raise BadInput(f"the config needs a value for '{error.full_key or error.key}'; set it on the command line "
-                       f"as {error.full_key or error.key}=...") from error
+        raise BadInput(
+            f"the config needs a value for '{error.full_key or error.key}'; set it on the command line "
+            f"as {error.full_key or error.key}=..."
+        ) from error
     except OmegaConfBaseException as error:
         cause = error.__cause__
         if isinstance(cause, HarnessError):
@@ -212,8 +216,10 @@ def explain(error: Exception) -> BadInput:
     if missing:
         key = missing.group(1)
         full = re.search(r"full_key: (\S+)", text)
-        return BadInput(f"unknown config key '{key}'{nearest(full.group(1) if full else key, known_keys())}; "
-                        f"python -m experiments.run --cfg job prints all keys")
+        return BadInput(
+            f"unknown config key '{key}'{nearest(full.group(1) if full else key, known_keys())}; "
+            f"python -m experiments.run --cfg job prints all keys"
+        )
     option = re.search(r"Could not find '([^/']+)/([^']+)'", text)
     if option:
         group, name = option.groups()

@@ -63,8 +63,13 @@ def render(chosen: list[Cell], store: Store) -> str:
             minutes = sum(c for c in costs if c is not None)
             total += minutes
             cost = f"{minutes:.1f} min" if todo else "-"
-        lines.append(f"  {stage:<10}{len(of_stage):>9}{len(of_stage) - len(todo):>8}{len(todo):>10}{shared:>8}   {cost}")
-    lines += ["", f"  in all about {total:.0f} min" + (f", and no measured rate for {', '.join(unknown)}" if unknown else "")]
+        lines.append(
+            f"  {stage:<10}{len(of_stage):>9}{len(of_stage) - len(todo):>8}{len(todo):>10}{shared:>8}   {cost}"
+        )
+    lines += [
+        "",
+        f"  in all about {total:.0f} min" + (f", and no measured rate for {', '.join(unknown)}" if unknown else ""),
+    ]
     if first.profile.measured_on and not finished:
         lines.append(f"  measured on {first.profile.measured_on}")
     return "\n".join(lines)

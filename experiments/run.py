@@ -16,6 +16,7 @@ from typing import Any
 
 from adg import tracking
 from adg.errors import HarnessError, NotRunnable
+from adg.evaluation import harness
 from adg.store import Node, Store, plain, write_json
 from experiments import config as config_
 from experiments.cells import Cell, cells
@@ -62,6 +63,7 @@ def run_cell(cell: Cell, position: str = "") -> str:
     try:
         with Runner() as runner, tracking.track(config.tracker, _info(cell)) as tracked:
             store.runner, store.exec = runner, config.exec
+            _reopen_if_more_can_run(store, cell)
             artifacts = {role: store.ensure(node, on_build) for role, node in cell.nodes.items()}
             tracked.training(_lines(artifacts["adapter"].file("training.jsonl")))
             tracked.results(json.loads(artifacts["eval"].file("results.json").read_text()))
@@ -78,6 +80,15 @@ def run_cell(cell: Cell, position: str = "") -> str:
         _worked.append(time.time() - started)
     write_json(path, {**record, "state": "done"})
     return "done"
+
+
+def _reopen_if_more_can_run(store: Store, cell: Cell) -> None:
+    """An evaluation that left tasks out (no consent, no sandbox) is taken up again when they could run now."""
+    evaluated = store.find(cell.nodes["eval"])
+    if evaluated is not None:
+        results = json.loads(evaluated.file("results.json").read_text())
+        if harness.can_complete(results, cell.config.exec):
+            store.reopen(cell.nodes["eval"])
 
 
 def _info(cell: Cell) -> tracking.CellInfo:

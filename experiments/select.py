@@ -1,4 +1,6 @@
-"""Only the subset:  python -m experiments.select pool=local pool.path=my.jsonl selector=adg budget=1000 out=subset.jsonl
+"""Only the subset:
+
+    python -m experiments.select pool=local pool.path=my.jsonl selector=adg budget=1000 out=subset.jsonl
 
 No training, no benchmark, no tracking. ``out`` gets the chosen rows with all their original fields; beside it
 ``<out>.scores.jsonl`` has a row for every record of the pool and ``<out>.manifest.json`` says what made it.

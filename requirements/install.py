@@ -31,7 +31,7 @@ def gpu_present() -> bool:
 
 def torch_is_cuda_build(python: Path) -> bool:
     """Whether the installed torch wheel asks for CUDA runtime packages (it then needs them even to be imported)."""
-    code = "from importlib.metadata import requires; print(any('nvidia' in r or 'cuda' in r for r in requires('torch') or []))"
+    code = "from importlib.metadata import requires; print('nvidia' in ' '.join(requires('torch') or []))"
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "True"
 
 
@@ -40,7 +40,9 @@ def main() -> None:
         sys.exit(f"Python 3.11 is needed and this is {sys.version.split()[0]}; run: make setup PYTHON=python3.11")
     lock = HERE / ("cuda.lock" if gpu_present() else "cpu.lock")
     runtime = HERE / "torch-cuda.lock"
-    digest = hashlib.sha256(lock.read_bytes() + runtime.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    digest = hashlib.sha256(
+        lock.read_bytes() + runtime.read_bytes() + (ROOT / "pyproject.toml").read_bytes()
+    ).hexdigest()
     if STAMP.is_file() and STAMP.read_text() == digest:
         return
     python = VENV / "bin" / "python"
@@ -53,7 +55,9 @@ def main() -> None:
     # need (torchvision, torchaudio, torchcodec) must stay out, as their default wheels break a CPU build of torch.
     run(*pip, "install", "--no-deps", "--prefer-binary", "-r", lock)
     if lock.name == "cpu.lock" and torch_is_cuda_build(python):
-        print("this registry serves torch as its CUDA build: adding the CUDA runtime it needs to be imported", flush=True)
+        print(
+            "this registry serves torch as its CUDA build: adding the CUDA runtime it needs to be imported", flush=True
+        )
         run(*pip, "install", "--no-deps", "--prefer-binary", "-r", runtime)
     run(*pip, "install", "--no-deps", "--no-build-isolation", "--editable", ROOT)
     STAMP.write_text(digest)

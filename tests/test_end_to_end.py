@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 # Loaded by every Python process of the run: any attempt to leave the machine is an error.
-BLOCK = '''
+BLOCK = """
 import socket
 _connect = socket.socket.connect
 def connect(self, address):
@@ -23,7 +23,7 @@ def connect(self, address):
         raise OSError(f"this test allows no network, and something wanted {address}")
     return _connect(self, address)
 socket.socket.connect = connect
-'''
+"""
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +87,7 @@ def test_plan_and_status_agree(root: Path, offline: dict[str, str], smoke: Path)
 def test_killed_in_every_stage_and_continued_ends_the_same(
     root: Path, offline: dict[str, str], smoke: Path, tmp_path: Path
 ) -> None:
-    """kill -9 whenever a new stage has begun to write; the final subsets, adapters and table equal the unbroken run's."""
+    """kill -9 whenever a new stage has begun to write; what is built equals the unbroken run's."""
     runs, killed = tmp_path / "runs", set()
     command = [sys.executable, "-m", "experiments.run", "-m", "profile=smoke", "selector=adg", f"exec.runs={runs}"]
     for _ in range(12):
@@ -135,7 +135,8 @@ def test_select_writes_rows_with_their_fields_and_a_score_for_each(
     (tmp_path / "my.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     out = tmp_path / "subset.jsonl"
     run(root, offline, "experiments.select", "pool=local", f"pool.path={tmp_path / 'my.jsonl'}", "selector=adg",
-        "backbone=tiny_random", "budget=5", f"out={out}", "sampling.max_new_tokens=4", f"exec.runs={tmp_path / 'runs'}")  # fmt: skip
+        "backbone=tiny_random", "budget=5", f"out={out}", "sampling.max_new_tokens=4",
+        f"exec.runs={tmp_path / 'runs'}")  # fmt: skip
     chosen = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(chosen) == 5 and all(r in rows for r in chosen)
     scores = [json.loads(line) for line in (tmp_path / "subset.scores.jsonl").read_text().splitlines()]

@@ -50,7 +50,8 @@ def node(adapter: Node | None, backbone: Node, suite: SuiteConfig) -> Node:
     inputs = {"backbone": backbone}
     if adapter is not None:
         made_for = adapter.inputs.get("backbone")
-        _same_backbone(made_for and made_for.fingerprint, backbone.fingerprint, adapter.folder, backbone.folder)
+        trained = made_for.fingerprint if made_for else None
+        _same_backbone(trained, backbone.fingerprint, adapter.folder, backbone.folder)
         inputs["adapter"] = adapter
     template = prompts.HASH if suite.prompt == "alpaca" else ""
     label = f"{(adapter or backbone).label}+{suite.name}"
@@ -362,7 +363,7 @@ def _rows(leaf: str, samples: list[dict[str, Any]], cfg: TaskConfig, lm: Any) ->
         if not isinstance(score, (int, float)) and not hasattr(score, "item"):
             raise BadMeasurement(f"item {sample['doc_id']} of {leaf} has no score '{cfg.metric}' (found "
                                  f"{score!r}, metrics {sample['metrics']}); the task is not what the suite expects")
-        row["score"] = float(score)
+        row["score"] = float(score)  # type: ignore[arg-type]
         rows.append(row)
     lengths = {prompt: len(lm.tok_encode(prompt)) for prompt in {row["prompt"] for row in rows}}
     for row in rows:

@@ -128,7 +128,7 @@ def test_greedy_batch_equals_generate_one_prompt_at_a_time(backbone, tokenizer):
     """Left padding, the shared reading of prompts and taking ended answers out change nothing."""
     import torch
 
-    texts = ["Hi", "Name three fruits and say why they are good for you.", "What is 12 + 30?", "Why?", "Sing a song", "x"]
+    texts = ["Hi", "Name three fruits and say why they are good.", "What is 12 + 30?", "Why?", "Sing a song", "x"]
     asked = [prompts.encode_prompt(tokenizer, prompts.render(text)) for text in texts]
     greedy = SamplingConfig(n=1, temperature=0, max_new_tokens=24)
     ours = engine(backbone, tokenizer, greedy)
@@ -256,8 +256,9 @@ def test_identity_holds_what_changes_answers_and_nothing_else(pool_cfg):
                "use_input": False, "strip": False, "seed": 8}  # fmt: skip
     assert {f.name for f in dataclasses.fields(SamplingConfig)} == {*changes, "preset"}
     changed = [node(pool_cfg, dataclasses.replace(SHORT, **{name: value})) for name, value in changes.items()]
-    changed += [node(pool_cfg, name="vllm"), node(pool_cfg, dtype="bfloat16"), node(pool_cfg, batch_size=5),
-                node(pool_cfg, name="vllm", max_num_seqs=8), node(pool_cfg, name="vllm", enforce_eager=True)]  # fmt: skip
+    changed += [node(pool_cfg, dtype="bfloat16"), node(pool_cfg, batch_size=5), node(pool_cfg, name="vllm"),
+                node(pool_cfg, name="vllm", max_num_seqs=8), node(pool_cfg, name="vllm", max_num_batched_tokens=9),
+                node(pool_cfg, name="vllm", enforce_eager=True)]  # fmt: skip
     assert len({base, *(n.fingerprint for n in changed)}) == len(changed) + 1
     assert node(pool_cfg, dataclasses.replace(SHORT, preset="mine")).fingerprint == base
     assert node(pool_cfg, max_num_seqs=8, cpu_cache_gb=9).fingerprint == base
@@ -342,11 +343,13 @@ def test_killed_and_resumed_run_equals_an_unbroken_one(root, tmp_path):
     args = (tmp_path / "pool.jsonl", "hf", 100)
     done = kill_after(start(root, RUN, tmp_path / "killed", *args), tmp_path / "killed", 3)
     assert 3 <= done < 20
-    resumed = Path(finish(start(root, RUN, tmp_path / "killed", *args)))
-    unbroken = Path(finish(start(root, RUN, tmp_path / "unbroken", *args)))
-    assert json.loads((resumed / "manifest.json").read_text())["info"]["resumed_batches"] == done
-    assert (resumed / "answers.parquet").read_bytes() == (unbroken / "answers.parquet").read_bytes()
-    assert not (resumed / "work").exists()
+    cfg = records.PoolConfig(name="pool", path=str(args[0]))
+    wanted = node(cfg, SamplingConfig(n=3, max_new_tokens=100, seed=7), batch_size=2)
+    resumed, unbroken = (Store(tmp_path / name, ExecConfig(device="cpu")).ensure(wanted)
+                         for name in ("killed", "unbroken"))  # fmt: skip
+    assert (resumed.info["resumed_batches"], unbroken.info["resumed_batches"]) == (done, 0)
+    assert resumed.file("answers.parquet").read_bytes() == unbroken.file("answers.parquet").read_bytes()
+    assert not (resumed.path / "work").exists()
 
 
 VLLM = DRIVER + """

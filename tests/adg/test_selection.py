@@ -147,7 +147,7 @@ def test_a_selector_that_breaks_the_contract_is_caught(rows: tuple[int, ...], me
 def test_invalid_rows_are_never_selected_and_are_counted() -> None:
     selector = Toy(ToyConfig((0, 1)))
     table = ScoreTable(np.array([np.nan, 1.0, 2.0, 3.0]), invalid={0: "empty output"})
-    with pytest.raises(BadMeasurement, match="without a score|outside the pool"):
+    with pytest.raises(BadMeasurement, match=r"without a score|outside the pool"):
         select(selector, DATA, table, 2)
     with pytest.raises(BadInput, match=r"only 3 of 4 records have a score \(1 x empty output\)"):
         select(selector, DATA, table, 4)

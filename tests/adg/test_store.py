@@ -175,7 +175,8 @@ def test_killed_between_manifest_and_rename_is_adopted(store: Store) -> None:
 
 def test_two_processes_build_one_artifact_once(tmp_path: Path, root: Path) -> None:
     module = tmp_path / "toy_stage.py"
-    module.write_text(textwrap.dedent("""
+    module.write_text(
+        textwrap.dedent("""
         import os, sys, time
         from adg.store import Node, Stage, Store
         def build(job):
@@ -186,7 +187,8 @@ def test_two_processes_build_one_artifact_once(tmp_path: Path, root: Path) -> No
             return {}
         if __name__ == "__main__":
             Store(sys.argv[1] + "/runs").ensure(Node(Stage("toy", 1, "toy_stage:build"), "one", {}))
-    """))
+    """)
+    )
     env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
     both = [subprocess.Popen([sys.executable, str(module), str(tmp_path)], env=env) for _ in range(2)]
     assert [p.wait(timeout=60) for p in both] == [0, 0]
@@ -195,7 +197,8 @@ def test_two_processes_build_one_artifact_once(tmp_path: Path, root: Path) -> No
 
 def test_status_sees_a_running_build_and_a_killed_one(tmp_path: Path, root: Path) -> None:
     module = tmp_path / "toy_stage.py"
-    module.write_text(textwrap.dedent("""
+    module.write_text(
+        textwrap.dedent("""
         import sys, time
         from adg.store import Node, Stage, Store
         NODE = Node(Stage("toy", 1, "toy_stage:build"), "one", {})
@@ -204,7 +207,8 @@ def test_status_sees_a_running_build_and_a_killed_one(tmp_path: Path, root: Path
             time.sleep(60)
         if __name__ == "__main__":
             Store(sys.argv[1] + "/runs").ensure(NODE)
-    """))
+    """)
+    )
     env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
     process = subprocess.Popen([sys.executable, str(module), str(tmp_path)], env=env)
     node, store = Node(Stage("toy", 1, "toy_stage:build"), "one", {}), Store(tmp_path / "runs")

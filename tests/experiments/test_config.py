@@ -48,7 +48,10 @@ def test_every_experiment_has_cells_in_every_profile(name: str, profile: str) ->
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sampling.temprature=1", r"unknown config key 'sampling.temprature' \(did you mean 'sampling.temperature'\?\)"),
+        (
+            "sampling.temprature=1",
+            r"unknown config key 'sampling.temprature' \(did you mean 'sampling.temperature'\?\)",
+        ),
         ("selector=adgg", r"selector=adgg is not known \(did you mean 'adg'\?\)"),
         ("selector.lamb=1", r"unknown config key 'selector.lamb' \(did you mean 'selector.lam'\?\)"),
         ("budgett=1", "did you mean 'budget'"),
@@ -67,8 +70,10 @@ def test_the_command_line_refuses_in_one_line(root: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "experiments.run", "sampling.temprature=1"], cwd=root,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.strip() == ("error: unknown config key 'sampling.temprature' (did you mean 'sampling.temperature'?); "
-                                   "python -m experiments.run --cfg job prints all keys")  # fmt: skip
+    assert done.stderr.strip() == (
+        "error: unknown config key 'sampling.temprature' (did you mean 'sampling.temperature'?); "
+        "python -m experiments.run --cfg job prints all keys"
+    )
 
 
 def test_paper_profile_is_the_papers_table() -> None:
