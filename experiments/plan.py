@@ -15,6 +15,9 @@ from experiments.cells import Cell, cells, distinct
 from experiments.config import plain_errors
 
 
+STAGES = ("pool", "backbone", "answers", "grams", "bins", "losses", "scores", "subset", "adapter", "eval")
+
+
 def estimate(node: Node, finished: dict[str, list[float]], cell: Cell) -> float | None:
     """Minutes a stage may take: the mean of the finished ones of its kind here, else the profile's measurement."""
     seconds = finished.get(node.stage.name)
@@ -51,14 +54,14 @@ def render(chosen: list[Cell], store: Store) -> str:
         lines.append(f"  {cell.name:<48} {what}" + (f"  [{problems[0]}]" if problems else ""))
     lines += ["", f"  {'stage':<10}{'distinct':>9}{'cached':>8}{'to build':>10}{'shared':>8}   {'rough cost':<30}"]
     total, unknown = 0.0, []
-    for stage in dict.fromkeys(n.stage.name for n in nodes):
+    for stage in sorted({n.stage.name for n in nodes}, key=STAGES.index):
         of_stage = [n for n in nodes if n.stage.name == stage]
         todo = [n for n in of_stage if states[n.fingerprint].state != "done"]
         shared = sum(used[n.fingerprint] > 1 for n in of_stage)
         costs = [estimate(n, finished, owner[n.fingerprint]) for n in todo]
         if None in costs:
             unknown.append(stage)
-            cost = "no measured rate" + _amount(todo, owner)
+            cost = "no measured rate" + amount(todo, owner)
         else:
             minutes = sum(c for c in costs if c is not None)
             total += minutes
@@ -66,24 +69,35 @@ def render(chosen: list[Cell], store: Store) -> str:
         lines.append(
             f"  {stage:<10}{len(of_stage):>9}{len(of_stage) - len(todo):>8}{len(todo):>10}{shared:>8}   {cost}"
         )
-    lines += [
-        "",
-        f"  in all about {total:.0f} min" + (f", and no measured rate for {', '.join(unknown)}" if unknown else ""),
-    ]
+    parts = [f"about {total:.0f} min"] if total or not unknown else []
+    parts += [f"no measured rate for {', '.join(unknown)}"] if unknown else []
+    lines += ["", f"  in all {', and '.join(parts)}"]
     if first.profile.measured_on and not finished:
         lines.append(f"  measured on {first.profile.measured_on}")
     return "\n".join(lines)
 
 
-def _amount(todo: list[Node], owner: dict[str, Cell]) -> str:
-    """How much work an unmeasured stage is, in its own unit, where the config says it."""
-    config = owner[todo[0].fingerprint].config
-    rows = {c.pool.name: c.pool.rows or c.pool.expected_rows for c in (owner[n.fingerprint].config for n in todo)}
-    if todo[0].stage.name == "answers" and all(rows.values()):
-        answers = sum((owner[n.fingerprint].config.pool.rows or owner[n.fingerprint].config.pool.expected_rows or 0)
-                      * config.sampling.n for n in todo)  # fmt: skip
-        return f" ({answers:,} answers of up to {config.sampling.max_new_tokens} tokens)"
-    return ""
+def amount(nodes: list[Node], owner: dict[str, Cell]) -> str:
+    """How much work these artifacts of one stage are, in the stage's own unit, where the config says it."""
+    total = 0
+    for node in nodes:
+        c = owner[node.fingerprint].config
+        rows = c.pool.rows or c.pool.expected_rows
+        budget = rows if owner[node.fingerprint].selector.whole_pool else c.budget
+        items = sum(task.items or 0 for task in c.suite.tasks.values()) if c.suite.limit is None else 0
+        part = {
+            "answers": rows and rows * c.sampling.n,
+            "grams": rows and rows * c.sampling.n,
+            "losses": rows,
+            "adapter": budget and budget * c.finetune.epochs,
+            "eval": items,
+        }.get(node.stage.name)
+        if not part:
+            return ""
+        total += int(part)
+    unit = {"answers": "answers to sample", "grams": "answers to embed", "losses": "records to read",
+            "adapter": "examples to train on", "eval": "items to evaluate"}[nodes[0].stage.name]  # fmt: skip
+    return f" ({total:,} {unit})"
 
 
 def main() -> None:

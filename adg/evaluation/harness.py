@@ -142,9 +142,11 @@ def _manager(folders: tuple[str, ...]) -> Any:
 def load_task(name: str, suite: SuiteConfig) -> dict[str, Any]:
     """lm-eval's ``{"tasks", "groups", ...}`` of one task of the suite, set up and checked.
 
-    Overrides go through a group's member list: the only place where lm-eval merges them with the registered task,
-    and where a number of shots also replaces a 0 of the task itself.
+    Overrides go through the member list of a registered group: the only place where lm-eval merges them with tasks
+    and groups alike, and where a number of shots also replaces a 0 of the task itself.
     """
+    from lm_eval.tasks._index import TaskIndex
+
     cfg, known = suite.tasks[name], _known_tasks()
     members = [name] if cfg.subtasks is None else list(cfg.subtasks)
     for member in members:
@@ -158,9 +160,10 @@ def load_task(name: str, suite: SuiteConfig) -> dict[str, Any]:
     else:
         override["dataset_kwargs"] = {"revision": cfg.revision}
     kind = {member: "group" if member in manager.all_groups else "task" for member in members}
+    group = {"group": f"adg_{name}", "task": [{kind[member]: member, **override} for member in members]}
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            loaded = manager.load({"group": f"adg_{name}", "task": [{kind[m]: m, **override} for m in members]})
+        manager.task_index[group["group"]] = TaskIndex.entry_from_config(group)
+        loaded = manager.load(group["group"])
     except (FileNotFoundError, ConnectionError, ValueError) as error:
         where = f"{suite.root}/{cfg.repo}" if suite.root else f"{cfg.repo} at {cfg.revision}"
         raise BadInput(f"the data of {name} could not be loaded from {where} ({type(error).__name__}: {error}); with "
@@ -230,12 +233,13 @@ def _model(job: Job) -> Iterator[Any]:
     from transformers import GenerationConfig
 
     backbone, adapter = job.inputs["backbone"], job.inputs.get("adapter")
-    device = models.device(job.exec)
+    device, dtype = models.device(job.exec), job.config.suite.dtype
+    dtype = models.dtype_of(backbone) if dtype == "auto" else dtype
     tokenizer = models.load_tokenizer(backbone)
     if adapter is not None and (adapter.path / "model").is_dir():
-        model = _full_model(adapter, backbone, device)
+        model = _full_model(adapter, dtype, device)
     else:
-        model = models.load_model(backbone, device)
+        model = models.load_model(backbone, device, dtype)
         if adapter is not None:
             from peft import PeftModel
 
@@ -257,12 +261,12 @@ def _model(job: Job) -> Iterator[Any]:
             torch.cuda.empty_cache()
 
 
-def _full_model(adapter: Artifact, backbone: Artifact, device: str) -> Any:
+def _full_model(adapter: Artifact, dtype: str, device: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
     model, report = AutoModelForCausalLM.from_pretrained(
-        adapter.path / "model", dtype=getattr(torch, models.dtype_of(backbone)), use_safetensors=True,
+        adapter.path / "model", dtype=getattr(torch, dtype), use_safetensors=True,
         trust_remote_code=False, local_files_only=True, output_loading_info=True,
     )  # fmt: skip
     if report["missing_keys"] or report["mismatched_keys"]:
@@ -322,7 +326,7 @@ def _run(job: Job, name: str, lm: Any) -> None:
     cfg, started = suite.tasks[name], time.time()
     loaded = load_task(name, suite)
     returned = evaluate(
-        lm=lm, task_dict=loaded, limit=suite.limit, log_samples=True, apply_chat_template=suite.chat_template,
+        lm=lm, task_dict=loaded, limit=suite.limit_of(name), log_samples=True, apply_chat_template=suite.chat_template,
         fewshot_as_multiturn=suite.chat_template, confirm_run_unsafe_code=cfg.runs_code,
     )  # fmt: skip
     rows = [row for leaf in loaded["tasks"] for row in _rows(leaf, returned["samples"][leaf], cfg, lm)]

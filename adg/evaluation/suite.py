@@ -18,7 +18,8 @@ from adg.store import sha256_file
 
 MINI = "mini:"  # prefix of the data folders that come with the project
 EMBEDDED = Path(__file__).resolve().parents[2] / "evaluate" / "benchmarks" / "mini"
-CHOICES = {"prompt": ("plain", "alpaca"), "backend": ("hf",)}
+CHOICES = {"prompt": ("plain", "alpaca"), "backend": ("hf",),
+           "dtype": ("auto", "float32", "bfloat16", "float16")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class TaskConfig:
     revision: str | None = None  # commit of the data set; needed unless there is a data_root
     items: int | None = None  # items of the whole task, checked when nothing is left out
     subtasks: tuple[str, ...] | None = None  # lm-eval names; null = all; fewer mark the task as partial
+    limit: int | None = None  # items per subtask; the smaller of this and the suite's counts
     beside: tuple[str, ...] = ()  # further filters whose figure is kept beside the table's
     runs_code: bool = False  # scoring runs model-written programs
 
@@ -42,6 +44,8 @@ class TaskConfig:
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.subtasks == ():
             raise BadInput("a task of the suite has an empty list of subtasks; name some, or null for all")
+        if self.limit is not None and self.limit < 1:
+            raise BadInput(f"the limit of a task is {self.limit}; expected null or at least 1")
         if "???" in (self.metric, self.repo):
             raise BadInput("a task of the suite needs a metric and a repo; conf/suite/paper.yaml shows both")
         if not isinstance(self.num_fewshot, int) or self.num_fewshot < 0:
@@ -62,6 +66,7 @@ class SuiteConfig:
     prompt: str = "plain"  # plain: the tasks' own | alpaca: wrapped in the template of training
     chat_template: bool = False
     backend: str = "hf"
+    dtype: str = "auto"  # of the weights while evaluating; auto: the backbone's own
     seed: int = 1234  # draws few-shot examples where a task samples them (lm-eval's own default)
     harness: str = "0.4.13"  # version of lm-eval
 
@@ -97,12 +102,16 @@ class SuiteConfig:
             return EMBEDDED / self.data_root.removeprefix(MINI)
         return Path(self.data_root).expanduser().absolute()
 
+    def limit_of(self, task: str) -> int | None:
+        """Items per subtask of this task, None for all."""
+        return min((n for n in (self.limit, self.tasks[task].limit) if n is not None), default=None)
+
     def partial_reasons(self, task: str, generates: bool) -> list[str]:
         """Why the result of this task is not that of the whole benchmark; [] when it is. ``generates``: whether the
         task lets the model write (others are not touched by a cap on generated tokens)."""
-        cfg, reasons = self.tasks[task], []
-        if self.limit is not None:
-            reasons.append(f"at most {self.limit} items a subtask (suite.limit)")
+        cfg, limit, reasons = self.tasks[task], self.limit_of(task), []
+        if limit is not None:
+            reasons.append(f"at most {limit} items a subtask (limit)")
         if self.max_gen_toks is not None and generates:
             reasons.append(f"at most {self.max_gen_toks} generated tokens (suite.max_gen_toks)")
         if cfg.subtasks is not None:

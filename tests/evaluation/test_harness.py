@@ -31,7 +31,7 @@ needs_sandbox = pytest.mark.skipif(isinstance(sandbox.available(), str), reason=
 def suite(root: Path) -> SuiteConfig:
     """The mini suite with two items a subtask and few tokens."""
     values = yaml.safe_load((root / "conf" / "suite" / "mini.yaml").read_text())
-    return SuiteConfig.of({**values, "limit": 2, "max_gen_toks": 8})
+    return SuiteConfig.of({**values, "limit": 2, "max_gen_toks": 8, "dtype": "auto"})
 
 
 def part(suite: SuiteConfig, *names: str, **changes: Any) -> SuiteConfig:

@@ -43,11 +43,12 @@ def test_paper_suite_is_the_papers(root: Path) -> None:
 def test_mini_suite_differs_only_in_data_and_size(root: Path) -> None:
     paper, mini = read(root, "paper"), read(root, "mini")
     for name, task in mini.tasks.items():
-        same = dataclasses.replace(paper.tasks[name], revision=None, items=None, subtasks=task.subtasks)
-        assert task == same
+        size = {"items": None, "subtasks": task.subtasks, "limit": task.limit}
+        assert task == dataclasses.replace(paper.tasks[name], revision=None, **size)
         assert mini.partial_reasons(name, generates=True)
     assert list(mini.tasks) == list(paper.tasks)
     assert [len(t.subtasks) for t in mini.tasks.values() if t.subtasks] == [2, 2]
+    assert {mini.limit_of(name) * len(task.subtasks or "1") for name, task in mini.tasks.items()} == {4}
     assert mini.root == EMBEDDED and EMBEDDED.is_dir()
 
 
@@ -89,6 +90,7 @@ def test_hub_data_needs_no_digest(root: Path) -> None:
     ({"prompt": "alpacca"}, "did you mean 'alpaca'"),
     ({"backend": "vllm2"}, "suite.backend"),
     ({"limit": 0}, "suite.limit is 0"),
+    ({"dtype": "bf16"}, "suite.dtype"),
     ({"max_gen_toks": -1}, "suite.max_gen_toks is -1"),
     ({"limits": 3}, "did you mean 'limit'"),
     ({"tasks": {"gsm8k": {"shots": 3, "metric": "m", "repo": "a/b"}}}, "suite.tasks.gsm8k has no 'shots'"),
@@ -105,6 +107,13 @@ def test_wrong_values_are_refused_by_name(root: Path, change: dict, said: str) -
 def test_wrong_task_values_are_refused(values: dict) -> None:
     with pytest.raises(BadInput):
         TaskConfig(metric="acc", repo="a/b", **values)
+
+
+def test_the_smaller_limit_counts(root: Path) -> None:
+    mini = read(root, "mini")
+    assert dataclasses.replace(mini, limit=1).limit_of("bbh") == 1
+    assert dataclasses.replace(mini, limit=None).limit_of("bbh") == 2
+    assert dataclasses.replace(mini, limit=None).limit_of("gsm8k") is None
 
 
 def test_reasons_for_partial(root: Path) -> None:
