@@ -467,18 +467,15 @@ class VllmEngine:
         path = models.model_path(backbone)
         self.stop = models.stop_ids(backbone, tokenizer)
         self._restore = _process_state()
-        environment = {
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_LOGGING_LEVEL": "WARNING",
-            "VLLM_CPU_KVCACHE_SPACE": str(cfg.engine.cpu_cache_gb),
-        }
-        os.environ.update(environment)
+        os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         try:
             with _forked_rng():
                 from vllm import LLM
 
-                memory = {"gpu_memory_utilization": exec_.gpu_memory} if device == "cuda" else {}
+                memory: dict[str, Any] = {"kv_cache_memory_bytes": cfg.engine.cpu_cache_gb << 30}
+                if device == "cuda":
+                    memory = {"gpu_memory_utilization": exec_.gpu_memory}
                 self.llm = LLM(
                     model=str(path),
                     tokenizer=str(path),
@@ -543,12 +540,13 @@ def _process_state() -> Any:
     import torch
 
     environment = dict(os.environ)
-    threads = torch.get_num_threads()
+    set_threads, threads = torch.set_num_threads, torch.get_num_threads()
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
 
     def restore() -> None:
         os.environ.clear()
         os.environ.update(environment)
+        torch.set_num_threads = set_threads  # its CPU worker puts a function without effect in its place
         torch.set_num_threads(threads)
         if cores is not None:
             os.sched_setaffinity(0, cores)

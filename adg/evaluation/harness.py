@@ -236,6 +236,9 @@ def _model(job: Job) -> Iterator[Any]:
     device, dtype = models.device(job.exec), job.config.suite.dtype
     dtype = models.dtype_of(backbone) if dtype == "auto" else dtype
     tokenizer = models.load_tokenizer(backbone)
+    if job.config.suite.chat_template and not tokenizer.chat_template:
+        raise BadInput(f"suite.chat_template is true but the tokenizer of {backbone.path.name} has no chat template; "
+                       f"set suite.chat_template=false (base models have none)")
     if adapter is not None and (adapter.path / "model").is_dir():
         model = _full_model(adapter, dtype, device)
     else:

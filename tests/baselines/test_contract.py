@@ -146,6 +146,7 @@ def _features(selector: Any, store: Store, pool: Any) -> dict[str, Any]:
         pool, backbone, generation.SamplingConfig(max_new_tokens=4), generation.EngineConfig(batch_size=8)
     )
     grams = embedding.node(answers, pool, backbone, embedding.EmbeddingConfig())
-    nodes = {"backbone": backbone, "answers": answers, "grams": grams, "bins": binning.node(grams, binning.BinsConfig()),
-             **selector.extra(pool, backbone)}  # fmt: skip
+    bins = binning.node(grams, binning.BinsConfig())
+    own = selector.extra(pool, backbone)
+    nodes = {"backbone": backbone, "answers": answers, "grams": grams, "bins": bins, **own}
     return {name: store.ensure(nodes[name]) for name in needs}

@@ -251,6 +251,11 @@ def test_alpaca_prompts_wrap_the_whole_prompt(suite: SuiteConfig, backbone: Node
     assert wrapped.config.template == prompts.HASH and plain.config.template == ""
 
 
+def test_chat_template_of_a_model_without_one_is_refused(suite: SuiteConfig, backbone: Node, store: Store) -> None:
+    with pytest.raises(BadInput, match="no chat template"):
+        store.ensure(harness.node(None, backbone, part(suite, "mmlu", chat_template=True)))
+
+
 # -- adapters -----------------------------------------------------------------------------------------
 
 
