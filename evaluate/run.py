@@ -90,10 +90,10 @@ def main() -> None:
     print(f"\n{node.label}{' (partial)' if results['partial'] else ''}")
     for name, task in results["tasks"].items():
         if task["status"] == harness.DONE:
+            cut = f", {task['prompts_cut']} prompts cut" if task["prompts_cut"] else ""
             error = "" if task["stderr"] is None else f" ± {100 * task['stderr']:.2f}"
             print(f"  {name:<16} {100 * task['value']:6.2f}{error:<9} {task['n']:>6} items, {task['num_fewshot']}-shot "
-                  f"{task['metric']},{task['filter']}"
-                  f"{', %d prompts cut' % task['prompts_cut'] if task['prompts_cut'] else ''}")  # fmt: skip
+                  f"{task['metric']},{task['filter']}{cut}")  # fmt: skip
         else:
             print(f"  {name:<16} not run: {task['reason']}")
     for name, value in results["categories"].items():

@@ -14,7 +14,6 @@ from adg.store import Artifact, Node, Store, _read
 from experiments.cells import Cell, cells, distinct
 from experiments.config import plain_errors
 
-
 STAGES = ("pool", "backbone", "answers", "grams", "bins", "losses", "scores", "subset", "adapter", "eval")
 
 
