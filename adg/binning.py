@@ -55,8 +55,10 @@ def cluster(vectors: ArrayLike, cfg: BinsConfig) -> np.ndarray:
         raise BadMeasurement(f"instruction vectors have shape {vectors.shape}; expected (n, d) with n and d at least 1")
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
-        raise BadMeasurement(f"instruction vectors: row {int(np.argmin(finite))} holds a value that is not finite "
-                             f"(NaN or infinity); nothing was clustered")
+        raise BadMeasurement(
+            f"instruction vectors: row {int(np.argmin(finite))} holds a value that is not finite "
+            f"(NaN or infinity); nothing was clustered"
+        )
     clusters = count(len(vectors), cfg)
     if clusters == 1:
         return np.zeros(len(vectors), dtype=np.int64)

@@ -168,8 +168,10 @@ def resolve_windows(windows: Sequence[str], blocks: int) -> tuple[tuple[int, ...
             inside = [i for i in range(1, blocks + 1) if low * blocks + 1e-9 < i <= high * blocks + 1e-9]
             first, last = (inside[0], inside[-1]) if inside else (1, 0)
         if not 0 <= first <= last <= blocks:
-            raise BadInput(f"embedding.windows: {window!r} means hidden states {first} to {last}, but the backbone has "
-                           f"{blocks} blocks, that is hidden states 0 to {blocks}")
+            raise BadInput(
+                f"embedding.windows: {window!r} means hidden states {first} to {last}, but the backbone has "
+                f"{blocks} blocks, that is hidden states 0 to {blocks}"
+            )
         found.append(tuple(range(first, last + 1)))
     return tuple(found)
 
@@ -188,8 +190,10 @@ def _parse_window(window: str) -> tuple[str, float, float]:
         low, high = float(match[1]), float(match[2])
         if 0 <= low < high <= 1:
             return "relative", low, high
-    raise BadInput(f"embedding.windows: {window!r} is not a layer window; expected last4, released, hidden states "
-                   f"like -4:-2, blocks like 24-27, or a relative depth like rel:0.75-1.0")
+    raise BadInput(
+        f"embedding.windows: {window!r} is not a layer window; expected last4, released, hidden states "
+        f"like -4:-2, blocks like 24-27, or a relative depth like rel:0.75-1.0"
+    )
 
 
 # -- token weights ---------------------------------------------------------------------------------------
@@ -254,8 +258,9 @@ class Encoder:
         base = model.base_model
         lacking = [name for name in ("embed_tokens", "layers", "norm") if not hasattr(base, name)]
         if lacking:
-            raise BadInput(f"{type(model).__name__} has no {', '.join(lacking)}; a decoder of Llama's or Qwen2's "
-                           f"shape is expected")
+            raise BadInput(
+                f"{type(model).__name__} has no {', '.join(lacking)}; a decoder of Llama's or Qwen2's shape is expected"
+            )
         blocks = len(base.layers)
         self.cfg = cfg
         self.tensors = resolve_windows(cfg.declared, blocks)
@@ -297,8 +302,10 @@ class Encoder:
                 if isinstance(text, str):
                     reason = reason or text
                 elif text is not None and len(text.ids) > self.positions:
-                    reason = reason or (f"needs {len(text.ids)} tokens, the backbone has {self.positions} positions; "
-                                        f"leave over-long records out (pool.max_chars, pool.over_long=drop)")
+                    reason = reason or (
+                        f"needs {len(text.ids)} tokens, the backbone has {self.positions} positions; "
+                        f"leave over-long records out (pool.max_chars, pool.over_long=drop)"
+                    )
             if reason:
                 failed[record.key] = reason
                 continue
@@ -558,8 +565,9 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise BadInput(f"embedding.{name} is {value!r}{nearest(str(value), list(allowed))}; "
-                       f"expected one of {', '.join(allowed)}")
+        raise BadInput(
+            f"embedding.{name} is {value!r}{nearest(str(value), list(allowed))}; expected one of {', '.join(allowed)}"
+        )
 
 
 # -- the stage -------------------------------------------------------------------------------------------
@@ -628,8 +636,10 @@ def _sizes(pool: Path, answers: Path) -> tuple[int, int]:
     rows = pq.ParquetFile(pool).metadata.num_rows
     largest = pc.max(pq.read_table(answers, columns=["sample"])["sample"]).as_py()
     if not rows or largest is None:
-        raise BadInput(f"{pool} holds {rows} records and {answers} {'no' if largest is None else 'some'} answers; "
-                       f"there is nothing to embed")
+        raise BadInput(
+            f"{pool} holds {rows} records and {answers} {'no' if largest is None else 'some'} answers; "
+            f"there is nothing to embed"
+        )
     return rows, largest + 1
 
 
@@ -645,8 +655,10 @@ def _shards(pool: Path, answers: Path) -> Iterator[list[tuple[Record, list[str]]
             at = next(rows, None)
         found.sort(key=lambda pair: pair[0])
         if [sample for sample, _ in found] != list(range(len(found))):
-            raise BadInput(f"{answers}: record {key} has the samples {[sample for sample, _ in found]}; expected "
-                           f"0, 1, 2, … each once. Delete that folder and run the same command again")
+            raise BadInput(
+                f"{answers}: record {key} has the samples {[sample for sample, _ in found]}; expected "
+                f"0, 1, 2, … each once. Delete that folder and run the same command again"
+            )
         batch.append((Record(records.from_key(key), instruction, given, output), [text for _, text in found]))
         if len(batch) == SHARD:
             yield batch
@@ -654,8 +666,10 @@ def _shards(pool: Path, answers: Path) -> Iterator[list[tuple[Record, list[str]]
     if batch:
         yield batch
     if at is not None:
-        raise BadInput(f"{answers}: the answers of record {at[0]} belong to no record of {pool}, or stand out of id "
-                       f"order. Delete the folder of the answers and run the same command again")
+        raise BadInput(
+            f"{answers}: the answers of record {at[0]} belong to no record of {pool}, or stand out of id "
+            f"order. Delete the folder of the answers and run the same command again"
+        )
 
 
 def _rows(path: Path, columns: list[str]) -> Iterator[tuple[Any, ...]]:
@@ -668,8 +682,10 @@ def _rows(path: Path, columns: list[str]) -> Iterator[tuple[Any, ...]]:
 def _check_failures(failed: Sequence[tuple[str, str]], limit: int) -> None:
     if len(failed) > limit:
         shown = "; ".join(f"record {key}: {reason}" for key, reason in failed[:REPORTED])
-        raise BadMeasurement(f"{len(failed)} records could not be embedded, exec.max_failed allows {limit}: {shown}. "
-                             f"Mend or drop them in the pool, or allow failures with exec.max_failed=<n>")
+        raise BadMeasurement(
+            f"{len(failed)} records could not be embedded, exec.max_failed allows {limit}: {shown}. "
+            f"Mend or drop them in the pool, or allow failures with exec.max_failed=<n>"
+        )
 
 
 def _save(path: Path, info: dict[str, Any], vectors: Vectors) -> None:

@@ -64,8 +64,10 @@ class SamplingConfig:
             if not right:
                 raise BadInput(f"sampling.{name} is {getattr(self, name)}; expected {expected}")
         if self.temperature == 0 and self.n > 1:
-            raise BadInput(f"sampling.temperature is 0, so the {self.n} answers of a record would be one and the "
-                           f"same; set sampling.n=1 or a temperature above 0")
+            raise BadInput(
+                f"sampling.temperature is 0, so the {self.n} answers of a record would be one and the "
+                f"same; set sampling.n=1 or a temperature above 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         if self.name not in ENGINES:
-            raise BadInput(f"engine.name is {self.name!r}{nearest(self.name, list(ENGINES))}; expected one of "
-                           f"{', '.join(ENGINES)}")
+            raise BadInput(
+                f"engine.name is {self.name!r}{nearest(self.name, list(ENGINES))}; expected one of {', '.join(ENGINES)}"
+            )
         if self.dtype not in ("auto", *models.DTYPES):
             raise BadInput(f"engine.dtype is {self.dtype!r}; expected one of auto, {', '.join(models.DTYPES)}")
         for name in ("batch_size", "max_num_seqs", "max_num_batched_tokens", "cpu_cache_gb"):
@@ -155,10 +158,12 @@ def build(job: Job) -> dict[str, Any]:
     encoded, failed = _encode(pool, tokenizer, cfg.sampling, _context(backbone))
     if len(failed) > job.exec.max_failed:
         first = failed[0]
-        raise BadMeasurement(f"{len(failed)} of {len(pool)} records cannot be sampled (first: record {first['id']}: "
-                             f"{first['reason']}), at most exec.max_failed={job.exec.max_failed} may; cut prompts "
-                             f"with sampling.prompt_tokens, drop long records with pool.max_chars, or raise "
-                             f"exec.max_failed")
+        raise BadMeasurement(
+            f"{len(failed)} of {len(pool)} records cannot be sampled (first: record {first['id']}: "
+            f"{first['reason']}), at most exec.max_failed={job.exec.max_failed} may; cut prompts "
+            f"with sampling.prompt_tokens, drop long records with pool.max_chars, or raise "
+            f"exec.max_failed"
+        )
     if not encoded:
         raise BadMeasurement(f"none of the {len(pool)} records can be sampled; {len(failed)} failed")
     batches = _batches(encoded, cfg.engine.batch_size)
@@ -213,8 +218,10 @@ def load(artifact: Artifact) -> dict[str, list[str]]:
     for key, sample, text in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
         answers = found.setdefault(key, [])
         if sample != len(answers):
-            raise BadInput(f"{artifact.path}/answers.parquet: record {key} has sample {sample} where {len(answers)} "
-                           f"was expected; delete the folder and run the same command again")
+            raise BadInput(
+                f"{artifact.path}/answers.parquet: record {key} has sample {sample} where {len(answers)} "
+                f"was expected; delete the folder and run the same command again"
+            )
         answers.append(text)
     return found
 
@@ -228,8 +235,13 @@ def _encode(
         text = prompts.render(record.instruction, record.input if cfg.use_input else "")
         ids = prompts.encode_prompt(tokenizer, text, cfg.prompt_tokens, side="right")
         if context is not None and len(ids) + cfg.max_new_tokens > context:
-            failed.append({"id": record.key, "reason": f"a prompt of {len(ids)} tokens and {cfg.max_new_tokens} new "
-                                                       f"ones exceed the model's context of {context}"})
+            failed.append(
+                {
+                    "id": record.key,
+                    "reason": f"a prompt of {len(ids)} tokens and {cfg.max_new_tokens} new "
+                    f"ones exceed the model's context of {context}",
+                }
+            )
         else:
             encoded[record.key] = ids
     return encoded, failed
@@ -258,8 +270,10 @@ def _sample(
         answers = engine.sample([encoded[key] for key in batch], cfg, seed)
     except NotFinite as error:
         named = ", ".join(batch[row] for row in error.rows)
-        raise BadMeasurement(f"the model returned NaN or infinite scores for record {named}; check its weights, or "
-                             f"use another engine.dtype") from error
+        raise BadMeasurement(
+            f"the model returned NaN or infinite scores for record {named}; check its weights, or "
+            f"use another engine.dtype"
+        ) from error
     return [
         {
             "id": key,
@@ -461,8 +475,10 @@ class VllmEngine:
 
     def __init__(self, backbone: Artifact, tokenizer: Any, cfg: Answers, exec_: ExecConfig, longest: int) -> None:
         if exec_.data_parallel > 1:
-            raise BadInput(f"exec.data_parallel is {exec_.data_parallel}, but one vLLM engine samples one stream; use "
-                           f"exec.tensor_parallel for one engine over several GPUs")
+            raise BadInput(
+                f"exec.data_parallel is {exec_.data_parallel}, but one vLLM engine samples one stream; use "
+                f"exec.tensor_parallel for one engine over several GPUs"
+            )
         device = models.device(exec_)
         path = models.model_path(backbone)
         self.stop = models.stop_ids(backbone, tokenizer)

@@ -132,12 +132,16 @@ def _array(values: Any, name: str, expected: str) -> np.ndarray:
         shapes = [np.shape(value) for value in values]
         odd = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
         if odd is not None:
-            raise BadMeasurement(f"{name}: index {odd} has shape {shapes[odd]}, index 0 has {shapes[0]}; "
-                                 f"expected one array of shape {expected}")
+            raise BadMeasurement(
+                f"{name}: index {odd} has shape {shapes[odd]}, index 0 has {shapes[0]}; "
+                f"expected one array of shape {expected}"
+            )
     array = np.asarray(values)
     if array.ndim != 3 or 0 in array.shape[1:] or array.dtype.kind not in "fiu":
-        raise BadMeasurement(f"{name} have shape {array.shape} and type {array.dtype}; "
-                             f"expected numbers of shape {expected}, wrong from index 0")
+        raise BadMeasurement(
+            f"{name} have shape {array.shape} and type {array.dtype}; "
+            f"expected numbers of shape {expected}, wrong from index 0"
+        )
     return array
 
 
@@ -150,8 +154,10 @@ def _part(grams: np.ndarray, rows: slice) -> np.ndarray:
 def _finite(part: np.ndarray, start: int, name: str) -> None:
     good = np.isfinite(part).all(axis=(1, 2))
     if not good.all():
-        raise BadMeasurement(f"{name}: index {start + int(np.argmin(good))} holds a value that is not finite "
-                             f"(NaN or infinity); expected numbers only")
+        raise BadMeasurement(
+            f"{name}: index {start + int(np.argmin(good))} holds a value that is not finite "
+            f"(NaN or infinity); expected numbers only"
+        )
 
 
 def _chunks(n: int, values_per_row: int) -> list[slice]:

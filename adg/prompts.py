@@ -82,8 +82,10 @@ def training_example(tokenizer: Any, record: Record, max_length: int) -> dict[st
     text, answer = render(record.instruction, record.input), response_text(record.output)
     prompt = encode_prompt(tokenizer, text)
     if len(prompt) >= max_length:
-        raise BadInput(f"record {record.key}: its prompt of {len(prompt)} tokens leaves nothing of the answer within "
-                       f"{max_length}; raise finetune.max_length or drop over-long records (pool.max_chars)")
+        raise BadInput(
+            f"record {record.key}: its prompt of {len(prompt)} tokens leaves nothing of the answer within "
+            f"{max_length}; raise finetune.max_length or drop over-long records (pool.max_chars)"
+        )
     start = prompt[:1] if adds_bos(tokenizer) else []
     joint = start + encode(tokenizer, text + answer)
     merged = joint[: len(prompt)] != prompt

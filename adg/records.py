@@ -168,8 +168,10 @@ def build(job: Job) -> dict[str, Any]:
     kept = len(entries)
     if cfg.rows is not None:
         if cfg.rows > kept:
-            raise BadInput(f"pool '{cfg.name}' has {kept} usable rows but pool.rows={cfg.rows} were asked for; "
-                           f"set pool.rows={kept} or less")
+            raise BadInput(
+                f"pool '{cfg.name}' has {kept} usable rows but pool.rows={cfg.rows} were asked for; "
+                f"set pool.rows={kept} or less"
+            )
         drawn = seeds.generator(cfg.seed, "pool", "rows").permutation(kept)[: cfg.rows]
         entries = [entries[i] for i in sorted(drawn.tolist())]
     records = [record for record, _ in entries]
@@ -224,15 +226,19 @@ def _local(cfg: PoolConfig) -> Path:
     path = MINI / given.removeprefix("mini:") if given.startswith("mini:") else Path(given).expanduser().absolute()
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.json*")) if given.startswith("mini:") else []
-        raise BadInput(f"pool '{cfg.name}': no file {path}{f' (there are {beside})' if beside else ''}; "
-                       f"run again with pool.path=<file.json, .jsonl or .parquet>")
+        raise BadInput(
+            f"pool '{cfg.name}': no file {path}{f' (there are {beside})' if beside else ''}; "
+            f"run again with pool.path=<file.json, .jsonl or .parquet>"
+        )
     return path
 
 
 def _checked(digest: str, path: Path | str, cfg: PoolConfig) -> str:
     if cfg.sha256 is not None and digest != cfg.sha256:
-        raise BadInput(f"pool '{cfg.name}': {path} has sha256 {digest}, expected {cfg.sha256}; it is another file or "
-                       f"it changed. Get the right one, or set pool.sha256={digest} to accept it")
+        raise BadInput(
+            f"pool '{cfg.name}': {path} has sha256 {digest}, expected {cfg.sha256}; it is another file or "
+            f"it changed. Get the right one, or set pool.sha256={digest} to accept it"
+        )
     return digest
 
 
@@ -275,8 +281,10 @@ def _fetch(cfg: PoolConfig, offline: bool) -> tuple[str, Raw, list[str], str | N
 def _download(cfg: PoolConfig, offline: bool) -> str:
     """Path of the pool's file, or of its whole repository, at the pinned commit in the hub's local cache."""
     if not re.fullmatch(r"[0-9a-f]{40}", cfg.revision or ""):
-        raise BadInput(f"pool '{cfg.name}' reads {cfg.hub} at revision {cfg.revision!r}; expected a full commit hash "
-                       f"(40 hexadecimal digits), because a branch moves. Set pool.revision=<commit>")
+        raise BadInput(
+            f"pool '{cfg.name}' reads {cfg.hub} at revision {cfg.revision!r}; expected a full commit hash "
+            f"(40 hexadecimal digits), because a branch moves. Set pool.revision=<commit>"
+        )
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
 
@@ -287,9 +295,11 @@ def _download(cfg: PoolConfig, offline: bool) -> str:
             return huggingface_hub.hf_hub_download(repository, cfg.file, **where)
         return huggingface_hub.snapshot_download(repository, **where)
     except (OSError, HFValidationError) as error:  # the hub's own errors are kinds of OSError
-        raise HarnessError(f"cannot get {cfg.file or 'the dataset'} of {cfg.hub}@{cfg.revision}"
-                           f"{' (exec.offline is set and it is not in the local cache)' if offline else ''}: {error}. "
-                           f"Run again with network, or use your own copy: pool.hub=null pool.path=<file>") from error
+        raise HarnessError(
+            f"cannot get {cfg.file or 'the dataset'} of {cfg.hub}@{cfg.revision}"
+            f"{' (exec.offline is set and it is not in the local cache)' if offline else ''}: {error}. "
+            f"Run again with network, or use your own copy: pool.hub=null pool.path=<file>"
+        ) from error
 
 
 def _dataset(folder: str, source: str, split: str) -> Raw:
@@ -299,8 +309,10 @@ def _dataset(folder: str, source: str, split: str) -> Raw:
     try:
         rows = datasets.load_dataset(folder, split=split).to_list()
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
-        raise BadInput(f"{source}: datasets cannot load it ({error}); check pool.split, or name a file of the "
-                       f"repository with pool.file") from error
+        raise BadInput(
+            f"{source}: datasets cannot load it ({error}); check pool.split, or name a file of the "
+            f"repository with pool.file"
+        ) from error
     return [(f"row {i}", row) for i, row in enumerate(rows, 1)]
 
 
@@ -355,8 +367,10 @@ def _json(data: bytes, source: str) -> tuple[Raw, list[str]]:
 
     at = skip(0)
     if text[at : at + 1] != "[":
-        return raw, [f"{source}: expected a list of objects, found {text[at : at + 20]!r}; "
-                     f"for one object a line set pool.format=jsonl"]
+        return raw, [
+            f"{source}: expected a list of objects, found {text[at : at + 20]!r}; "
+            f"for one object a line set pool.format=jsonl"
+        ]
     line, counted, at = 1, 0, skip(at + 1)
     while text[at : at + 1] != "]" or raw:
         line, counted = line + text.count("\n", counted, at), at
@@ -370,8 +384,10 @@ def _json(data: bytes, source: str) -> tuple[Raw, list[str]]:
             break
         if text[at : at + 1] != ",":
             line += text.count("\n", counted, at)
-            return raw, [f"{source}: line {line}: malformed (expected ',' or ']', found {text[at : at + 10]!r}); "
-                         f"nothing after it was read"]
+            return raw, [
+                f"{source}: line {line}: malformed (expected ',' or ']', found {text[at : at + 10]!r}); "
+                f"nothing after it was read"
+            ]
         at = skip(at + 1)
     if text[skip(at + 1) :]:
         return raw, [f"{source}: malformed (text after the closing bracket: {text[skip(at + 1) :][:20]!r})"]
@@ -443,9 +459,12 @@ def _validate(
 def _refuse(source: str, problems: list[str], rows: int) -> None:
     more = len(problems) - SHOWN
     plural = "s" if len(problems) != 1 else ""
-    raise BadInput(f"{source}: {len(problems)} problem{plural} in {rows} rows\n  " + "\n  ".join(problems[:SHOWN])
-                   + (f"\n  and {more} more" if more > 0 else "")
-                   + "\nCorrect the file or the pool's config and run the same command again")
+    raise BadInput(
+        f"{source}: {len(problems)} problem{plural} in {rows} rows\n  "
+        + "\n  ".join(problems[:SHOWN])
+        + (f"\n  and {more} more" if more > 0 else "")
+        + "\nCorrect the file or the pool's config and run the same command again"
+    )
 
 
 def _unmapped(source: str, raw: Raw, fields: FieldMap) -> list[str]:
@@ -456,8 +475,11 @@ def _unmapped(source: str, raw: Raw, fields: FieldMap) -> list[str]:
     defaults = FieldMap()
     wanted = {"id": fields.id if fields.id != defaults.id else None, "messages": fields.messages}
     if not chat:
-        wanted |= {"instruction": fields.instruction, "output": fields.output,
-                   "input": fields.input if fields.input != defaults.input else None}
+        wanted |= {
+            "instruction": fields.instruction,
+            "output": fields.output,
+            "input": fields.input if fields.input != defaults.input else None,
+        }
     hints = {"output": ", or pool.fields.output=null if there are no answers"}
     return [
         f"{source}: no row has the field '{name}'; rows have {known[:20]}. "
@@ -572,5 +594,7 @@ def _jsonable(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, (decimal.Decimal, datetime.timedelta)):
         return str(value)
-    raise BadInput(f"a field of the pool holds {type(value).__name__} {value!r:.40}, which is not JSON; "
-                   f"write the pool again without that column")
+    raise BadInput(
+        f"a field of the pool holds {type(value).__name__} {value!r:.40}, which is not JSON; "
+        f"write the pool again without that column"
+    )

@@ -132,7 +132,7 @@ def track(cfg: TrackerConfig, cell: CellInfo) -> Iterator[Record]:
 
 
 def resolve_mode(cfg: TrackerConfig) -> str:
-    """"online", "offline" or "off", without opening a connection."""
+    """ "online", "offline" or "off", without opening a connection."""
     if cfg.name == "none":
         return "off"
     if cfg.mode == "offline":
@@ -213,9 +213,7 @@ def _note(path: Path) -> dict[str, Any]:
     return note if note.get("schema") == SCHEMA else {}
 
 
-def _write_run(
-    cfg: TrackerConfig, cell: CellInfo, record: Record, content: Mapping[str, Any], folder: Path
-) -> Path:
+def _write_run(cfg: TrackerConfig, cell: CellInfo, record: Record, content: Mapping[str, Any], folder: Path) -> Path:
     """The run as wandb keeps it on disk; an older one of the same id is replaced. Opens no network socket."""
     import wandb
 

@@ -52,8 +52,9 @@ def suite(args: argparse.Namespace) -> SuiteConfig:
 
     files = {path.stem: path for path in sorted((ROOT / "conf" / "suite").glob("*.yaml"))}
     if args.suite not in files:
-        raise BadInput(f"--suite {args.suite} is not known{nearest(args.suite, list(files))}; "
-                       f"known: {', '.join(files)}")
+        raise BadInput(
+            f"--suite {args.suite} is not known{nearest(args.suite, list(files))}; known: {', '.join(files)}"
+        )
     chosen = OmegaConf.to_container(OmegaConf.load(files[args.suite]))
     for name in ("data_root", "limit", "max_gen_toks"):
         if getattr(args, name) is not None:
@@ -62,8 +63,9 @@ def suite(args: argparse.Namespace) -> SuiteConfig:
         names = args.tasks.split(",")
         unknown = [name for name in names if name not in chosen["tasks"]]
         if unknown:
-            raise BadInput(f"--tasks names {', '.join(unknown)}; the suite {args.suite} has "
-                           f"{', '.join(chosen['tasks'])}")
+            raise BadInput(
+                f"--tasks names {', '.join(unknown)}; the suite {args.suite} has {', '.join(chosen['tasks'])}"
+            )
         chosen["tasks"] = {name: chosen["tasks"][name] for name in names}
     return SuiteConfig.of(chosen)
 

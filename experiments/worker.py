@@ -49,8 +49,8 @@ class Runner:
     """Calls builders, each in the process where it belongs. Use as a context manager."""
 
     def __init__(self) -> None:
-        # Read when torch is first imported: OpenMP threads that wait for work sleep instead of spinning. On a machine
-        # that is busy with anything else spinning costs several times the whole run; on an idle one sleeping costs little.
+        # Read when torch is first imported: OpenMP threads that wait for work sleep instead of spinning, which on a
+        # machine that is busy with anything else multiplies the time of every stage.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self._kind = ""
         self._pool: ProcessPoolExecutor | None = None

@@ -79,8 +79,10 @@ class FinetuneConfig:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise BadInput(f"finetune.{name} is {value!r}{errors.nearest(str(value), list(allowed))}; "
-                               f"expected one of {', '.join(allowed)}")
+                raise BadInput(
+                    f"finetune.{name} is {value!r}{errors.nearest(str(value), list(allowed))}; "
+                    f"expected one of {', '.join(allowed)}"
+                )
         for name in ("lora_rank", "lora_alpha", "epochs", "batch_size", "max_length", "save_steps"):
             if getattr(self, name) < 1:
                 raise BadInput(f"finetune.{name} is {getattr(self, name)}; expected at least 1")
@@ -90,8 +92,10 @@ class FinetuneConfig:
         if not self.learning_rate > 0:
             raise BadInput(f"finetune.learning_rate is {self.learning_rate}; expected a positive number")
         if self.packing:
-            raise BadInput("finetune.packing is true; packed rows attend across examples without flash attention and "
-                           "no recipe of the study packs: set finetune.packing=false")
+            raise BadInput(
+                "finetune.packing is true; packed rows attend across examples without flash attention and "
+                "no recipe of the study packs: set finetune.packing=false"
+            )
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,10 @@ def layout(batch_size: int, processes: int, micro_batch: int) -> Layout:
     """The largest micro-batch up to ``micro_batch`` that divides each process's share of ``batch_size``."""
     if batch_size % processes:
         near = max(processes, batch_size // processes * processes)
-        raise BadInput(f"finetune.batch_size is {batch_size}, which {processes} processes (exec.data_parallel) cannot "
-                       f"share evenly; use a number of processes that divides it, or finetune.batch_size={near}")
+        raise BadInput(
+            f"finetune.batch_size is {batch_size}, which {processes} processes (exec.data_parallel) cannot "
+            f"share evenly; use a number of processes that divides it, or finetune.batch_size={near}"
+        )
     if micro_batch < 1:
         raise BadInput(f"exec.train_micro_batch is {micro_batch}; expected at least 1")
     share = batch_size // processes
@@ -187,12 +193,16 @@ def tokenise(tokenizer: Any, subset: list[Any], cfg: FinetuneConfig) -> Examples
 def _check_rows(examples: Examples, total: int, cfg: FinetuneConfig, max_failed: int) -> None:
     first = ", ".join(row["id"] for row in examples.left_out[:5])
     if cfg.no_response == "refuse" and len(examples.left_out) > max_failed:
-        raise BadMeasurement(f"{len(examples.left_out)} of {total} training rows have no response token within "
-                             f"{cfg.max_length} tokens (ids {first}); raise finetune.max_length, or accept their loss "
-                             f"with finetune.no_response=drop")
+        raise BadMeasurement(
+            f"{len(examples.left_out)} of {total} training rows have no response token within "
+            f"{cfg.max_length} tokens (ids {first}); raise finetune.max_length, or accept their loss "
+            f"with finetune.no_response=drop"
+        )
     if not examples.rows:
-        raise BadMeasurement(f"none of the {total} training rows has a response token within {cfg.max_length} tokens; "
-                             f"raise finetune.max_length")
+        raise BadMeasurement(
+            f"none of the {total} training rows has a response token within {cfg.max_length} tokens; "
+            f"raise finetune.max_length"
+        )
 
 
 # -- TRL and PEFT ------------------------------------------------------------------------------------------
@@ -330,16 +340,24 @@ def _watch() -> Any:
             for name in ("loss", "grad_norm"):
                 value = (logs or {}).get(name)
                 if value is not None and not math.isfinite(value):
-                    raise BadMeasurement(f"fine-tuning: {name} is {value} at step {state.global_step} of "
-                                         f"{state.max_steps}; nothing was saved from this step on. Lower "
-                                         f"finetune.learning_rate or set finetune.precision=fp32")
+                    raise BadMeasurement(
+                        f"fine-tuning: {name} is {value} at step {state.global_step} of "
+                        f"{state.max_steps}; nothing was saved from this step on. Lower "
+                        f"finetune.learning_rate or set finetune.precision=fp32"
+                    )
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             PartialState().wait_for_everyone()
             if state.is_world_process_zero:
                 folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                write_json(folder / COMPLETE, {p.relative_to(folder).as_posix(): p.stat().st_size
-                                               for p in sorted(folder.rglob("*")) if p.is_file()})
+                write_json(
+                    folder / COMPLETE,
+                    {
+                        p.relative_to(folder).as_posix(): p.stat().st_size
+                        for p in sorted(folder.rglob("*"))
+                        if p.is_file()
+                    },
+                )
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.bar is not None:
@@ -432,9 +450,11 @@ def train(job: Job) -> dict[str, Any]:
         try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except torch.cuda.OutOfMemoryError as error:
-            raise HarnessError(f"the GPU has too little memory for exec.train_micro_batch={split.micro_batch} (up to "
-                               f"{cfg.max_length} tokens each); lower it, the effective batch of {cfg.batch_size} "
-                               f"stays, or set finetune.gradient_checkpointing=true") from error
+            raise HarnessError(
+                f"the GPU has too little memory for exec.train_micro_batch={split.micro_batch} (up to "
+                f"{cfg.max_length} tokens each); lower it, the effective batch of {cfg.batch_size} "
+                f"stays, or set finetune.gradient_checkpointing=true"
+            ) from error
         staged = job.work / "final"
         if first:
             shutil.rmtree(staged, ignore_errors=True)
@@ -447,9 +467,11 @@ def train(job: Job) -> dict[str, Any]:
     del trainer, model
     _release(cuda, processes)
     if not any(line["learning_rate"] for line in curve):
-        raise BadMeasurement(f"the learning rate was 0 at each of the {len(curve)} optimizer steps (the warm-up takes "
-                             f"the first), so nothing was learned from {len(examples.rows)} rows; lower "
-                             f"finetune.batch_size (now {cfg.batch_size}) or set finetune.warmup_ratio=0")
+        raise BadMeasurement(
+            f"the learning rate was 0 at each of the {len(curve)} optimizer steps (the warm-up takes "
+            f"the first), so nothing was learned from {len(examples.rows)} rows; lower "
+            f"finetune.batch_size (now {cfg.batch_size}) or set finetune.warmup_ratio=0"
+        )
     if not first:
         return {}
 
@@ -570,8 +592,10 @@ def launch(job: Job) -> dict[str, Any]:
         told = json.loads(failure.read_text())
         raise getattr(errors, told["kind"])(told["reason"])
     if code != 0:
-        raise HarnessError(f"`accelerate launch` of {processes} training processes ended with code {code}; the "
-                           f"reason stands above. Run the same command again to resume, or set exec.data_parallel=1")
+        raise HarnessError(
+            f"`accelerate launch` of {processes} training processes ended with code {code}; the "
+            f"reason stands above. Run the same command again to resume, or set exec.data_parallel=1"
+        )
     return json.loads((job.work / "info.json").read_text())
 
 
@@ -581,8 +605,9 @@ def run_request(path: Path) -> dict[str, Any]:
     known = ("subset", "backbone", "config", "exec", "folder", "managed")
     for name in request:
         if name not in known:
-            raise BadInput(f"{path}: unknown key {name!r}{errors.nearest(name, list(known))}; "
-                           f"expected {', '.join(known)}")
+            raise BadInput(
+                f"{path}: unknown key {name!r}{errors.nearest(name, list(known))}; expected {', '.join(known)}"
+            )
     for name in ("subset", "backbone", "folder"):
         if name not in request:
             raise BadInput(f"{path}: {name!r} is missing; expected {', '.join(known)}")

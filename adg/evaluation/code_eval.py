@@ -84,8 +84,10 @@ class CodeEval:
 
     def _confined_by(self) -> Sandbox:
         if self._sandbox is None:
-            raise BadMeasurement("a model-written program was to be run outside of an evaluation with consent "
-                                 "(exec.run_model_code=true) and a sandbox; nothing was run")
+            raise BadMeasurement(
+                "a model-written program was to be run outside of an evaluation with consent "
+                "(exec.run_model_code=true) and a sandbox; nothing was run"
+            )
         return self._sandbox
 
 

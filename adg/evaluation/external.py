@@ -39,11 +39,15 @@ def node(folder: Path, backbone: Node, model: str) -> Node:
     if made_for is None:
         base = json.loads((folder / CONFIG).read_text()).get("base_model_name_or_path") or ""
         if base and base != model and Path(base).name != Path(model).name:
-            raise BadInput(f"the adapter {folder} names '{base}' as its base model, --model is '{model}'; give the "
-                           f"model it was trained on (or correct {CONFIG})")
+            raise BadInput(
+                f"the adapter {folder} names '{base}' as its base model, --model is '{model}'; give the "
+                f"model it was trained on (or correct {CONFIG})"
+            )
     elif made_for != backbone.fingerprint:
-        raise BadInput(f"the adapter {folder} was trained on the backbone {made_for[:12]}, not on "
-                       f"{backbone.fingerprint[:12]} ({backbone.label}); give the model it was trained on")
+        raise BadInput(
+            f"the adapter {folder} was trained on the backbone {made_for[:12]}, not on "
+            f"{backbone.fingerprint[:12]} ({backbone.label}); give the model it was trained on"
+        )
     files = {name: sha256_file(folder / name) for name in (CONFIG, WEIGHTS)}
     return Node(STAGE, folder.name if folder.name != "adapter" else folder.parent.name,
                 External(files, str(folder)), {"backbone": backbone})  # fmt: skip

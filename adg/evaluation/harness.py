@@ -93,15 +93,19 @@ def can_complete(results: Mapping[str, Any], exec_: ExecConfig) -> bool:
 
 def _same_backbone(made_for: str | None, given: str, adapter: str, backbone: str) -> None:
     if made_for != given:
-        raise BadInput(f"the adapter {adapter} was trained on the backbone {(made_for or 'unknown')[:12]}, not on "
-                       f"{given[:12]} ({backbone}); evaluate it with its own backbone, or train one for this one")
+        raise BadInput(
+            f"the adapter {adapter} was trained on the backbone {(made_for or 'unknown')[:12]}, not on "
+            f"{given[:12]} ({backbone}); evaluate it with its own backbone, or train one for this one"
+        )
 
 
 def _check_harness(suite: SuiteConfig) -> None:
     found = version("lm-eval")
     if found != suite.harness:
-        raise BadInput(f"lm-eval {found} is installed, the suite {suite.name} expects {suite.harness}: scores of "
-                       f"different versions do not compare; pip install lm-eval=={suite.harness}")
+        raise BadInput(
+            f"lm-eval {found} is installed, the suite {suite.name} expects {suite.harness}: scores of "
+            f"different versions do not compare; pip install lm-eval=={suite.harness}"
+        )
 
 
 def _code_permission(exec_: ExecConfig) -> tuple[sandbox.Sandbox | str, str]:
@@ -151,8 +155,10 @@ def load_task(name: str, suite: SuiteConfig) -> dict[str, Any]:
     members = [name] if cfg.subtasks is None else list(cfg.subtasks)
     for member in members:
         if member not in known:
-            raise BadInput(f"lm-eval {suite.harness} has no task '{member}'{nearest(member, sorted(known))}; "
-                           f"check suite.tasks.{name}")
+            raise BadInput(
+                f"lm-eval {suite.harness} has no task '{member}'{nearest(member, sorted(known))}; "
+                f"check suite.tasks.{name}"
+            )
     manager = _manager(tuple(sorted(set().union(*(known[member] for member in members)))))
     override: dict[str, Any] = {"num_fewshot": cfg.num_fewshot}
     if suite.root is not None:
@@ -166,10 +172,12 @@ def load_task(name: str, suite: SuiteConfig) -> dict[str, Any]:
         loaded = manager.load(group["group"])
     except (FileNotFoundError, ConnectionError, ValueError) as error:
         where = f"{suite.root}/{cfg.repo}" if suite.root else f"{cfg.repo} at {cfg.revision}"
-        raise BadInput(f"the data of {name} could not be loaded from {where} ({type(error).__name__}: {error}); with "
-                       f"access to the hub: hf download {cfg.repo} --repo-type dataset --revision "
-                       f"{cfg.revision or 'main'} --local-dir <folder>/{cfg.repo}, then "
-                       f"suite.data_root=<folder>") from error
+        raise BadInput(
+            f"the data of {name} could not be loaded from {where} ({type(error).__name__}: {error}); with "
+            f"access to the hub: hf download {cfg.repo} --repo-type dataset --revision "
+            f"{cfg.revision or 'main'} --local-dir <folder>/{cfg.repo}, then "
+            f"suite.data_root=<folder>"
+        ) from error
     for task in loaded["tasks"].values():
         _set_up(task, name, cfg, suite)
     return loaded
@@ -183,12 +191,16 @@ def _set_up(task: Any, name: str, cfg: TaskConfig, suite: SuiteConfig) -> None:
         ("mark for running model-written code", bool(getattr(task, "UNSAFE_CODE", False)), cfg.runs_code),
     ):
         if found != expected:
-            raise BadInput(f"{task.task_name}: its {what} is {found!r} in lm-eval {suite.harness}, "
-                           f"suite.tasks.{name} expects {expected!r}")
+            raise BadInput(
+                f"{task.task_name}: its {what} is {found!r} in lm-eval {suite.harness}, "
+                f"suite.tasks.{name} expects {expected!r}"
+            )
     examples = len(task.sampler.df) if cfg.num_fewshot else 0
     if examples < cfg.num_fewshot:
-        raise BadInput(f"{task.task_name} has {examples} examples to show, {cfg.num_fewshot} shots are expected "
-                       f"(suite.tasks.{name}.num_fewshot)")
+        raise BadInput(
+            f"{task.task_name} has {examples} examples to show, {cfg.num_fewshot} shots are expected "
+            f"(suite.tasks.{name}.num_fewshot)"
+        )
     task.set_fewshot_seed(suite.seed)
     if suite.max_gen_toks is not None and task.OUTPUT_TYPE == "generate_until":
         own = task.get_config("generation_kwargs").get("max_gen_toks", 256)  # lm-eval's default where none is given
@@ -237,8 +249,10 @@ def _model(job: Job) -> Iterator[Any]:
     dtype = models.dtype_of(backbone) if dtype == "auto" else dtype
     tokenizer = models.load_tokenizer(backbone)
     if job.config.suite.chat_template and not tokenizer.chat_template:
-        raise BadInput(f"suite.chat_template is true but the tokenizer of {backbone.path.name} has no chat template; "
-                       f"set suite.chat_template=false (base models have none)")
+        raise BadInput(
+            f"suite.chat_template is true but the tokenizer of {backbone.path.name} has no chat template; "
+            f"set suite.chat_template=false (base models have none)"
+        )
     if adapter is not None and (adapter.path / "model").is_dir():
         model = _full_model(adapter, dtype, device)
     else:
@@ -273,8 +287,10 @@ def _full_model(adapter: Artifact, dtype: str, device: str) -> Any:
         trust_remote_code=False, local_files_only=True, output_loading_info=True,
     )  # fmt: skip
     if report["missing_keys"] or report["mismatched_keys"]:
-        raise BadMeasurement(f"{adapter.path}/model lacks the weights {sorted(report['missing_keys'])[:3]}; they would "
-                             f"be random. Delete {adapter.path} and run the same command again")
+        raise BadMeasurement(
+            f"{adapter.path}/model lacks the weights {sorted(report['missing_keys'])[:3]}; they would "
+            f"be random. Delete {adapter.path} and run the same command again"
+        )
     return model.to(device).eval()
 
 
@@ -286,8 +302,10 @@ def _check_finite(model: Any, tokenizer: Any) -> None:
     with torch.no_grad():
         finite = bool(torch.isfinite(model(ids).logits).all())
     if not finite:
-        raise BadMeasurement("the model's logits are not finite on a plain sentence; look at the training curve and at "
-                             "the dtype. No task was evaluated")
+        raise BadMeasurement(
+            "the model's logits are not finite on a plain sentence; look at the training curve and at "
+            "the dtype. No task was evaluated"
+        )
 
 
 @contextlib.contextmanager
@@ -358,8 +376,10 @@ def _rows(leaf: str, samples: list[dict[str, Any]], cfg: TaskConfig, lm: Any) ->
             row["response"] = json.dumps(scored, ensure_ascii=False)
             row["answer"] = max(scored, key=lambda choice: choice[1])[0]
             if not all(math.isfinite(choice[1]) for choice in scored):
-                raise BadMeasurement(f"item {sample['doc_id']} of {leaf} has log-likelihoods that are not finite: "
-                                     f"{scored}; look at the model's weights and its dtype")
+                raise BadMeasurement(
+                    f"item {sample['doc_id']} of {leaf} has log-likelihoods that are not finite: "
+                    f"{scored}; look at the model's weights and its dtype"
+                )
         else:
             answer = sample["filtered_resps"][0]
             row["response"] = sample["resps"][0][0]
@@ -368,8 +388,10 @@ def _rows(leaf: str, samples: list[dict[str, Any]], cfg: TaskConfig, lm: Any) ->
                 row["error"] = code_eval.METRIC.outcome(row["answer"], row["target"]).error
         score = sample.get(cfg.metric)
         if not isinstance(score, (int, float)) and not hasattr(score, "item"):
-            raise BadMeasurement(f"item {sample['doc_id']} of {leaf} has no score '{cfg.metric}' (found "
-                                 f"{score!r}, metrics {sample['metrics']}); the task is not what the suite expects")
+            raise BadMeasurement(
+                f"item {sample['doc_id']} of {leaf} has no score '{cfg.metric}' (found "
+                f"{score!r}, metrics {sample['metrics']}); the task is not what the suite expects"
+            )
         row["score"] = float(score)  # type: ignore[arg-type]
         rows.append(row)
     lengths = {prompt: len(lm.tok_encode(prompt)) for prompt in {row["prompt"] for row in rows}}
@@ -378,8 +400,10 @@ def _rows(leaf: str, samples: list[dict[str, Any]], cfg: TaskConfig, lm: Any) ->
     models.check_bos(lm.tok_encode(rows[0]["prompt"]), lm.tokenizer)
     bad = [(row["subtask"], row["doc_id"]) for row in rows if not math.isfinite(row["score"])]
     if bad:
-        raise BadMeasurement(f"{len(bad)} items of {leaf} have a score that is not a number, first {bad[:3]}; look at "
-                             f"the model's weights and its dtype")
+        raise BadMeasurement(
+            f"{len(bad)} items of {leaf} have a score that is not a number, first {bad[:3]}; look at "
+            f"the model's weights and its dtype"
+        )
     return rows
 
 
@@ -391,8 +415,10 @@ def _summarise(
     leaves = list(loaded["tasks"])
     items = sum(returned["n-samples"][leaf]["original"] for leaf in leaves)
     if cfg.items is not None and cfg.subtasks is None and items != cfg.items:
-        raise BadMeasurement(f"the data of {name} holds {items} items, expected {cfg.items} "
-                             f"(suite.tasks.{name}.items); it is not the data set {cfg.repo} at {cfg.revision}")
+        raise BadMeasurement(
+            f"the data of {name} holds {items} items, expected {cfg.items} "
+            f"(suite.tasks.{name}.items); it is not the data set {cfg.repo} at {cfg.revision}"
+        )
     for leaf in leaves:
         for what, key, expected in (("shots", "n-shot", cfg.num_fewshot), ("version", "versions", cfg.version)):
             if returned[key][leaf] != expected:

@@ -83,8 +83,10 @@ class Sandbox:
             started, outcome = self._once(program, test, limits)
             if started:
                 return outcome
-        raise BadMeasurement(f"the sandbox ({self.kind}) that worked before did not start: {outcome.error}; "
-                             f"run the same command again when the machine has processes and memory to spare")
+        raise BadMeasurement(
+            f"the sandbox ({self.kind}) that worked before did not start: {outcome.error}; "
+            f"run the same command again when the machine has processes and memory to spare"
+        )
 
     def map(
         self, pairs: Sequence[tuple[str, str]], workers: int = 0, limits: Limits = Limits(),

@@ -75,8 +75,10 @@ class SuiteConfig:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise BadInput(f"suite.{name} is {value!r}{nearest(str(value), list(allowed))}; "
-                               f"expected one of {', '.join(allowed)}")
+                raise BadInput(
+                    f"suite.{name} is {value!r}{nearest(str(value), list(allowed))}; "
+                    f"expected one of {', '.join(allowed)}"
+                )
         for name in ("limit", "max_gen_toks"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -84,8 +86,10 @@ class SuiteConfig:
         if self.data_root is None:
             for name, task in self.tasks.items():
                 if task.revision is None:
-                    raise BadInput(f"suite.tasks.{name} has no revision of {task.repo}; pin one, or set "
-                                   f"suite.data_root to a folder that holds {task.repo}/")
+                    raise BadInput(
+                        f"suite.tasks.{name} has no revision of {task.repo}; pin one, or set "
+                        f"suite.data_root to a folder that holds {task.repo}/"
+                    )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SuiteConfig:
@@ -126,9 +130,11 @@ class SuiteConfig:
         for name, task in sorted(self.tasks.items()):
             folder = self.root / task.repo
             if not folder.is_dir():
-                raise BadInput(f"{folder} is missing, the data of the task {name}; put a copy of the data set there: "
-                               f"hf download {task.repo} --repo-type dataset --revision {task.revision or 'main'} "
-                               f"--local-dir {folder}")
+                raise BadInput(
+                    f"{folder} is missing, the data of the task {name}; put a copy of the data set there: "
+                    f"hf download {task.repo} --repo-type dataset --revision {task.revision or 'main'} "
+                    f"--local-dir {folder}"
+                )
             found[task.repo] = _digest(folder, max(p.stat().st_mtime_ns for p in [folder, *folder.rglob("*")]))
         return found
 

@@ -352,7 +352,9 @@ def test_killed_and_resumed_run_equals_an_unbroken_one(root, tmp_path):
     assert not (resumed.path / "work").exists()
 
 
-VLLM = DRIVER + """
+VLLM = (
+    DRIVER
+    + """
 import os, torch
 from adg import prompts
 
@@ -383,6 +385,7 @@ assert not torch.distributed.is_initialized()
 generation.ENGINES["vllm"] = generation.VllmEngine
 print(resumed, Store(runs + "-unbroken", exec_).ensure(node).path)
 """
+)
 
 
 @pytest.mark.vllm

@@ -29,8 +29,12 @@ def make(bos: bool, eos: bool = False, merges: bool = False) -> Any:
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     extra = [":X"] * 50 if merges else []
-    core.train_from_iterator(TEXTS * 3 + extra, trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=alphabet, show_progress=False))
+    core.train_from_iterator(
+        TEXTS * 3 + extra,
+        trainers.BpeTrainer(
+            vocab_size=400, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=alphabet, show_progress=False
+        ),
+    )
     if bos or eos:
         single = f"{'<s> ' if bos else ''}$A{' </s>' if eos else ''}"
         core.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", 0), ("</s>", 1)])

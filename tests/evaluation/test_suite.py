@@ -29,9 +29,7 @@ def read(root: Path, name: str) -> SuiteConfig:
 
 def test_paper_suite_is_the_papers(root: Path) -> None:
     suite = read(root, "paper")
-    found = {
-        name: (t.num_fewshot, t.metric, t.filter, t.repo, str(t.revision)[:8]) for name, t in suite.tasks.items()
-    }
+    found = {name: (t.num_fewshot, t.metric, t.filter, t.repo, str(t.revision)[:8]) for name, t in suite.tasks.items()}
     assert found == PAPER
     assert (suite.limit, suite.max_gen_toks, suite.data_root) == (None, None, None)
     assert not [r for name in suite.tasks for r in suite.partial_reasons(name, generates=True)]

@@ -72,7 +72,8 @@ def test_a_batch_the_processes_cannot_share_is_refused_before_they_start(
     subset = records.node(records.PoolConfig(name="rows", path=str(pool_file)))
     with pytest.raises(BadInput, match="4, which 3 processes"):
         Store(tmp_path, ExecConfig(device="cpu", data_parallel=3)).ensure(
-            sft.node(subset, backbone, sft.FinetuneConfig(batch_size=4)))
+            sft.node(subset, backbone, sft.FinetuneConfig(batch_size=4))
+        )
 
 
 def test_configs_name_what_they_do(root: Path) -> None:

@@ -50,6 +50,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, backbone_folder: Path, po
 
 # -- tokens and labels -------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("bos", [True, False])
 def test_tokens_and_labels(tiny: Any, bos: bool) -> None:
     """Ids counted by hand in the order of conftest's words; "###" and ":" are words of their own."""
