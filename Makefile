@@ -3,6 +3,8 @@ PROFILE ?= mini
 PYTHON ?= python3
 ARGS ?=
 RUN = .venv/bin/python
+# The embedded models are too small to keep several cores busy: two cells at a time, each on its share of the cores.
+LAUNCHER_mini = hydra/launcher=joblib hydra.launcher.n_jobs=2
 
 .PHONY: help setup test smoke reproduce plan status report ablation bench lint clean-env
 
@@ -19,7 +21,7 @@ smoke: setup ## every stage on a tiny random model (2 minutes)
 	$(RUN) -m experiments.run -m profile=smoke $(ARGS)
 
 reproduce: setup ## run and print the table; PROFILE=mini (default) or PROFILE=paper; continues where it stopped
-	$(RUN) -m experiments.run -m profile=$(PROFILE) $(ARGS)
+	$(RUN) -m experiments.run -m profile=$(PROFILE) $(LAUNCHER_$(PROFILE)) $(ARGS)
 
 plan: setup ## what reproduce would do: cells, cached and shared stages, rough cost
 	@$(RUN) -m experiments.plan profile=$(PROFILE) $(ARGS)
@@ -31,7 +33,7 @@ report: setup ## print the table and write Markdown, CSV and HTML
 	@$(RUN) -m experiments.report profile=$(PROFILE) $(ARGS)
 
 ablation: setup ## dispersion only, anisotropy only and both, through fine-tuning and evaluation
-	$(RUN) -m experiments.run -m profile=$(PROFILE) experiment=terms $(ARGS)
+	$(RUN) -m experiments.run -m profile=$(PROFILE) experiment=terms $(LAUNCHER_$(PROFILE)) $(ARGS)
 
 bench: setup ## speed and memory against the plain way, in one run
 	$(RUN) -m benchmarks $(ARGS)

@@ -293,6 +293,8 @@ class Store:
         if node.fingerprint in self._failed:
             raise self._failed[node.fingerprint]
         inputs = {role: self.ensure(parent, on_build) for role, parent in sorted(node.inputs.items())}
+        if on_build and _held(self._lock_file(node)):
+            on_build(node, "waiting", 0.0)
         with self._locked(node):
             found = self.find(node) or self._adopt(node)
             if found is not None:

@@ -24,7 +24,7 @@ from experiments.config import Config
 from experiments.worker import Runner
 
 _store: Store | None = None  # one a process, so that a stage that failed is not tried again by the next cell
-_total = 0  # cells of this sweep; 0 for a single cell
+_TOTAL = "ADG_SWEEP_CELLS"  # environment: cells of this sweep, for every process that runs some of them
 _worked: list[float] = []  # seconds of the cells that had something to build
 
 
@@ -41,20 +41,22 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def run_cell(cell: Cell, position: str = "") -> str:
+def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
     """Build every artifact of ``cell`` that is not there yet; returns "done", "not-run" or "failed"."""
     config, started, built = cell.config, time.time(), 0
     if config.exec.threads:
         os.environ["OMP_NUM_THREADS"] = str(config.exec.threads)
-    say(f"{position}{cell.name}")
+    say(f"{tag}{cell.name}{eta}")
 
     def on_build(node: Node, event: str, seconds: float) -> None:
         nonlocal built
         if event == "start":
             built += 1
-            say(f"    {node.stage.name:<9} {node.label} ...")
-        elif event not in ("cached", "start"):
-            say(f"    {node.stage.name:<9} {event} in {seconds:.1f} s")
+            say(f"{tag}    {node.stage.name:<9} {node.label} ...")
+        elif event == "waiting":
+            say(f"{tag}    {node.stage.name:<9} {node.label} is being built by another process, waiting")
+        elif event != "cached":
+            say(f"{tag}    {node.stage.name:<9} {event} in {seconds:.1f} s")
 
     record: dict[str, Any] = {"cell": cell.name, "fingerprint": cell.fingerprint, "overrides": list(cell.overrides),
                               "nodes": {role: node.folder for role, node in cell.nodes.items()}}  # fmt: skip
@@ -70,11 +72,11 @@ def run_cell(cell: Cell, position: str = "") -> str:
             tracked.subset(artifacts["subset"].file("subset.jsonl"), artifacts["subset"].info)
     except NotRunnable as error:
         write_json(path, {**record, "state": "not-run", "reason": str(error)})
-        say(f"    not run: {error}")
+        say(f"{tag}    not run: {error}")
         return "not-run"
     except Exception as error:
         write_json(path, {**record, "state": "failed", "reason": str(error), "traceback": traceback.format_exc()})
-        say(f"    FAILED: {error}\n    traceback in {path}")
+        say(f"{tag}    FAILED: {error}\n    traceback in {path}")
         return "failed"
     if built:
         _worked.append(time.time() - started)
@@ -104,15 +106,17 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _position() -> str:
-    """Where this cell stands in a sweep, and how long the rest may take."""
+def _position() -> tuple[str, str]:
+    """Where this cell stands in a sweep, and how long the rest may take; empty outside a sweep."""
     from hydra.core.hydra_config import HydraConfig
 
-    if not _total:
-        return ""
-    number = HydraConfig.get().job.num
-    eta = f", about {sum(_worked) / len(_worked) * (_total - number) / 60:.0f} min left" if _worked else ""
-    return f"[{number + 1}/{_total}{eta}] "
+    total = int(os.environ.get(_TOTAL, "0"))
+    if not total:
+        return "", ""
+    hydra = HydraConfig.get()
+    at_once = max(1, int(hydra.launcher.get("n_jobs") or 1))
+    left = (total - hydra.job.num) * sum(_worked) / max(1, len(_worked)) / at_once
+    return f"[{hydra.job.num + 1}/{total}] ", f" (about {left / 60:.0f} min left)" if _worked else ""
 
 
 def _task_overrides() -> tuple[str, ...]:
@@ -127,27 +131,28 @@ class CellFailed(HarnessError):
 
 def main(config: Config) -> None:
     cell = Cell(config, _task_overrides())
-    if run_cell(cell, _position()) == "failed":
+    if run_cell(cell, *_position()) == "failed":
         raise CellFailed(f"{cell.name} failed; repair the cause and run the same command again")
 
 
 def entry() -> None:
     """The command: one cell, or a sweep that ends with its table."""
-    global _total
     if not {"-m", "--multirun"} & set(sys.argv[1:]):
         return config_.hydra_app(main)()
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
     with config_.plain_errors():
-        _total = len(config_.grid(overrides))
+        os.environ[_TOTAL] = str(len(config_.grid(overrides)))
     try:
         config_.hydra_app(main)()
     finally:
-        if _store is not None:  # cells ran here and not through another launcher
-            from experiments import report
+        from experiments import report
 
-            folder, text = report.write(cells(overrides), _store)
-            say(f"\n{text}\n\n{folder}/index.html, table.md, table.csv")
+        chosen = cells(overrides)
+        folder, text = report.write(chosen, Store(Path(chosen[0].config.exec.runs)))
+        say(f"\n{text}\n\n{folder}/index.html, table.md, table.csv")
 
 
 if __name__ == "__main__":
-    entry()
+    from experiments import run  # so that other processes find the functions of this module by name
+
+    run.entry()

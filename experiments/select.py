@@ -27,7 +27,8 @@ def select(config: Config) -> Path:
     cell = Cell(config)
 
     def on_build(node: Node, event: str, seconds: float) -> None:
-        say(f"  {node.stage.name:<9} {node.label} {'...' if event == 'start' else f'{event} {seconds:.1f} s'}")
+        what = {"start": "...", "waiting": "is being built by another process, waiting"}
+        say(f"  {node.stage.name:<9} {node.label} {what.get(event, f'{event} {seconds:.1f} s')}")
 
     store = store_of(config)
     with Runner() as runner:
