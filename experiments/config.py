@@ -39,6 +39,7 @@ class ProfileConfig:
     backbones: str = "???"
     pools: str = "???"
     selectors: str = "???"
+    rows: int | None = None  # rows of an embedded pool that are used; null: all
     minutes: dict[str, float] = field(default_factory=dict)  # measured minutes a stage takes, for the plan
     measured_on: str = ""
 

@@ -8,6 +8,7 @@ No training, no benchmark, no tracking. ``out`` gets the chosen rows with all th
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from adg.errors import BadInput
@@ -50,7 +51,12 @@ def main(config: Config) -> None:
     select(config)
 
 
-entry = config_.hydra_app(main)
+def entry() -> None:
+    """The command; without a profile the method runs at the paper's settings, nothing scaled down."""
+    if not any(argument.startswith("profile=") for argument in sys.argv[1:]):
+        sys.argv.insert(1, "profile=own")
+    config_.hydra_app(main)()
+
 
 if __name__ == "__main__":
     entry()

@@ -42,7 +42,7 @@ def run(root: Path, env: dict[str, str], *arguments: str, check: bool = True) ->
 
 
 def digests(runs: Path, stage: str, names: tuple[str, ...]) -> dict[str, str]:
-    return {f"{p.parent.name}/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest()
+    return {p.relative_to(runs).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
             for name in names for p in sorted((runs / stage).glob(f"*/{name}"))}  # fmt: skip
 
 

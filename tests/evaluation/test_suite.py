@@ -41,7 +41,8 @@ def test_paper_suite_is_the_papers(root: Path) -> None:
 def test_mini_suite_differs_only_in_data_and_size(root: Path) -> None:
     paper, mini = read(root, "paper"), read(root, "mini")
     for name, task in mini.tasks.items():
-        size = {"items": None, "subtasks": task.subtasks, "limit": task.limit}
+        size = {"items": None, "subtasks": task.subtasks, "limit": task.limit, "num_fewshot": task.num_fewshot}
+        assert bool(task.num_fewshot) == bool(paper.tasks[name].num_fewshot)
         assert task == dataclasses.replace(paper.tasks[name], revision=None, **size)
         assert mini.partial_reasons(name, generates=True)
     assert list(mini.tasks) == list(paper.tasks)
