@@ -53,11 +53,14 @@ class Divergence(Selector):
         return ("grams", "bins") if self.config.bins else ("grams",)
 
     def scores(self, data: SelectorData) -> ScoreTable:
-        grams = embedding.load(data.features["grams"])
-        if list(grams.ids) != data.keys:
+        artifact = data.features["grams"]
+        grams = embedding.load(artifact)
+        place = {key: i for i, key in enumerate(grams.ids)}
+        strangers = place.keys() - set(data.keys)
+        if strangers:
             raise BadMeasurement(
-                f"{data.features['grams'].path} holds {len(grams.ids)} records, the pool {len(data.records)}; "
-                f"they must be the same ids in the same order. Delete that folder and run the same command again"
+                f"{artifact.path} holds {len(strangers)} records that the pool does not, first {min(strangers)}; "
+                f"delete that folder and run the same command again"
             )
         window = 0 if self.config.window is None else _index(grams.windows, self.config.window)
         matrices = np.asarray(grams.grams[:, window], dtype=np.float64)
@@ -68,17 +71,24 @@ class Divergence(Selector):
                     f"set sampling.n={self.config.answers} or more"
                 )
             matrices = matrices[:, : self.config.answers, : self.config.answers]
-        spread, shape = geometry.dispersion(matrices), geometry.anisotropy(matrices)
-        parts = {"dispersion": spread, "anisotropy": shape}
+        rows = np.array([i for i, key in enumerate(data.keys) if key in place], dtype=np.int64)
+        order = np.array([place[data.keys[i]] for i in rows], dtype=np.int64)
+        parts = {name: np.full(len(data.records), np.nan) for name in ("dispersion", "anisotropy")}
+        parts["dispersion"][rows] = geometry.dispersion(matrices)[order]
+        parts["anisotropy"][rows] = geometry.anisotropy(matrices)[order]
+        score = (1 - self.config.lam) * parts["dispersion"] + self.config.lam * parts["anisotropy"]
         if self.config.bins:
             labels = binning.load(data.features["bins"])
-            parts["bin"] = np.array([labels[key] for key in data.keys], dtype=np.int64)
-        return ScoreTable((1 - self.config.lam) * spread + self.config.lam * shape, parts)
+            parts["bin"] = np.array([labels.get(key, -1) for key in data.keys], dtype=np.int64)
+        missing = set(range(len(data.records))) - set(rows.tolist())
+        return ScoreTable(score, parts, dict.fromkeys(sorted(missing), "its answers could not be sampled or embedded"))
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
+        rows = np.flatnonzero(table.valid)
         if self.config.bins:
-            return binwise(table.score, table.parts["bin"], budget, self.config.rule, self.config.part)
-        ranked = top(table.score, table.valid, len(table.score))
+            bins = table.parts["bin"][rows]
+            return rows[binwise(table.score[rows], bins, budget, self.config.rule, self.config.part)]
+        ranked = top(table.score, table.valid, len(rows))
         start = {"top": 0, "bottom": len(ranked) - budget, "middle": (len(ranked) - budget) // 2}[self.config.part]
         return ranked[start : start + budget]
 

@@ -217,8 +217,11 @@ def explain(error: Exception) -> BadInput:
     if missing:
         key = missing.group(1)
         full = re.search(r"full_key: (\S+)", text)
+        known = known_keys()
+        if key in known:
+            return BadInput(f"'{key}' is not set by the files chosen here; to add it write +{key}=...")
         return BadInput(
-            f"unknown config key '{key}'{nearest(full.group(1) if full else key, known_keys())}; "
+            f"unknown config key '{key}'{nearest(full.group(1) if full else key, known)}; "
             f"python -m experiments.run --cfg job prints all keys"
         )
     option = re.search(r"Could not find '([^/']+)/([^']+)'", text)

@@ -1,0 +1,60 @@
+"""ADG as a selector, from Gram matrices made by hand: joined by id, and a record without a matrix has no score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from adg import binning, embedding
+from adg.divergence import Divergence, DivergenceConfig
+from adg.errors import BadInput, BadMeasurement
+from adg.records import Record
+from adg.selection import SelectorData, select
+
+RECORDS = [Record(i, f"do {i}", "", "done") for i in range(4)]
+FLAT = np.ones((3, 3))  # three identical answers: D = 0, I = 0
+WIDE = np.eye(3)  # three orthogonal answers: D = 2/3, I = 1/2
+LINE = np.array([[1.0, 1.0, -1.0], [1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])  # on one line: D = 8/9, I = 0
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch) -> SelectorData:
+    """Records 0, 1 and 3 have matrices, in another order than the pool's; record 2 has none."""
+    grams = embedding.Grams(["3", "0", "1"], ["last4"], np.stack([LINE, FLAT, WIDE])[:, None], np.zeros((3, 2)))
+    monkeypatch.setattr(embedding, "load", lambda artifact: grams)
+    monkeypatch.setattr(binning, "load", lambda artifact: {"0": 0, "1": 0, "3": 1})
+    return SelectorData(RECORDS, {"grams": SimpleNamespace(path=Path("grams")), "bins": SimpleNamespace()})
+
+
+@pytest.mark.parametrize(("lam", "expected"), [(0.0, [0, 2 / 3, 8 / 9]), (1.0, [0, 0.5, 0]), (0.4, [0, 0.6, 8 / 15])])
+def test_terms_by_hand_joined_by_id(data: SelectorData, lam: float, expected: list[float]) -> None:
+    table = Divergence(DivergenceConfig(lam=lam)).scores(data)
+    assert table.score[[0, 1, 3]] == pytest.approx(expected)
+    assert np.isnan(table.score[2]) and "could not" in table.invalid[2]
+    assert table.parts["bin"].tolist() == [0, 0, -1, 1]
+
+
+def test_a_record_without_a_matrix_is_never_chosen(data: SelectorData) -> None:
+    for bins in (True, False):
+        selector = Divergence(DivergenceConfig(bins=bins))
+        table = selector.scores(data)
+        assert sorted(select(selector, data, table, 3).tolist()) == [0, 1, 3]
+        with pytest.raises(BadInput, match="only 3 of 4"):
+            select(selector, data, table, 4)
+
+
+def test_fewer_answers_use_the_corner_of_the_matrix(data: SelectorData) -> None:
+    table = Divergence(DivergenceConfig(lam=0.0, answers=2)).scores(data)
+    assert table.score[[0, 1, 3]] == pytest.approx([0, 0.5, 0])
+    with pytest.raises(BadInput, match=r"sampling\.n=4"):
+        Divergence(DivergenceConfig(answers=4)).scores(data)
+
+
+def test_matrices_of_another_pool_are_refused(data: SelectorData) -> None:
+    with pytest.raises(BadMeasurement, match="1 records that the pool does not, first 3"):
+        Divergence(DivergenceConfig()).scores(SelectorData(RECORDS[:3], data.features))
+    with pytest.raises(BadInput, match="declared windows are last4"):
+        Divergence(DivergenceConfig(window="24-27")).scores(data)
