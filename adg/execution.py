@@ -21,7 +21,7 @@ class ExecConfig:
     eval_batch_size: int = 8
     workers: int = 0  # processes that score model-written programs; 0 = one a core
     tensor_parallel: int = 1
-    data_parallel: int = 1
+    train_processes: int = 1  # processes that fine-tune side by side, one a GPU
     gpu_memory: float = 0.9  # share of GPU memory vLLM may take
     run_model_code: bool = False  # consent to run model-written programs (HumanEval, MBPP), confined
     offline: bool = False  # never ask a hub

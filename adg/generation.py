@@ -474,11 +474,6 @@ class VllmEngine:
     """
 
     def __init__(self, backbone: Artifact, tokenizer: Any, cfg: Answers, exec_: ExecConfig, longest: int) -> None:
-        if exec_.data_parallel > 1:
-            raise BadInput(
-                f"exec.data_parallel is {exec_.data_parallel}, but one vLLM engine samples one stream; use "
-                f"exec.tensor_parallel for one engine over several GPUs"
-            )
         device = models.device(exec_)
         path = models.model_path(backbone)
         self.stop = models.stop_ids(backbone, tokenizer)

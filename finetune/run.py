@@ -5,7 +5,7 @@
 ``request.json`` holds {"subset": folder, "backbone": folder, "config": {...}, "exec": {...}, "folder": output}:
 two finished artifacts, the fields of ``FinetuneConfig`` and ``ExecConfig`` that differ from their defaults, and the
 folder to write ``adapter/`` (or ``model/``), ``training.jsonl`` and ``info.json`` into. ``experiments.run`` writes
-such a file by itself when exec.data_parallel is above one ("managed": true).
+such a file by itself when exec.train_processes is above one ("managed": true).
 """
 
 from __future__ import annotations

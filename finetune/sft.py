@@ -116,11 +116,11 @@ def node(subset: Node, backbone: Node, cfg: FinetuneConfig) -> Node:
 
 
 def build(job: Job) -> dict[str, Any]:
-    """Train in this process, or through ``accelerate launch`` when ``exec.data_parallel`` is above one.
+    """Train in this process, or through ``accelerate launch`` when ``exec.train_processes`` is above one.
 
     Payload: ``adapter/`` (PEFT, safetensors) or ``model/`` (method full), ``training.jsonl`` (one line a step).
     """
-    if job.exec.data_parallel > 1:
+    if job.exec.train_processes > 1:
         return launch(job)
     return train(job)
 
@@ -145,7 +145,7 @@ def layout(batch_size: int, processes: int, micro_batch: int) -> Layout:
     if batch_size % processes:
         near = max(processes, batch_size // processes * processes)
         raise BadInput(
-            f"finetune.batch_size is {batch_size}, which {processes} processes (exec.data_parallel) cannot "
+            f"finetune.batch_size is {batch_size}, which {processes} processes (exec.train_processes) cannot "
             f"share evenly; use a number of processes that divides it, or finetune.batch_size={near}"
         )
     if micro_batch < 1:
@@ -572,7 +572,7 @@ def launch(job: Job) -> dict[str, Any]:
     LoRA runs data-parallel (ddp.yaml), full training sharded (fsdp.yaml).
     """
     cfg: FinetuneConfig = job.config.recipe
-    processes = job.exec.data_parallel
+    processes = job.exec.train_processes
     layout(cfg.batch_size, processes, job.exec.train_micro_batch)
     request, failure = job.work / "request.json", job.work / "failure.json"
     failure.unlink(missing_ok=True)
@@ -594,7 +594,7 @@ def launch(job: Job) -> dict[str, Any]:
     if code != 0:
         raise HarnessError(
             f"`accelerate launch` of {processes} training processes ended with code {code}; the "
-            f"reason stands above. Run the same command again to resume, or set exec.data_parallel=1"
+            f"reason stands above. Run the same command again to resume, or set exec.train_processes=1"
         )
     return json.loads((job.work / "info.json").read_text())
 

@@ -35,7 +35,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, backbone_folder: Pa
         lora_rank=4, lora_dropout=0.0, epochs=2, batch_size=4, learning_rate=1e-2, max_length=64
     )  # fmt: skip
     node = sft.node(subset, backbone, recipe)
-    two = Store(tmp_path / "two", ExecConfig(device="cpu", train_micro_batch=1, data_parallel=2)).ensure(node)
+    two = Store(tmp_path / "two", ExecConfig(device="cpu", train_micro_batch=1, train_processes=2)).ensure(node)
     one = Store(tmp_path / "one", ExecConfig(device="cpu", train_micro_batch=4)).ensure(node)
     assert two.info["layout"]["processes"] == 2 and two.info["layout"]["distributed"] == "MULTI_CPU"
     assert two.info["tokens_trained"] == one.info["tokens_trained"]
@@ -71,7 +71,7 @@ def test_a_batch_the_processes_cannot_share_is_refused_before_they_start(
     backbone = models.node(models.BackboneConfig(name="tiny", path=str(backbone_folder), dtype="float32"))
     subset = records.node(records.PoolConfig(name="rows", path=str(pool_file)))
     with pytest.raises(BadInput, match="4, which 3 processes"):
-        Store(tmp_path, ExecConfig(device="cpu", data_parallel=3)).ensure(
+        Store(tmp_path, ExecConfig(device="cpu", train_processes=3)).ensure(
             sft.node(subset, backbone, sft.FinetuneConfig(batch_size=4))
         )
 
