@@ -399,10 +399,10 @@ class Encoder:
         taken = {member for _, members in shared for member in members}
         with torch.inference_mode():
             alone = [i for i in range(len(texts)) if i not in taken]
-            for batch in _batches(alone, lambda i: len(texts[i].ids), self.tokens_per_batch):
+            for batch in batches(alone, lambda i: len(texts[i].ids), self.tokens_per_batch):
                 ids, weights = self._padded([texts[i].ids for i in batch], [texts[i].weights for i in batch])
                 result[batch] = self._forward(ids, weights).cpu().numpy()
-            for group in _batches(range(len(shared)), lambda g: shared[g][0], self.tokens_per_batch):
+            for group in batches(range(len(shared)), lambda g: shared[g][0], self.tokens_per_batch):
                 self._run_shared(texts, [shared[g] for g in group], result)
         return result
 
@@ -445,7 +445,7 @@ class Encoder:
                     tails.append((member, g, length))
         # a batch holds the heads' keys and values beside its own tokens
         size = [max(len(texts[i].ids) - length, len(texts[i].ids) // 2) for i, _, length in tails]
-        for batch in _batches(range(len(tails)), size.__getitem__, self.tokens_per_batch):
+        for batch in batches(range(len(tails)), size.__getitem__, self.tokens_per_batch):
             chosen = [tails[i] for i in batch]
             ids, weights = self._padded(
                 [texts[member].ids[length:] for member, _, length in chosen],
@@ -536,7 +536,7 @@ class _Pooler:
         return hook
 
 
-def _batches(items: Sequence[int], size: Any, budget: int) -> Iterator[list[int]]:
+def batches(items: Sequence[int], size: Any, budget: int) -> Iterator[list[int]]:
     """``items`` in batches of similar ``size``, longest first, whose padded tokens stay within ``budget``."""
     batch: list[int] = []
     for item in sorted(items, key=lambda i: (-size(i), i)):

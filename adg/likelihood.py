@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adg import models, prompts, records
-from adg.embedding import _batches as batches
+from adg.embedding import batches
 from adg.errors import BadInput, BadMeasurement, NotRunnable, nearest
 from adg.progress import progress
 from adg.records import Record
-from adg.selection import _counted as counted
+from adg.selection import counted
 from adg.store import Artifact, Job, Node, Stage, canonical, sha256_text, write_atomic
 
 if TYPE_CHECKING:

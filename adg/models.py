@@ -380,7 +380,9 @@ def _gguf() -> Path:
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write an ordinary model folder whose configs name the tokenizer's own special tokens."""
     from transformers import GenerationConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     named = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -398,9 +400,7 @@ def _write_smollm2(folder: Path, source: Artifact | None) -> None:
     """SmolLM2-135M-Instruct, dequantised from the package's 4-bit file to float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     file = _gguf()
     model = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32

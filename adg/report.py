@@ -439,11 +439,11 @@ def comma_separated(table: Table) -> str:
 
 
 def _csv_number(value: Value) -> str:
-    return value.word if value.percent is None else f"{value.percent:.4f}"
+    return value.word if value.percent is None else _digits(value.percent)
 
 
 def _digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else f"{round(value, 4) + 0.0:.4f}"  # no "-0.0000"
 
 
 # -- terminal ------------------------------------------------------------------------------------------------

@@ -260,7 +260,7 @@ def select(selector: Selector, data: SelectorData, table: ScoreTable, budget: in
         raise BadInput(f"budget is {budget} but the pool holds {n:,} records; set budget between 1 and {n}")
     usable = int(table.valid.sum())
     if budget > usable:
-        reasons = _counted(table.invalid.values())
+        reasons = counted(table.invalid.values())
         raise BadInput(
             f"budget is {budget:,} but only {usable:,} of {n:,} records have a score ({reasons}); "
             f"lower the budget or repair those records"
@@ -275,7 +275,7 @@ def select(selector: Selector, data: SelectorData, table: ScoreTable, budget: in
     return rows
 
 
-def _counted(reasons: Any) -> str:
+def counted(reasons: Any) -> str:
     counts: dict[str, int] = {}
     for reason in reasons:
         counts[reason] = counts.get(reason, 0) + 1
@@ -337,7 +337,7 @@ def build_scores(job: Job) -> dict[str, Any]:
     reasons = [table.invalid.get(i, "") for i in range(len(data.records))]
     columns = {"id": data.keys, "score": table.score, **table.parts, "invalid": reasons}
     pq.write_table(pa.table(columns), job.folder / "scores.parquet")
-    return {"rows_in": len(data.records), "rows_out": int(table.valid.sum()), "invalid": _counted(reasons_of(table))}
+    return {"rows_in": len(data.records), "rows_out": int(table.valid.sum()), "invalid": counted(reasons_of(table))}
 
 
 def reasons_of(table: ScoreTable) -> list[str]:
@@ -385,7 +385,7 @@ def build_subset(job: Job) -> dict[str, Any]:
     chosen = [data.records[i] for i in rows]
     facts = {
         "rows_in": len(data.records), "rows_out": len(rows), "budget": budget, "shortfall": budget - len(rows),
-        "invalid": _counted(table.invalid.values()),
+        "invalid": counted(table.invalid.values()),
         "mean_output_characters": round(float(np.mean([len(r.output) for r in chosen])), 1) if chosen else None,
     }  # fmt: skip
     write_json(job.folder / "facts.json", facts)

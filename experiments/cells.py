@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from adg import binning, embedding, generation, models, records, selection
 from adg.evaluation import harness
 from adg.selection import Selector
-from adg.store import Node, canonical, sha256_text
+from adg.store import Node, Store, canonical, sha256_text
 from baselines import selector_types
 from experiments import config as config_
 from experiments.config import Config
@@ -68,11 +70,22 @@ class Cell:
         return sha256_text(canonical({"eval": self.nodes["eval"].fingerprint, "name": self.name}))
 
 
-def cells(overrides: Sequence[str]) -> list[Cell]:
+def cells(asked: Sequence[str]) -> list[Cell]:
     """The cells that ``experiments.run -m`` would run for these overrides."""
-    lines = config_.grid(overrides)
+    lines = config_.grid(asked)
     configs = config_.compose_many(lines)
     return [Cell(c, tuple(line)) for c, line in zip(configs, lines, strict=True)]
+
+
+def overrides() -> list[str]:
+    """The command line without its switches."""
+    return [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+
+
+def asked_for() -> tuple[list[Cell], Store]:
+    """The cells of the command line's overrides, and the store of their artifacts."""
+    chosen = cells(overrides())
+    return chosen, Store(Path(chosen[0].config.exec.runs))
 
 
 def distinct(chosen: Sequence[Cell]) -> list[Node]:

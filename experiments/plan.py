@@ -6,12 +6,10 @@ is imported that needs a GPU, nothing is downloaded, nothing is built.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from pathlib import Path
 
 from adg.store import Artifact, Node, Store, _read
-from experiments.cells import Cell, cells, distinct
+from experiments.cells import Cell, asked_for, distinct
 from experiments.config import plain_errors
 
 STAGES = ("pool", "backbone", "answers", "grams", "bins", "losses", "scores", "subset", "adapter", "eval")
@@ -101,8 +99,7 @@ def amount(nodes: list[Node], owner: dict[str, Cell]) -> str:
 
 def main() -> None:
     with plain_errors():
-        chosen = cells([a for a in sys.argv[1:] if not a.startswith("-")])
-        print(render(chosen, Store(Path(chosen[0].config.exec.runs))))
+        print(render(*asked_for()))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ Writes table.md, table.csv and index.html under ``runs/report/<profile>-<experim
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from adg import report
 from adg.store import Store
 from experiments import ledger, paper
-from experiments.cells import Cell, cells
+from experiments.cells import Cell, asked_for
 from experiments.config import plain_errors
 from experiments.status import cell_status
 
@@ -54,8 +53,7 @@ def write(chosen: list[Cell], store: Store) -> tuple[Path, str]:
 
 def main() -> None:
     with plain_errors():
-        chosen = cells([a for a in sys.argv[1:] if not a.startswith("-")])
-        folder, text = write(chosen, Store(Path(chosen[0].config.exec.runs)))
+        folder, text = write(*asked_for())
         print(text)
         print(f"\n{folder}/index.html, table.md, table.csv")
 

@@ -19,7 +19,7 @@ from adg.errors import HarnessError, NotRunnable
 from adg.evaluation import harness
 from adg.store import Node, Store, plain, write_json
 from experiments import config as config_
-from experiments.cells import Cell, cells
+from experiments.cells import Cell, asked_for, overrides
 from experiments.config import Config
 from experiments.worker import Runner
 
@@ -139,16 +139,14 @@ def entry() -> None:
     """The command: one cell, or a sweep that ends with its table."""
     if not {"-m", "--multirun"} & set(sys.argv[1:]):
         return config_.hydra_app(main)()
-    overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
     with config_.plain_errors():
-        os.environ[_TOTAL] = str(len(config_.grid(overrides)))
+        os.environ[_TOTAL] = str(len(config_.grid(overrides())))
     try:
         config_.hydra_app(main)()
     finally:
         from experiments import report
 
-        chosen = cells(overrides)
-        folder, text = report.write(chosen, Store(Path(chosen[0].config.exec.runs)))
+        folder, text = report.write(*asked_for())
         say(f"\n{text}\n\n{folder}/index.html, table.md, table.csv")
 
 

@@ -5,12 +5,10 @@ One line a cell: done, running, failed, upstream-failed, not-run, partial or mis
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from pathlib import Path
 
 from adg.store import Status, Store
-from experiments.cells import Cell, cells
+from experiments.cells import Cell, asked_for
 from experiments.config import plain_errors
 
 
@@ -39,8 +37,7 @@ def render(chosen: list[Cell], store: Store) -> str:
 
 def main() -> None:
     with plain_errors():
-        chosen = cells([a for a in sys.argv[1:] if not a.startswith("-")])
-        print(render(chosen, Store(Path(chosen[0].config.exec.runs))))
+        print(render(*asked_for()))
 
 
 if __name__ == "__main__":

@@ -163,6 +163,7 @@ def load_task(name: str, suite: SuiteConfig) -> dict[str, Any]:
     override: dict[str, Any] = {"num_fewshot": cfg.num_fewshot}
     if suite.root is not None:
         override["dataset_path"] = str(suite.root / cfg.repo)
+        override["dataset_kwargs"] = {"cache_dir": str(_cache(suite.digests()[cfg.repo]))}
     else:
         override["dataset_kwargs"] = {"revision": cfg.revision}
     kind = {member: "group" if member in manager.all_groups else "task" for member in members}
@@ -181,6 +182,17 @@ def load_task(name: str, suite: SuiteConfig) -> dict[str, Any]:
     for task in loaded["tasks"].values():
         _set_up(task, name, cfg, suite)
     return loaded
+
+
+def _cache(digest: str) -> Path:
+    """Where `datasets` keeps its copy of local data with this digest.
+
+    In its own cache a local data set goes by the folder's last name and the configs of its README alone: edited
+    files, or another folder of the same name, would be answered with the rows of the first one ever loaded.
+    """
+    import datasets
+
+    return Path(datasets.config.HF_DATASETS_CACHE) / "local" / digest[:32]
 
 
 def _set_up(task: Any, name: str, cfg: TaskConfig, suite: SuiteConfig) -> None:
@@ -237,7 +249,8 @@ def _prefetching(task: Any) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def _model(job: Job) -> Iterator[Any]:
-    """lm-eval's wrapper around the backbone with its adapter (not merged) or around a fully trained model."""
+    """lm-eval's wrapper around the backbone with its adapter, beside the weights unless the suite merges it, or
+    around a fully trained model."""
     import gc
 
     import torch
@@ -261,6 +274,8 @@ def _model(job: Job) -> Iterator[Any]:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, str(adapter.path / "adapter"), is_trainable=False).eval()
+            if job.config.suite.merge_adapter:
+                model = model.merge_and_unload()
     # a sequence stops by id, and nothing else of the checkpoint's sampling defaults applies
     model.generation_config = GenerationConfig(
         eos_token_id=models.stop_ids(backbone, tokenizer), pad_token_id=tokenizer.pad_token_id,

@@ -67,6 +67,7 @@ class SuiteConfig:
     chat_template: bool = False
     backend: str = "hf"
     dtype: str = "auto"  # of the weights while evaluating; auto: the backbone's own
+    merge_adapter: bool = False  # fold a LoRA adapter into the weights first: faster, the same up to their rounding
     seed: int = 1234  # draws few-shot examples where a task samples them (lm-eval's own default)
     harness: str = "0.4.13"  # version of lm-eval
 

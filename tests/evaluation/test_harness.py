@@ -288,14 +288,16 @@ def adapter_stage() -> Stage:
 def test_adapter_unmerged_equals_the_merged_model_and_differs_from_the_base(
     adapter_stage: Stage, suite: SuiteConfig, backbone: Node, store: Store
 ) -> None:
-    def likelihoods(adapter: Node | None) -> list[float]:
-        artifact = store.ensure(harness.node(adapter, backbone, part(suite, "truthfulqa_mc2")))
+    def likelihoods(adapter: Node | None, merge: bool = False) -> list[float]:
+        chosen = part(suite, "truthfulqa_mc2", merge_adapter=merge)
+        artifact = store.ensure(harness.node(adapter, backbone, chosen))
         return [c[1] for row in rows_of(artifact, "truthfulqa_mc2") for c in json.loads(row["response"])]
 
     adapter, merged = (Node(adapter_stage, "a", {"merged": m}, {"backbone": backbone}) for m in (False, True))
     base, ours, full = likelihoods(None), likelihoods(adapter), likelihoods(merged)
     assert ours == pytest.approx(full, rel=1e-3)
     assert ours != pytest.approx(base, rel=1e-2)
+    assert likelihoods(adapter, merge=True) == pytest.approx(ours, rel=1e-5)
 
     outside = external.node(store.ensure(adapter).path / "adapter", backbone, "tiny")
     assert likelihoods(outside) == ours
@@ -406,3 +408,22 @@ def test_identity(suite: SuiteConfig, backbone: Node, root: Path) -> None:
     for change in ({"limit": 3}, {"max_gen_toks": 9}, {"prompt": "alpaca"}, {"seed": 1}, {"chat_template": True}):
         assert harness.node(None, backbone, dataclasses.replace(suite, **change)).fingerprint != base
     assert set(harness.node(None, backbone, suite).config.data) == {t.repo for t in suite.tasks.values()}
+
+
+def test_edited_data_and_folders_of_the_same_name_are_read_anew(suite: SuiteConfig, tmp_path: Path) -> None:
+    def first_answers(folder: Path) -> list[str]:
+        loaded = harness.load_task("gsm8k", part(suite, "gsm8k", data_root=str(folder)))
+        (task,) = loaded["tasks"].values()
+        return [doc["answer"] for doc in list(task.test_docs())[:2]]
+
+    assert suite.root is not None
+    for name, number in (("a", "17"), ("b", "18")):
+        shutil.copytree(suite.root / "openai" / "gsm8k", tmp_path / name / "openai" / "gsm8k")
+        path = tmp_path / name / "openai" / "gsm8k" / "main" / "test.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows[0]["answer"] = f"#### {number}"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert first_answers(tmp_path / name)[0] == f"#### {number}"
+    rows[1]["answer"] = "#### 19"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert first_answers(tmp_path / "b") == ["#### 18", "#### 19"]
