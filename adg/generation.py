@@ -12,7 +12,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -477,9 +477,7 @@ class VllmEngine:
         device = models.device(exec_)
         path = models.model_path(backbone)
         self.stop = models.stop_ids(backbone, tokenizer)
-        self._restore = _process_state()
-        os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        self._restore = prepare_vllm()
         try:
             with _forked_rng():
                 from vllm import LLM
@@ -527,15 +525,29 @@ class VllmEngine:
         ]
 
     def close(self) -> None:
-        import gc
-
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        self.llm.llm_engine.engine_core.shutdown()
+        shut_down(self.llm)
         del self.llm
-        cleanup_dist_env_and_memory()
-        gc.collect()
         self._restore()
+
+
+def prepare_vllm() -> Callable[[], None]:
+    """Let vLLM run inside this process, quietly; returns a function that undoes what it changes here."""
+    restore = _process_state()
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    return restore
+
+
+def shut_down(llm: Any) -> None:
+    """Give back the memory of a vLLM engine; the caller drops its last reference."""
+    import gc
+
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    cleanup_dist_env_and_memory()
+    gc.collect()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -61,7 +62,8 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
     record: dict[str, Any] = {"cell": cell.name, "fingerprint": cell.fingerprint, "overrides": list(cell.overrides),
                               "nodes": {role: node.folder for role, node in cell.nodes.items()}}  # fmt: skip
     store = store_of(config)
-    path = store.root / "cells" / f"{cell.name.replace('/', '+').replace(' ', '-')}-{cell.fingerprint[:8]}.json"
+    label = re.sub(r"[/ ]+", "+", cell.name)[:120]  # a file system takes 255 bytes
+    path = store.root / "cells" / f"{label}-{cell.fingerprint[:8]}.json"
     try:
         with Runner() as runner, tracking.track(config.tracker, _info(cell)) as tracked:
             store.runner, store.exec = runner, config.exec

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import socket
+import subprocess
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -301,6 +304,40 @@ def test_adapter_unmerged_equals_the_merged_model_and_differs_from_the_base(
 
     outside = external.node(store.ensure(adapter).path / "adapter", backbone, "tiny")
     assert likelihoods(outside) == ours
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_vllm_gives_what_transformers_gives(
+    adapter_stage: Stage, backbone: Node, store: Store, root: Path, tmp_path: Path
+) -> None:
+    """Both backends with the same LoRA adapter: the same items and answers, likelihoods up to rounding."""
+    pytest.importorskip("vllm")
+    adapter = store.ensure(Node(adapter_stage, "a", {"merged": False}, {"backbone": backbone}))
+    found = {}
+    for backend in ("hf", "vllm"):
+        command = [sys.executable, "evaluate/run.py", "--model", "tiny_random", "--adapter", adapter.path / "adapter",
+                   "--suite", "mini", "--tasks", "gsm8k,mmlu,truthfulqa_mc2", "--limit", "2", "--max-gen-toks", "8",
+                   "--runs", tmp_path / backend, "--device", "cpu", "--backend", backend]  # fmt: skip
+        done = subprocess.run(list(map(str, command)), cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                              capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        (folder,) = (tmp_path / backend / "eval").glob("*/results.json")
+        assert json.loads(folder.read_text())["backend"] == backend
+        found[backend] = {
+            name: pq.read_table(folder.parent / "samples" / f"{name}.parquet").to_pylist()
+            for name in ("gsm8k", "mmlu", "truthfulqa_mc2")
+        }
+    for name, rows in found["hf"].items():
+        for ours, theirs in zip(rows, found["vllm"][name], strict=True):
+            same = ("subtask", "doc_id", "filter", "answer", "prompt_tokens", "prompt_hash", "target")
+            assert [ours[key] for key in same] == [theirs[key] for key in same]
+            if name == "gsm8k":
+                assert ours["response"] == theirs["response"]
+            else:
+                choices, others = (json.loads(row["response"]) for row in (ours, theirs))
+                assert [c[1] for c in choices] == pytest.approx([c[1] for c in others], rel=1e-3)
+                assert ours["score"] == pytest.approx(theirs["score"], rel=1e-3)
 
 
 def test_adapter_of_another_backbone_is_refused(
