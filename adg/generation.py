@@ -25,6 +25,7 @@ from adg.progress import progress
 from adg.store import Artifact, Job, Node, Stage, write_atomic
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 STAGE = Stage("answers", 1, "adg.generation:build", gpu=True)
@@ -155,7 +156,7 @@ def build(job: Job) -> dict[str, Any]:
     backbone = job.inputs["backbone"]
     tokenizer = models.load_tokenizer(backbone)
     pool = records.load(job.inputs["pool"])
-    encoded, failed = _encode(pool, tokenizer, cfg.sampling, _context(backbone))
+    encoded, failed = _encode(pool, tokenizer, cfg.sampling, models.positions(backbone))
     if len(failed) > job.exec.max_failed:
         first = failed[0]
         raise BadMeasurement(
@@ -250,10 +251,6 @@ def _encode(
 def _cut(encoded: dict[str, list[int]], cfg: SamplingConfig) -> int:
     """Prompts as long as the limit: those that were, or just were not, cut."""
     return 0 if cfg.prompt_tokens is None else sum(len(ids) >= cfg.prompt_tokens for ids in encoded.values())
-
-
-def _context(backbone: Artifact) -> int | None:
-    return json.loads((models.model_path(backbone) / "config.json").read_text()).get("max_position_embeddings")
 
 
 def _batches(encoded: dict[str, list[int]], size: int) -> list[list[str]]:
@@ -467,45 +464,75 @@ class Reseed:
         torch.manual_seed(seed)  # every GPU's generator too
 
 
-class VllmEngine:
-    """vLLM with its engine in this process, which makes the order of its steps, and so its draws, repeatable.
+class Vllm:
+    """vLLM with its engine in this process, which makes the order of its steps repeatable; ``close`` leaves no trace.
 
-    Each batch starts from a fresh seed and an empty prefix cache; within it, a prompt is read once for its K answers.
+    ``settings`` are further arguments of vLLM's ``LLM``; ``max_model_len`` counts the tokens of a text and its answer.
     """
 
-    def __init__(self, backbone: Artifact, tokenizer: Any, cfg: Answers, exec_: ExecConfig, longest: int) -> None:
+    def __init__(
+        self, backbone: Artifact, dtype: str, exec_: ExecConfig, max_model_len: int, cpu_cache_gb: int = 4,
+        **settings: Any,
+    ) -> None:  # fmt: skip
         device = models.device(exec_)
         path = models.model_path(backbone)
-        self.stop = models.stop_ids(backbone, tokenizer)
         self._restore = prepare_vllm()
         try:
             with _forked_rng():
                 from vllm import LLM
 
-                memory: dict[str, Any] = {"kv_cache_memory_bytes": cfg.engine.cpu_cache_gb << 30}
+                memory: dict[str, Any] = {"kv_cache_memory_bytes": cpu_cache_gb << 30}
                 if device == "cuda":
                     memory = {"gpu_memory_utilization": exec_.gpu_memory}
                 self.llm = LLM(
                     model=str(path),
                     tokenizer=str(path),
                     trust_remote_code=False,
-                    dtype=models.dtype_of(backbone) if cfg.engine.dtype == "auto" else cfg.engine.dtype,
+                    dtype=models.dtype_of(backbone) if dtype == "auto" else dtype,
                     seed=0,
                     generation_config="vllm",  # nothing from the checkpoint's generation_config.json
-                    enable_prefix_caching=True,
                     async_scheduling=False,  # its steps would depend on timing
-                    max_model_len=longest + cfg.sampling.max_new_tokens,
-                    max_num_seqs=cfg.engine.max_num_seqs,
-                    max_num_batched_tokens=cfg.engine.max_num_batched_tokens,
-                    enforce_eager=cfg.engine.enforce_eager,
+                    max_model_len=max_model_len,
                     tensor_parallel_size=exec_.tensor_parallel,
-                    worker_extension_cls=f"{Reseed.__module__}.{Reseed.__qualname__}",
                     disable_log_stats=True,
                     **memory,
+                    **settings,
                 )
         except BaseException:
             self._restore()
             raise
+
+    def log_probabilities(self, texts: Sequence[list[int]]) -> list[np.ndarray]:
+        """Of every token after those before it: (T,) float64 a text, natural log; NaN for its first token."""
+        import numpy as np
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        with _forked_rng():
+            done = self.llm.generate([{"prompt_token_ids": ids} for ids in texts], params, use_tqdm=False)
+        return [
+            np.array([np.nan, *(at[token].logprob for at, token in zip(one.prompt_logprobs[1:], ids[1:], strict=True))])
+            for one, ids in zip(done, texts, strict=True)
+        ]
+
+    def close(self) -> None:
+        shut_down(self.llm)
+        del self.llm
+        self._restore()
+
+
+class VllmEngine(Vllm):
+    """Each batch starts from a fresh seed and an empty prefix cache; within it, a prompt is read once for its K
+    answers. The order of the engine's steps, and so its draws, are repeatable."""
+
+    def __init__(self, backbone: Artifact, tokenizer: Any, cfg: Answers, exec_: ExecConfig, longest: int) -> None:
+        self.stop = models.stop_ids(backbone, tokenizer)
+        super().__init__(
+            backbone, cfg.engine.dtype, exec_, longest + cfg.sampling.max_new_tokens, cfg.engine.cpu_cache_gb,
+            enable_prefix_caching=True, max_num_seqs=cfg.engine.max_num_seqs,
+            max_num_batched_tokens=cfg.engine.max_num_batched_tokens, enforce_eager=cfg.engine.enforce_eager,
+            worker_extension_cls=f"{Reseed.__module__}.{Reseed.__qualname__}",
+        )  # fmt: skip
 
     def sample(self, prompts: Sequence[list[int]], cfg: SamplingConfig, seed: int) -> list[list[Answer]]:
         from vllm import SamplingParams
@@ -523,11 +550,6 @@ class VllmEngine:
             [Answer(list(one.token_ids), str(one.finish_reason)) for one in sorted(o.outputs, key=lambda c: c.index)]
             for o in done
         ]
-
-    def close(self) -> None:
-        shut_down(self.llm)
-        del self.llm
-        self._restore()
 
 
 def prepare_vllm() -> Callable[[], None]:

@@ -2,6 +2,8 @@
 
 IFD, SuperFiltering and perplexity are ratios and powers of the same two numbers: the mean negative log-likelihood
 (natural log) of a response after its prompt, and alone. They are an artifact of their own, shared by all of them.
+Selectors that need more of the model (a loss for each token, a rating, the prompt's vector) build their own artifact
+on the same scorer: ``by_scorer`` names it, ``Reader`` opens what it reads, ``shards`` makes it resumable.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,7 @@ import numpy as np
 from adg import models, prompts, records
 from adg.embedding import batches
 from adg.errors import BadInput, BadMeasurement, NotRunnable, nearest
+from adg.execution import ExecConfig
 from adg.progress import progress
 from adg.records import Record
 from adg.selection import counted
@@ -35,6 +39,7 @@ STAGE = Stage("losses", 1, "adg.likelihood:build", gpu=True)
 REPORTED = 20  # failed rows listed in the manifest
 FAILED = "the model gave NaN or infinity"
 CPU_TOKENS = 512  # in a batch on a CPU at most: measured, larger ones fall out of its caches and are slower
+ENGINES = ("hf", "vllm")
 LOGIT_BYTES = 2**27  # of one block of float32 logits; the positions of a batch go through the head block by block
 
 
@@ -81,8 +86,11 @@ class LossesConfig:
     max_tokens: int = 512
     slack: int | None = None
     dtype: str = "auto"  # of the weights; auto: the model's own
+    engine: str = "hf"  # hf | vllm: what runs the model; the losses agree up to rounding
 
     def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise BadInput(f"scorer_engine is {self.engine!r}; expected one of {', '.join(ENGINES)}")
         if self.prompt not in PROMPTS:
             raise BadInput(
                 f"prompt is {self.prompt!r}{nearest(str(self.prompt), list(PROMPTS))}; "
@@ -103,6 +111,13 @@ class ScorerOptions:
     # a folder with the scorer's weights, taken instead of the hub; its files are the identity, not the path
     scorer_path: str | None = field(default=None, metadata={"identity": False})
     scorer_dtype: str = "auto"  # auto: the backbone's own, float32 for another model
+    scorer_engine: str = "hf"  # hf | vllm
+
+    def note(self, name: str, backbone: Node, official: str) -> str:
+        """What a table must say where an embedded backbone scores in place of the ``official`` model, else ""."""
+        if backbone.config.source != "embedded" or self.scorer not in ("auto", "backbone") or self.scorer_path:
+            return ""
+        return f"{name}: the embedded backbone gives the losses, in place of {official}"
 
 
 @dataclass(frozen=True)
@@ -138,19 +153,32 @@ def node(pool: Node, model: Node, cfg: LossesConfig) -> Node:
 
 
 def nodes(pool: Node, backbone: Node, cfg: LossesConfig, options: ScorerOptions) -> dict[str, Node]:
-    """What ``Selector.extra`` returns: the artifact "losses", and "scorer" where that is a model of its own.
+    """What ``Selector.extra`` returns: the artifact "losses", and "scorer" where that is a model of its own."""
+    return by_scorer(STAGE, pool, backbone, _identity(cfg), options)
+
+
+def by_scorer(
+    stage: Stage, pool: Node, backbone: Node, identity: Identity, options: ScorerOptions
+) -> dict[str, Node]:  # fmt: skip
+    """The artifact that ``stage`` makes of ``pool`` with the model that ``options`` name, under the stage's name.
 
     Needs no network. A hub scorer without a pinned revision can be planned; building it is refused.
     """
-    chosen = options.scorer
+    chosen, prompt = options.scorer, identity.losses.prompt
+    losses = dataclasses.replace(identity.losses, engine=options.scorer_engine)
+
+    def made(name: str, model: Node | None, **changes: Any) -> Node:
+        inputs = {"pool": pool} if model is None else {"pool": pool, "model": model}
+        return Node(stage, f"{pool.label}+{name}+{prompt}", dataclasses.replace(identity, **changes), inputs)
+
     if chosen == "auto":
         chosen = "backbone" if backbone.config.source == "embedded" else "gpt2"
     if chosen == "backbone" and options.scorer_path is None:
-        return {"losses": node(pool, backbone, dataclasses.replace(cfg, dtype=options.scorer_dtype))}
+        losses = dataclasses.replace(losses, dtype=options.scorer_dtype)
+        return {stage.name: made(backbone.label, backbone, losses=losses)}
     name = "scorer" if chosen == "backbone" else chosen
     if options.scorer_path is None and options.scorer_revision in ("???", "", None):
-        identity = dataclasses.replace(_identity(cfg), unpinned=chosen)
-        return {"losses": Node(STAGE, f"{pool.label}+{name}+{cfg.prompt}", identity, {"pool": pool})}
+        return {stage.name: made(name, None, losses=losses, unpinned=chosen)}
     source: dict[str, Any] = {"path": options.scorer_path}
     if options.scorer_path is None:
         if not re.fullmatch(r"[0-9a-f]{40}", options.scorer_revision):
@@ -161,11 +189,16 @@ def nodes(pool: Node, backbone: Node, cfg: LossesConfig, options: ScorerOptions)
         source = {"hub": chosen, "revision": options.scorer_revision}
     dtype = "float32" if options.scorer_dtype == "auto" else options.scorer_dtype
     scorer = models.node(models.BackboneConfig(name=name, dtype=dtype, **source))
-    return {"scorer": scorer, "losses": node(pool, scorer, cfg)}
+    return {"scorer": scorer, stage.name: made(scorer.label, scorer, losses=losses)}
 
 
 def _identity(cfg: LossesConfig) -> Identity:
-    return Identity(cfg, sha256_text(canonical(PROMPTS[cfg.prompt])))
+    return Identity(cfg, templates(cfg.prompt))
+
+
+def templates(prompt: str) -> str:
+    """Hash of the texts of a prompt, part of what identifies an artifact made with it."""
+    return sha256_text(canonical(PROMPTS[prompt]))
 
 
 # -- text to tokens --------------------------------------------------------------------------------------
@@ -257,6 +290,11 @@ class Scorer:
         self._block = max(16, LOGIT_BYTES // (4 * int(model.config.vocab_size)))
         self._checked = False
 
+    @property
+    def width(self) -> int:
+        """Width of the input embeddings."""
+        return int(self._model.get_input_embeddings().weight.shape[1])
+
     def score(self, texts: Sequence[Text]) -> np.ndarray:
         """Mean NLL of every text's response, (n,) float64; NaN where the model gave no finite number."""
         result = np.full(len(texts), np.nan)
@@ -266,6 +304,62 @@ class Scorer:
 
     def batch(self, texts: Sequence[Text]) -> np.ndarray:
         """The same for texts that are run together."""
+        return _means(*self._token_losses(texts))
+
+    def tokens(self, texts: Sequence[Text], shifts: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
+        """NLL of every token that has a loss, for texts that are run together: (text.tokens,) float64 each.
+
+        ``shifts``, (T, d) float32 each, are added to the texts' input embeddings. A value is not finite where the
+        model gave no number.
+        """
+        losses, counts = self._token_losses(texts, shifts)
+        return np.split(losses, np.cumsum(counts)[:-1])
+
+    def following(self, texts: Sequence[Text], words: Sequence[int]) -> np.ndarray:
+        """Log-probabilities of the tokens ``words`` (w,) right after each text, (n, w) float64, run together."""
+        import torch
+
+        last = torch.tensor([len(text.ids) - 1 for text in texts])
+        with torch.inference_mode():
+            states = self._states(self._padded(texts))[torch.arange(len(texts)), last]
+            found = [
+                torch.log_softmax(self._float(self._head(states[first : first + self._block])), dim=-1)[:, list(words)]
+                for first in range(0, len(states), self._block)
+            ]
+            return torch.cat(found).double().cpu().numpy()
+
+    def vectors(self, texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean of the last hidden states over all tokens of each text, (n, d) float64, and its mean NLL, (n,)."""
+        import torch
+
+        with torch.inference_mode():
+            ids = self._padded(texts)
+            states = self._states(ids)
+            means = [states[i, : len(text.ids)].double().mean(0).cpu().numpy() for i, text in enumerate(texts)]
+            losses, counts = self._at(texts, ids, states)
+        return np.stack(means), _means(losses, counts)
+
+    def _token_losses(
+        self, texts: Sequence[Text], shifts: Sequence[np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Losses of all texts in one row, float64, and how many belong to each text."""
+        import torch
+
+        with torch.inference_mode():
+            ids = self._padded(texts)
+            return self._at(texts, ids, self._states(ids, shifts))
+
+    def _at(self, texts: Sequence[Text], ids: torch.Tensor, states: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """The same from the texts' hidden ``states`` (B, T, d)."""
+        import torch
+
+        counts = np.array([text.tokens for text in texts])
+        rows = torch.from_numpy(np.repeat(np.arange(len(texts)), counts))
+        columns = torch.from_numpy(np.concatenate([np.arange(text.start, len(text.ids)) for text in texts]))
+        return self._losses(states[rows, columns - 1], ids[rows, columns]), counts
+
+    def _padded(self, texts: Sequence[Text]) -> torch.Tensor:
+        """Token ids (B, T) on the model's device; refuses texts that it has no positions for."""
         import torch
 
         width = max(len(text.ids) for text in texts)
@@ -277,23 +371,22 @@ class Scorer:
         tokens = np.zeros((len(texts), width), dtype=np.int64)
         for i, text in enumerate(texts):
             tokens[i, : len(text.ids)] = text.ids
-        counts = np.array([text.tokens for text in texts])
-        rows = torch.from_numpy(np.repeat(np.arange(len(texts)), counts))
-        columns = torch.from_numpy(np.concatenate([np.arange(text.start, len(text.ids)) for text in texts]))
-        with torch.inference_mode():
-            ids = torch.from_numpy(tokens).to(self._model.device)
-            self._check_head(ids[:1, :8])
-            states = self._states(ids)[rows, columns - 1]
-            losses = self._losses(states, ids[rows, columns])
-        sums = np.add.reduceat(losses, np.concatenate([[0], np.cumsum(counts)[:-1]]))
-        return np.where(np.isfinite(sums), sums / counts, np.nan)
+        ids = torch.from_numpy(tokens).to(self._model.device)
+        self._check_head(ids[:1, :8])
+        return ids
 
-    def _states(self, ids: torch.Tensor) -> torch.Tensor:
+    def _states(self, ids: torch.Tensor, shifts: Sequence[np.ndarray] | None = None) -> torch.Tensor:
         """Last hidden states (B, T, d)."""
         import torch
 
+        inputs = {"input_ids": ids}
+        if shifts is not None:
+            embedded = self._model.get_input_embeddings()(ids)
+            for i, shift in enumerate(shifts):
+                embedded[i, : len(shift)] += torch.from_numpy(shift).to(embedded)
+            inputs = {"inputs_embeds": embedded}
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
-        return self._base(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+        return self._base(**inputs, position_ids=positions, use_cache=False).last_hidden_state
 
     def _losses(self, states: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
         """NLL of ``targets`` (P,) after ``states`` (P, d), float64; log-softmax in float32, block by block."""
@@ -301,11 +394,19 @@ class Scorer:
 
         found = []
         for first in range(0, len(states), self._block):
-            logits = self._head(states[first : first + self._block])
-            logits = logits if logits.dtype == torch.float64 else logits.float()
+            logits = self._float(self._head(states[first : first + self._block]))
             loss = torch.nn.functional.cross_entropy(logits, targets[first : first + self._block], reduction="none")
             found.append(loss.double().cpu().numpy())
         return np.concatenate(found)
+
+    @staticmethod
+    def _float(logits: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def close(self) -> None:
+        """Nothing to give back; engines of their own have something."""
 
     def _check_head(self, ids: torch.Tensor) -> None:
         """Refuse a model whose logits are not head(hidden state), such as one that caps or scales them."""
@@ -322,14 +423,51 @@ class Scorer:
         self._checked = True
 
 
+def _means(losses: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean of every text's ``losses``, which stand in one row; NaN where one of them is not finite."""
+    sums = np.add.reduceat(losses, np.concatenate([[0], np.cumsum(counts)[:-1]]))
+    return np.where(np.isfinite(sums), sums / counts, np.nan)
+
+
+class VllmScorer:
+    """The same mean losses from vLLM's log-probabilities of the tokens it is given."""
+
+    def __init__(self, model: Artifact, dtype: str, exec_: ExecConfig, max_tokens: int) -> None:
+        from adg.generation import Vllm
+
+        self.dtype = dtype
+        # vLLM insists on room for one new token
+        self._longest = min(max_tokens, (models.positions(model) or 1 << 30) - 1)
+        self._engine = Vllm(
+            model, dtype, exec_, self._longest + 1, enable_prefix_caching=False, enforce_eager=True,
+            max_num_batched_tokens=max(2048, self._longest + 1),
+        )  # fmt: skip
+
+    def batch(self, texts: Sequence[Text]) -> np.ndarray:
+        """Mean NLL of every text's response, (n,) float64; NaN where the model gave no finite number."""
+        width = max(len(text.ids) for text in texts)
+        if width > self._longest:
+            raise BadInput(
+                f"a text has {width} tokens but vLLM takes {self._longest} of this model; set "
+                f"selector.max_tokens={self._longest} or less, or selector.scorer_engine=hf"
+            )
+        found = self._engine.log_probabilities([text.ids.tolist() for text in texts])
+        losses = [-line[text.start :] for text, line in zip(texts, found, strict=True)]
+        return _means(np.concatenate(losses), np.array([text.tokens for text in texts]))
+
+    def close(self) -> None:
+        """Give memory back."""
+        self._engine.close()
+
+
 def batch_tokens(tokens_per_batch: int, device: str) -> int:
     """Padded tokens of a batch on ``device``, for ``exec.tokens_per_batch``."""
     return min(tokens_per_batch, CPU_TOKENS) if device == "cpu" else tokens_per_batch
 
 
 def measure(
-    pool: Sequence[Record], layout: Layout, scorer: Callable[[], Scorer], work: Path, tokens_per_batch: int = 4096,
-    max_failed: int = 0,
+    pool: Sequence[Record], layout: Layout, scorer: Callable[[], Scorer | VllmScorer], work: Path,
+    tokens_per_batch: int = 4096, max_failed: int = 0,
 ) -> Losses:  # fmt: skip
     """Both losses of every record.
 
@@ -348,7 +486,7 @@ def measure(
     names = list(texts)
     known = _saved(work)
     failed: dict[int, None] = {}
-    runner: Scorer | None = None
+    runner: Scorer | VllmScorer | None = None
     with progress(sum(len(text.ids) for text in texts.values()), "losses", unit="tokens") as bar:
         for batch in batches(range(len(names)), lambda i: len(texts[names[i]].ids), tokens_per_batch):
             todo = [names[i] for i in batch if names[i] not in known]
@@ -368,6 +506,50 @@ def measure(
                     )
             bar.update(sum(len(texts[names[i]].ids) for i in batch))
     return _table(pool, pairs, known)
+
+
+def shards(
+    names: Sequence[str], size: Callable[[int], int], run: Callable[[list[int]], dict[str, np.ndarray]], work: Path,
+    tokens_per_batch: int, description: str,
+) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:  # fmt: skip
+    """Batches of similar ``size`` in tokens, longest first, and the arrays that ``run`` makes of each.
+
+    ``names`` are distinct and say what is run. A batch whose values are all finite is saved in ``work`` and found
+    there by a later call.
+    """
+    with progress(sum(map(size, range(len(names)))), description, unit="tokens") as bar:
+        for batch in batches(range(len(names)), size, tokens_per_batch):
+            path = work / f"shard-{sha256_text(canonical([names[i] for i in batch]))[:32]}.npz"
+            arrays = _saved_arrays(path)
+            if arrays is None:
+                arrays = run(batch)
+                if all(np.isfinite(values).all() for values in arrays.values()):
+                    sink = io.BytesIO()
+                    np.savez(sink, **arrays)  # type: ignore[arg-type]
+                    write_atomic(path, sink.getvalue())
+            yield batch, arrays
+            bar.update(sum(map(size, batch)))
+
+
+def _saved_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        return None
+    except (ValueError, EOFError, zipfile.BadZipFile):  # damaged on disk: that batch is run again
+        path.unlink()
+        return None
+
+
+def check_failed(keys: Sequence[str], reader: Reader) -> None:
+    """Raise ``BadMeasurement`` when more records than ``exec.max_failed`` gave a value that is not finite."""
+    if len(keys) > reader.max_failed:
+        raise BadMeasurement(
+            f"{len(keys)} records gave NaN or infinity in {reader.dtype}, exec.max_failed allows "
+            f"{reader.max_failed}; their ids: {', '.join(keys[:REPORTED])}. Try selector.scorer_dtype=float32, drop "
+            f"them from the pool, or allow failures with exec.max_failed=<n>"
+        )
 
 
 def _saved(work: Path) -> dict[str, float]:
@@ -399,33 +581,68 @@ def _table(pool: Sequence[Record], pairs: Sequence[tuple[Text | str, Text | str]
 # -- the stage -------------------------------------------------------------------------------------------
 
 
+class Reader:
+    """What a stage that reads a pool with a scorer works with; its model is loaded when it is first asked for.
+
+    Use as a context manager. Raises ``NotRunnable`` where the scorer's revision is not known.
+    """
+
+    def __init__(self, job: Job, cfg: LossesConfig, unpinned: str | None = None) -> None:
+        if unpinned is not None:
+            raise NotRunnable(
+                f"needs a pinned revision of {unpinned}: set selector.scorer_revision=<commit>, or "
+                f"selector.scorer_path=<folder> of its weights, or selector.scorer=backbone"
+            )
+        self._model, self._exec, self._cfg = job.inputs["model"], job.exec, cfg
+        self._open: list[Scorer | VllmScorer] = []
+        self.device = models.device(job.exec)
+        self.dtype = models.dtype_of(self._model) if cfg.dtype == "auto" else cfg.dtype
+        self.max_failed = job.exec.max_failed
+        self.pool = records.load(job.inputs["pool"])
+        self.tokenizer = models.load_tokenizer(self._model)
+        self.layout = Layout(cfg, self.tokenizer)
+        self.tokens_per_batch = (
+            job.exec.tokens_per_batch if cfg.engine == "vllm" else batch_tokens(job.exec.tokens_per_batch, self.device)
+        )
+
+    def scorer(self) -> Scorer:
+        """The model behind transformers."""
+        if not self._open:
+            self._open.append(Scorer(models.load_model(self._model, self.device, self.dtype), self.tokens_per_batch))
+        (found,) = self._open
+        assert isinstance(found, Scorer)
+        return found
+
+    def means(self) -> Scorer | VllmScorer:
+        """The model behind the engine of the config, for mean losses."""
+        if self._cfg.engine == "hf":
+            return self.scorer()
+        if not self._open:
+            self._open.append(VllmScorer(self._model, self.dtype, self._exec, self._cfg.max_tokens))
+        return self._open[0]
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for engine in self._open:
+            engine.close()
+
+
 def build(job: Job) -> dict[str, Any]:
     """Stage "losses": payload ``losses.parquet``, a row for every record of the pool; see ``Losses``."""
-    identity: Identity = job.config
-    if identity.unpinned is not None:
-        raise NotRunnable(
-            f"needs a pinned revision of {identity.unpinned}: set selector.scorer_revision=<commit>, or "
-            f"selector.scorer_path=<folder> of its weights, or selector.scorer=backbone"
-        )
-    cfg, model = identity.losses, job.inputs["model"]
-    layout = Layout(cfg, models.load_tokenizer(model))
-    used = models.dtype_of(model) if cfg.dtype == "auto" else cfg.dtype
-
-    device = models.device(job.exec)
-    tokens = batch_tokens(job.exec.tokens_per_batch, device)
-    pool = records.load(job.inputs["pool"])
-    losses = measure(
-        pool, layout, lambda: Scorer(models.load_model(model, device, used), tokens), job.work, tokens,
-        job.exec.max_failed,
-    )  # fmt: skip
+    cfg: LossesConfig = job.config.losses
+    with Reader(job, cfg, job.config.unpinned) as reader:
+        layout, pool = reader.layout, reader.pool
+        losses = measure(pool, layout, reader.means, job.work, reader.tokens_per_batch, reader.max_failed)
     save(job.folder / "losses.parquet", losses)
     invalid = losses.invalid()
     failed = [losses.ids[row] for row, reason in invalid.items() if reason == FAILED]
     return {
         "rows_in": len(pool), "rows_out": len(pool) - len(invalid), "invalid": counted(invalid.values()),
         "failed": [[key, FAILED] for key in failed[:REPORTED]], "failed_count": len(failed),
-        "scorer": job.node.inputs["model"].label, "dtype": used, "prompt": cfg.prompt, "max_tokens": cfg.max_tokens,
-        "slack": layout.slack, "head_tokens": layout.head_tokens,
+        "scorer": job.node.inputs["model"].label, "dtype": reader.dtype, "engine": cfg.engine, "prompt": cfg.prompt,
+        "max_tokens": cfg.max_tokens, "slack": layout.slack, "head_tokens": layout.head_tokens,
         "tokens_conditioned": int(losses.tokens_conditioned.sum()), "tokens_alone": int(losses.tokens_alone.sum()),
     }  # fmt: skip
 

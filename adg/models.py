@@ -146,7 +146,7 @@ def build(job: Job) -> dict[str, Any]:
 def model_path(artifact: Artifact) -> Path:
     """The folder that ``from_pretrained`` of transformers, PEFT, lm-eval and vLLM loads."""
     source = _source(artifact)
-    if source["source"] == "embedded":
+    if source["source"] in ("embedded", "tuned"):
         return artifact.path / "model"
     if source["source"] == "hub":
         return _snapshot(source["hub"], source["revision"], offline=True)
@@ -162,6 +162,12 @@ def model_path(artifact: Artifact) -> Path:
 def dtype_of(artifact: Artifact) -> str:
     """The backbone's own dtype, which "auto" stands for everywhere."""
     return _source(artifact)["dtype"]
+
+
+def positions(artifact: Artifact) -> int | None:
+    """Tokens a text may have at most, by the model's config; None where it names no limit."""
+    config = json.loads((model_path(artifact) / "config.json").read_text())
+    return config.get("max_position_embeddings") or config.get("n_positions")
 
 
 def load_tokenizer(artifact: Artifact) -> Any:

@@ -462,7 +462,7 @@ def terminal(table: Table) -> str:
         out += [f"{backbone} / {pool}"]
         for line in lines:
             out.append(_terminal_line(found, line, first, width))
-    out += ["", *legend(found, brief=True), *(f"[{i}] {note}" for i, note in enumerate(found.notes, 1))]
+    out += ["", *legend(found, brief=True), *table.notes, *(f"[{i}] {note}" for i, note in enumerate(found.notes, 1))]
     return "\n".join(wrapped for text in out for wrapped in _wrap(text))
 
 

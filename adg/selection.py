@@ -217,6 +217,10 @@ class Selector(ABC):
         """
         return {}
 
+    def note(self, backbone: Node) -> str:
+        """One sentence that stands above every table with this selector; default none ("")."""
+        return ""
+
     @abstractmethod
     def scores(self, data: SelectorData) -> ScoreTable:
         """One row a record; higher is better unless ``choose`` says otherwise."""
@@ -305,7 +309,7 @@ class SubsetConfig(ScoresConfig):
 def scores_node(selector: Selector, features: Mapping[str, Node], pool: Node) -> Node:
     """The scores of a whole pool; ``features`` must hold what ``selector.needs()`` names."""
     inputs = {"pool": pool, **{name: features[name] for name in selector.needs()}}
-    owners = [n.label for role, n in inputs.items() if role in ("grams", "answers", "losses", "backbone")]
+    owners = [n.label for role, n in inputs.items() if role != "pool"]
     label = "+".join([selector.name, owners[0] if owners else pool.label])
     config = ScoresConfig(selector.name, selector.version, selector.config, type(selector))
     return Node(SCORES, label, config, inputs)

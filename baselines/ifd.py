@@ -1,13 +1,14 @@
 """IFD: how much harder a response is alone than after its instruction (Cherry LLM, arXiv 2308.12032).
 
 Follows tianyi-lab/Cherry_LLM at 01fac8d: the ratio of two mean losses under the backbone itself, records above 1
-left out, the largest taken. The optional pre-experienced model of the paper is not built; the authors use the plain
-base model since LLaMA-2.
+left out, the largest taken. The authors use the plain base model since LLaMA-2; the paper's pre-experienced model is
+an option (``baselines/experience.py``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from adg.errors import BadInput
 from adg.likelihood import LossesConfig, ScorerOptions
 from adg.selection import ScoreTable, Selector, SelectorData, top
 from adg.store import Node
+from baselines import experience
+from baselines.experience import ExperienceConfig
+from finetune.sft import FinetuneConfig
 
 VARIANTS = ("corrected", "released", "released_vic")
 
@@ -36,6 +40,15 @@ class IfdConfig(ScorerOptions):
     max_tokens: int = 512  # M
     variant: str = "corrected"
     allow_above_one: bool = False  # admit IFD > 1 after all others, nearest to 1 first, where the budget needs them
+    # Score with the backbone after a brief training on a few records of every cluster. What follows says how; it
+    # identifies the model that gives the losses, and so nothing while this is off.
+    pre_experience: bool = False
+    pre_clusters: int = field(default=100, metadata={"identity": False})
+    pre_per_cluster: int = field(default=10, metadata={"identity": False})
+    pre_percentiles: tuple[float, float] = field(default=(25.0, 75.0), metadata={"identity": False})
+    pre_epochs: int = field(default=1, metadata={"identity": False})  # in place of the recipe's
+    pre_seed: int = field(default=0, metadata={"identity": False})  # of the clustering
+    pre_finetune: Any = field(default=None, metadata={"identity": False})  # the recipe, a FinetuneConfig's fields
 
     def __post_init__(self) -> None:
         for name, allowed in (("prompt", ("alpaca", "wiz", "vicuna")), ("variant", VARIANTS)):
@@ -48,6 +61,26 @@ class IfdConfig(ScorerOptions):
                 "selector.allow_above_one belongs to selector.variant=corrected; the released code never "
                 "takes a record above 1"
             )
+        if self.pre_experience and (self.scorer != "backbone" or self.scorer_path is not None):
+            raise BadInput(
+                "selector.pre_experience is true, but the losses are another model's (selector.scorer, "
+                "selector.scorer_path); the backbone is what is trained, so expected selector.scorer=backbone"
+            )
+        if len(self.pre_percentiles) != 2:
+            raise BadInput(f"selector.pre_percentiles is {list(self.pre_percentiles)}; expected two, the lower first")
+        if self.pre_experience:
+            _ = self.experience, self.recipe  # wrong settings are refused now
+
+    @property
+    def experience(self) -> ExperienceConfig:
+        """How the records of the brief training are drawn."""
+        low, high = self.pre_percentiles
+        return ExperienceConfig(self.prompt, self.pre_clusters, self.pre_per_cluster, low, high, self.pre_seed)
+
+    @property
+    def recipe(self) -> FinetuneConfig:
+        """How the backbone is trained on them."""
+        return FinetuneConfig(**{**(self.pre_finetune or {}), "epochs": self.pre_epochs})
 
 
 class Ifd(Selector):
@@ -61,7 +94,12 @@ class Ifd(Selector):
     def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
         c = self.config
         slack = None if c.variant == "corrected" else likelihood.PROMPTS[c.prompt].slack
-        return likelihood.nodes(pool, backbone, LossesConfig(c.prompt, c.max_tokens, slack), c)
+        before = experience.nodes(pool, backbone, c.experience, c.recipe) if c.pre_experience else {}
+        scorer = before.get("experienced", backbone)
+        return before | likelihood.nodes(pool, scorer, LossesConfig(c.prompt, c.max_tokens, slack), c)
+
+    def note(self, backbone: Node) -> str:
+        return self.config.note(self.name, backbone, "a 7B model and of gpt2")
 
     def scores(self, data: SelectorData) -> ScoreTable:
         losses = likelihood.load(data.features["losses"], data.keys)

@@ -21,6 +21,7 @@ import numpy as np
 from adg import records
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.selection import ScoreTable, Selector, SelectorData
+from adg.store import Node
 from baselines import pinned
 
 ENCODER = "intfloat/e5-mistral-7b-instruct"  # the paper's encoder of the labels
@@ -302,6 +303,12 @@ class Mig(Selector):
     name = "mig"
     title = "MIG"
     Config = MigConfig
+
+    def note(self, backbone: Node) -> str:
+        if backbone.config.source != "embedded" or self.config.label_graph != "identity":
+            return ""
+        return (f"{self.name}: tags and scores are the pool's own and no label graph spreads them, in place of "
+                "InsTagger's and DEITA's")  # fmt: skip
 
     def scores(self, data: SelectorData) -> ScoreTable:
         found = annotate(data, self.config)

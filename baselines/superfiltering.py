@@ -45,6 +45,9 @@ class Superfiltering(Selector):
     def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
         return likelihood.nodes(pool, backbone, layout(self.config.max_tokens), self.config)
 
+    def note(self, backbone: Node) -> str:
+        return self.config.note(self.name, backbone, "gpt2")
+
     def scores(self, data: SelectorData) -> ScoreTable:
         losses = likelihood.load(data.features["losses"], data.keys)
         invalid = losses.invalid()

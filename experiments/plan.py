@@ -7,12 +7,14 @@ is imported that needs a GPU, nothing is downloaded, nothing is built.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from adg.store import Artifact, Node, Store, _read
 from experiments.cells import Cell, asked_for, distinct
 from experiments.config import plain_errors
 
-STAGES = ("pool", "backbone", "answers", "grams", "bins", "losses", "scores", "subset", "adapter", "eval")
+FIRST = ("pool", "backbone", "answers", "grams", "bins")  # then those that selectors add, in the order of their use
+LAST = ("scores", "subset", "adapter", "eval")
 
 
 def estimate(node: Node, finished: dict[str, list[float]], cell: Cell) -> float | None:
@@ -51,7 +53,7 @@ def render(chosen: list[Cell], store: Store) -> str:
         lines.append(f"  {cell.name:<48} {what}" + (f"  [{problems[0]}]" if problems else ""))
     lines += ["", f"  {'stage':<10}{'distinct':>9}{'cached':>8}{'to build':>10}{'shared':>8}   {'rough cost':<30}"]
     total, unknown = 0.0, []
-    for stage in sorted({n.stage.name for n in nodes}, key=STAGES.index):
+    for stage in in_order({n.stage.name: None for n in nodes}):
         of_stage = [n for n in nodes if n.stage.name == stage]
         todo = [n for n in of_stage if states[n.fingerprint].state != "done"]
         shared = sum(used[n.fingerprint] > 1 for n in of_stage)
@@ -72,6 +74,13 @@ def render(chosen: list[Cell], store: Store) -> str:
     if first.profile.measured_on and not finished:
         lines.append(f"  measured on {first.profile.measured_on}")
     return "\n".join(lines)
+
+
+def in_order(stages: Iterable[str]) -> list[str]:
+    """Each stage once, in the order in which a cell goes through them."""
+    found = list(dict.fromkeys(stages))
+    added = [stage for stage in found if stage not in (*FIRST, *LAST)]
+    return [stage for stage in (*FIRST, *added, *LAST) if stage in found]
 
 
 def amount(nodes: list[Node], owner: dict[str, Cell]) -> str:

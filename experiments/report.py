@@ -43,6 +43,7 @@ def write(chosen: list[Cell], store: Store) -> tuple[Path, str]:
     rows = [row(cell, store) for cell in chosen]
     notes = [f"{b.name}: {b.statement}" for b in {c.config.backbone.name: c.config.backbone for c in chosen}.values()
              if b.statement]  # fmt: skip
+    notes += [note for note in dict.fromkeys(c.selector.note(c.nodes["backbone"]) for c in chosen) if note]
     title = first.experiment.title or first.experiment.name
     folder = store.root / "report" / f"{first.profile.name}-{first.experiment.name}"
     table = report.Table(title=title, profile=first.profile.name, statement=first.profile.statement, rows=rows,

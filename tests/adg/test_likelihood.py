@@ -19,7 +19,7 @@ from adg.errors import BadInput, BadMeasurement
 from adg.execution import ExecConfig
 from adg.likelihood import Layout, LossesConfig, Scorer, Text
 from adg.records import Record
-from adg.store import Store, write_atomic
+from adg.store import Artifact, Store, write_atomic
 
 TINY = models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
 RECORDS = [
@@ -221,11 +221,49 @@ def test_a_constant_for_another_tokenizer_is_carried_through(tokenizer: Any) -> 
         ({"prompt": "alpacca"}, "did you mean 'alpaca'"),
         ({"max_tokens": 1}, "2 or more"),
         ({"dtype": "int8"}, "float32"),
+        ({"engine": "vlm"}, "expected one of hf, vllm"),
     ],
 )
 def test_refusals(options: dict, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         LossesConfig(**options)
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 100_000])
+def test_the_loss_of_every_token(model: Any, tokenizer: Any, tokens_per_batch: int) -> None:
+    """Their mean is the text's loss; a shift of the embeddings moves the text it belongs to and no other."""
+    some = texts(tokenizer, LossesConfig("none", 64))
+    scorer = Scorer(model, tokens_per_batch)
+    found = scorer.tokens(some)
+    assert [len(losses) for losses in found] == [text.tokens for text in some]
+    np.testing.assert_allclose([losses.mean() for losses in found], scorer.score(some), rtol=0, atol=1e-5)
+    shifts = [np.zeros((len(text.ids), scorer.width), dtype=np.float32) for text in some]
+    shifts[1][0] = 0.5
+    shifted = scorer.tokens(some, shifts)
+    for i, (plain, moved) in enumerate(zip(found, shifted, strict=True)):
+        if i == 1:
+            assert (plain != moved).any()
+        else:
+            np.testing.assert_allclose(plain, moved, rtol=0, atol=1e-6)
+
+
+def test_shards_are_found_again_and_what_is_not_finite_is_not_kept(tmp_path: Path) -> None:
+    run: list[list[int]] = []
+
+    def made(batch: list[int]) -> dict[str, np.ndarray]:
+        run.append(batch)
+        return {"value": np.array([np.nan if i == 2 else float(i) for i in batch])}
+
+    def all_of_it(names: list[str]) -> list:
+        return [(batch, arrays["value"].tolist()) for batch, arrays in
+                likelihood.shards(names, lambda i: 10 - i, made, tmp_path, 10, "test")]  # fmt: skip
+
+    first = all_of_it(["a", "b", "c", "d"])
+    assert str(first) == "[([0], [0.0]), ([1], [1.0]), ([2], [nan]), ([3], [3.0])]"
+    assert str(all_of_it(["a", "b", "c", "d"])) == str(first)
+    assert run == [[0], [1], [2], [3], [2]]
+    all_of_it(["a", "b", "c", "e"])
+    assert run[5:] == [[2], [3]]
 
 
 # -- measuring -------------------------------------------------------------------------------------------
@@ -308,9 +346,10 @@ def test_what_is_part_of_the_identity(monkeypatch: Any) -> None:
 
     before = stage().fingerprint
     pool, model = records.node(POOL), models.node(TINY)
-    changes: list[dict] = [{"prompt": "none"}, {"max_tokens": 511}, {"slack": 4}, {"dtype": "bfloat16"}]
+    changes: list[dict] = [{"prompt": "none"}, {"max_tokens": 511}, {"slack": 4}, {"dtype": "bfloat16"},
+                           {"engine": "vllm"}]  # fmt: skip
     others = [LossesConfig(**change) for change in changes]
-    assert len({before, *(likelihood.node(pool, model, cfg).fingerprint for cfg in others)}) == 5
+    assert len({before, *(likelihood.node(pool, model, cfg).fingerprint for cfg in others)}) == 6
     changed = dataclasses.replace(likelihood.PROMPTS["alpaca"], head="### Answer:")
     monkeypatch.setitem(likelihood.PROMPTS, "alpaca", changed)
     assert stage().fingerprint != before
@@ -359,3 +398,44 @@ def test_kill_and_resume_repeats_nothing_and_ends_the_same(tmp_path: Path, root:
     assert files[0].read_bytes() == files[1].read_bytes()
     manifest = json.loads((files[1].parent / "manifest.json").read_text())
     assert list(manifest["files"]) == ["losses.parquet"]
+
+
+# -- vLLM ------------------------------------------------------------------------------------------------
+
+VLLM = """
+import os, sys, torch
+from adg import likelihood, models, records
+from adg.execution import ExecConfig
+from adg.likelihood import LossesConfig
+from adg.store import Store
+
+def state():
+    generator = torch.get_rng_state().tolist()
+    return dict(os.environ), os.sched_getaffinity(0), torch.get_num_threads(), torch.set_num_threads, generator
+
+pool = records.node(records.PoolConfig(name="mini", path="mini:evolved.jsonl", rows=9))
+tiny = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+store = Store(sys.argv[1], ExecConfig(device="cpu", tokens_per_batch=1500))
+store.ensure(tiny)
+before = state()
+for prompt in ("alpaca", "none"):
+    found = store.ensure(likelihood.node(pool, tiny, LossesConfig(prompt, 300, engine="vllm")))
+    assert state() == before and not torch.distributed.is_initialized()
+    print(found.path, store.ensure(likelihood.node(pool, tiny, LossesConfig(prompt, 300))).path)
+"""
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_vllm_gives_the_same_losses(root: Path, tmp_path: Path) -> None:
+    """The real engine, float32 on the CPU: equal to transformers within 1e-4, no trace left in the process."""
+    pytest.importorskip("vllm")
+    done = subprocess.run([sys.executable, "-c", VLLM, str(tmp_path)], cwd=root, text=True, capture_output=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for line in done.stdout.strip().splitlines()[-2:]:
+        ours, theirs = (likelihood.load(Artifact(path, json.loads((path / "manifest.json").read_text())))
+                        for path in map(Path, line.split()))  # fmt: skip
+        for name in ("nll_conditioned", "nll_alone"):
+            np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=0, atol=1e-4)
+        assert ours.invalid() == theirs.invalid() and ours.tokens_alone.tolist() == theirs.tokens_alone.tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import re
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from adg import binning, embedding, generation, models, records
 from adg.errors import BadInput, NotRunnable
@@ -134,6 +137,73 @@ def test_the_order_of_the_file_does_not_matter(selector: Any, tmp_path: Path, ro
         data = SelectorData(records.load(artifact), _features(selector, store, pool), artifact)
         found.append(chosen(selector, data, 11))
     assert found[0] == found[1]
+
+
+def test_copies_empty_and_one_token_responses(selector: Any, tmp_path: Path, root: Path) -> None:
+    """A pool with all of them at once: a score or a reason for each, distinct ids, and copies that tie."""
+    lines = (root / "adg/mini/pools/general.jsonl").read_text().splitlines()[:17]
+    rows = [json.loads(line) for line in lines]
+    rows += [{**rows[3], "id": 900}, {**rows[5], "id": 901}, {**rows[3], "id": 902}]
+    rows += [{**rows[7 + i], "id": 903 + i, "output": text} for i, text in enumerate(("", "4", " ", rows[9]["output"]))]
+    (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
+    pool = records.node(records.PoolConfig(name="hard", path=str(tmp_path / "hard.jsonl")))
+    artifact = store.ensure(pool)
+    data = SelectorData(records.load(artifact), _features(selector, store, pool), artifact)
+    table = scored(selector, data)
+    table.check(len(rows))
+    assert all(reason.strip() for reason in table.invalid.values())
+    for budget in (1, 5, len(rows)):
+        ids = chosen(selector, data, budget)
+        assert len(ids) == len(set(ids)) and set(ids) <= {row["id"] for row in rows}
+    if reads_with_a_model(selector):
+        place = {record.id: i for i, record in enumerate(data.records)}
+        for first, copy in ((rows[3]["id"], 900), (rows[5]["id"], 901), (rows[3]["id"], 902)):
+            np.testing.assert_equal(table.score[place[copy]], table.score[place[first]])
+
+
+def reads_with_a_model(selector: Any) -> bool:
+    """Whether a language model reads each record by itself: losses, token differences, ratings."""
+    return bool({"losses", "deltas", "ratings"} & set(selector.needs()))
+
+
+TEXTS = ("", "7", " ", "Yes.", "Two words", "A longer answer, with a number (12) and a line\nfeed.", "答案是四")
+ROW = st.tuples(st.sampled_from(("Add 3 and 4.", "Say it.", "答？")), st.sampled_from(("", "a small sea")),
+                st.sampled_from(TEXTS))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(TYPES) if reads_with_a_model(make(TYPES, options(name)))])
+@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@given(drawn=st.lists(ROW, min_size=2, max_size=7), seed=st.integers(0, 3))
+def test_any_pool_read_with_a_model(name: str, drawn: list, seed: int, tmp_path_factory: Any) -> None:
+    """Copies, empty and one-token responses in any mixture and order: equal texts tie exactly and the lowest id wins,
+    the order of the file changes nothing, budgets from 1 to all that have a score are met."""
+    selector, folder = make(TYPES, options(name)), tmp_path_factory.mktemp("any")
+    rows = [{"id": i, "instruction": a, "input": b, "output": c} for i, (a, b, c) in enumerate(drawn)]
+    if not any(row["output"].strip() for row in rows):
+        rows[0]["output"] = "Something to read."
+    found = []
+    for turn, order in enumerate((range(len(rows)), np.random.default_rng(seed).permutation(len(rows)))):
+        (folder / f"{turn}.jsonl").write_text("".join(json.dumps(rows[i]) + "\n" for i in order))
+        store = Store(folder / "runs", ExecConfig(device="cpu"))
+        pool = records.node(records.PoolConfig(name=f"p{turn}", path=str(folder / f"{turn}.jsonl")))
+        artifact = store.ensure(pool)
+        data = SelectorData(records.load(artifact), _features(selector, store, pool), artifact)
+        table = selector.scores(data)
+        table.check(len(rows))
+        picks = [[data.records[i].id for i in select(selector, data, table, n)]
+                 for n in range(1, int(table.valid.sum()) + 1)]  # fmt: skip
+        found.append((table.invalid, table.score.tolist(), picks))
+    assert str(found[0]) == str(found[1])
+    invalid, scores, picks = found[0]
+    for row in rows:
+        earlier = [r["id"] for r in rows[: row["id"]] if {**r, "id": 0} == {**row, "id": 0}]
+        for twin in earlier:
+            assert invalid.get(twin) == invalid.get(row["id"])
+            np.testing.assert_equal(scores[twin], scores[row["id"]])
+            if getattr(selector.config, "part", "top") != "middle":
+                for ids in picks:
+                    assert row["id"] not in ids or ids.index(twin) < ids.index(row["id"])
 
 
 def _features(selector: Any, store: Store, pool: Any) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def test_exactly_the_right_stages_change(override: str, changed: set[str]) -> No
 
 def test_grid_matches_a_multirun_and_command_line_wins() -> None:
     lines = config_.grid(["profile=mini"])
-    assert len(lines) == 24 and len(set(map(tuple, lines))) == 24
+    assert len(lines) == 48 and len(set(map(tuple, lines))) == 48
     lines = config_.grid(["profile=mini", "selector=adg", "pool=mini_cot,mini_general"])
     assert [tuple(sorted(line)) for line in lines].count(
         ("backbone=smollm2_135m", "pool=mini_cot", "profile=mini", "selector=adg")) == 1  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from adg.errors import BadInput
 from adg.execution import ExecConfig
 from adg.store import Job, Node, Stage, Store
-from experiments import plan, status
+from experiments import plan, report, run, status
 from experiments.cells import cells, distinct
 from experiments.worker import Runner
 
@@ -111,3 +111,55 @@ def test_plan_of_the_paper_needs_no_network_and_no_gpu(tmp_path: Path) -> None:
     text = plan.render(chosen, Store(tmp_path))
     assert "48 cells" in text and "no measured rate" in text
     assert list(tmp_path.iterdir()) == [], "planning writes nothing"
+
+
+# -- the mini grid ---------------------------------------------------------------------------------------
+
+
+def test_the_mini_grid_is_the_papers_table(tmp_path: Path) -> None:
+    """Its rows, and a note for those whose model or annotations are not the original's."""
+    mini = cells(["profile=mini", "pool=mini_cot", "backbone=smollm2_135m"])
+    whole = cells(["profile=paper", "pool=cot", "backbone=llama3_8b"])
+    assert [c.config.selector["name"] for c in mini] == [c.config.selector["name"] for c in whole]
+    folder, printed = report.write(mini, Store(tmp_path))
+    text = (folder / "table.md").read_text()
+    for selector in ("ifd", "superfiltering"):
+        note = f"{selector}: the embedded backbone gives the losses, in place of"
+        assert text.count(f"- {note}") == printed.count(note) == 1 and "gpt2" in text.split(note)[1].splitlines()[0]
+    folder, printed = report.write(whole, Store(tmp_path))
+    assert "in place of" not in printed
+
+
+def test_a_checkpoint_that_is_missing_is_no_failure(tmp_path: Path) -> None:
+    """scar in the plan, in its cell, in the status and in the table: "not run", with what to do."""
+    asked = ["profile=smoke", "selector=scar", f"exec.runs={tmp_path}"]
+    (cell,) = cells(asked)
+    store = Store(tmp_path)
+    assert run.run_cell(cell) == "not-run"
+    assert "1 not-run" in status.render([cell], store) and "needs checkpoint" in status.render([cell], store)
+    assert "not-run: needs checkpoint" in plan.render([cell], store)
+    folder, text = report.write([cell], store)
+    assert "1 cell: 1 not run" in text and "FAILED" not in text
+    assert "not run: scores: needs checkpoint" in (folder / "table.md").read_text()
+
+
+def test_equal_subsets_of_two_selectors_stay_two(tmp_path: Path) -> None:
+    """The whole pool as "all" and as a draw of all its records: the same rows, trained and evaluated apart."""
+    asked = ["profile=smoke", "selector=all,random", "budget=24", f"exec.runs={tmp_path}"]
+    nodes = [cell.nodes for cell in cells(asked)]
+    subsets = [Store(tmp_path, ExecConfig(device="cpu")).ensure(n["subset"]) for n in nodes]
+    lines = [sorted(a.file("subset.jsonl").read_text().splitlines()) for a in subsets]
+    assert lines[0] == lines[1] and len(lines[0]) == 24
+    for role in ("scores", "subset", "adapter", "eval"):
+        assert nodes[0][role].fingerprint != nodes[1][role].fingerprint
+        assert nodes[0][role].folder != nodes[1][role].folder
+
+
+def test_stages_that_selectors_add_have_their_place_in_the_plan(tmp_path: Path) -> None:
+    chosen = cells(["profile=smoke", "selector=adg,tshirt,selectit", f"exec.runs={tmp_path}"])
+    chosen += cells(["profile=smoke", "selector=ifd", "selector.pre_experience=true", f"exec.runs={tmp_path}"])
+    text = plan.render(chosen, Store(tmp_path))
+    stages = [line.split()[0] for line in text.splitlines() if len(line.split()) > 4 and line.split()[1].isdigit()]
+    assert stages[:5] == ["pool", "backbone", "answers", "grams", "bins"]
+    assert stages[-4:] == ["scores", "subset", "adapter", "eval"]
+    assert set(stages[5:-4]) == {"deltas", "ratings", "experience", "tuned", "losses"}

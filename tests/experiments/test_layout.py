@@ -11,7 +11,7 @@ import pytest
 
 ALLOWED = {
     "adg": {"adg"},
-    "baselines": {"adg", "baselines"},
+    "baselines": {"adg", "baselines", "finetune"},
     "finetune": {"adg", "finetune"},
     "experiments": {"adg", "baselines", "finetune", "experiments"},
 }

@@ -1,0 +1,46 @@
+"""A backbone with its training folded in: one model folder that every stage loads as it loads a backbone."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+from adg import models
+from adg.store import Job, Node, Stage, write_json
+
+STAGE = Stage("tuned", 1, "finetune.merge:build")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What makes two merged models the same, beside adapter and backbone."""
+
+    source: str = "tuned"
+
+
+def node(adapter: Node, backbone: Node) -> Node:
+    """The artifact of ``backbone`` with what ``adapter``, trained on it, has learned."""
+    return Node(STAGE, adapter.label, Tuned(), {"adapter": adapter, "backbone": backbone})
+
+
+def build(job: Job) -> dict[str, Any]:
+    """Stage "tuned": ``model/`` and ``source.json``, as a backbone has them; weights in the backbone's own dtype.
+
+    A LoRA adapter is added to the weights; a fully trained model is copied as it is.
+    """
+    backbone, adapter = job.inputs["backbone"], job.inputs["adapter"]
+    dtype, target = models.dtype_of(backbone), job.folder / "model"
+    shutil.rmtree(target, ignore_errors=True)  # of a kill
+    if (adapter.path / "model").is_dir():
+        shutil.copytree(adapter.path / "model", target)
+    else:
+        from peft import PeftModel
+
+        model = models.load_model(backbone, "cpu", dtype)
+        merged = PeftModel.from_pretrained(model, str(adapter.path / "adapter"), is_trainable=False).merge_and_unload()
+        merged.config.name_or_path = ""  # no path of this machine
+        merged.save_pretrained(target)
+    models.load_tokenizer(backbone).save_pretrained(target)
+    write_json(job.folder / "source.json", {"source": "tuned", "dtype": dtype})
+    return {"adapter": adapter.path.name, "backbone": backbone.path.name, "dtype": dtype}
