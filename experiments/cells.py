@@ -55,7 +55,7 @@ class Cell:
     def variant(self) -> str:
         """What is swept besides backbone, pool and selector, in the experiment's own words."""
         swept = [o for o in self.overrides if o.split("=")[0] not in (*GROUPS, "profile", "experiment", "preset")
-                 and not o.startswith(("exec.", "hydra", "tracker", "out="))]  # fmt: skip
+                 and not o.startswith(("exec.", "contamination.", "hydra", "tracker", "out="))]  # fmt: skip
         labels = self.config.experiment.labels
         return ", ".join(labels.get(o, o) for o in swept)
 

@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 
 from adg.embedding import EmbeddingConfig
 from adg.errors import BadInput, HarnessError, nearest
+from adg.evaluation.contamination import ContaminationConfig
 from adg.evaluation.suite import SuiteConfig
 from adg.execution import ExecConfig
 from adg.generation import EngineConfig, SamplingConfig
@@ -77,6 +78,7 @@ class Config:
     tracker: TrackerConfig
     experiment: ExperimentConfig
     exec: ExecConfig
+    contamination: ContaminationConfig
     selector: dict[str, Any]  # a name and the options of that selector, checked by its own dataclass
     budget: int = 10000
     seed: int = 42
