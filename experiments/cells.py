@@ -35,6 +35,9 @@ class Cell:
     def nodes(self) -> dict[str, Node]:
         """Every artifact this cell needs, by role, in the order they are built."""
         c = self.config
+        if c.experiment.untrained:
+            alone = models.node(c.backbone)
+            return {"backbone": alone, "eval": harness.node(None, alone, c.suite)}
         pool, backbone = records.node(c.pool), models.node(c.backbone)
         answers = generation.node(pool, backbone, c.sampling, c.engine)
         grams = embedding.node(answers, pool, backbone, c.embedding)
@@ -61,7 +64,9 @@ class Cell:
 
     @property
     def name(self) -> str:
-        parts = [self.config.backbone.name, self.config.pool.name, str(self.config.selector.get("name"))]
+        parts = [self.config.backbone.name]
+        if not self.config.experiment.untrained:
+            parts += [self.config.pool.name, str(self.config.selector.get("name"))]
         return "/".join(parts + ([self.variant] if self.variant else []))
 
     @cached_property

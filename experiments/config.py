@@ -55,11 +55,15 @@ class PresetConfig:
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """A sweep with a name; ``labels`` says in words what a swept override means."""
+    """A sweep with a name; ``labels`` says in words what a swept override means.
+
+    ``untrained``: the backbones are evaluated as they are, nothing is selected and nothing trained.
+    """
 
     name: str = "main"
     title: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    untrained: bool = False
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def counts(cell: Cell, store: Store) -> dict[str, dict[str, dict[str, int]]] | N
     """Overlap of the cell's subset with each benchmark (see ``contamination.count``), or None when the comparison or
     the subset is not there."""
     compared = node(cell)
-    if not (store.complete(compared) and store.complete(cell.nodes["subset"])):
+    if "subset" not in cell.nodes or not (store.complete(compared) and store.complete(cell.nodes["subset"])):
         return None
     artifact, subset = store.find(compared), store.find(cell.nodes["subset"])
     assert artifact is not None and subset is not None

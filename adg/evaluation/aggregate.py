@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 # project page: Reasoning, Knowledge, Coding and their mean; reproduces the published averages
-CATEGORIES = {
+CATEGORIES: dict[str, tuple[str, ...]] = {
     "reasoning": ("bbh", "gsm8k"),
     "knowledge": ("mmlu", "truthfulqa_mc2"),
     "coding": ("humaneval", "mbpp"),
