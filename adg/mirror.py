@@ -85,8 +85,9 @@ def fetch(source: Source, mirror: Path) -> Path:
             ignore_patterns=list(source.ignored) or None, **where,
         ))  # fmt: skip
     except (OSError, httpx.HTTPError, HFValidationError) as error:  # the hub's own errors are kinds of OSError
+        first = str(error).splitlines()[0] if str(error) else ""
         raise HarnessError(
-            f"{source.name} could not be fetched ({type(error).__name__}: {error}); where it is gated accept its "
+            f"{source.name} could not be fetched ({type(error).__name__}: {first}); where it is gated accept its "
             f"licence on its page and run `hf auth login`, then run the same command again: it continues"
         ) from error
 

@@ -12,7 +12,8 @@ An item's text counts as found in a record in one of three ways:
   Broder 1997), computed exactly, not from a sketch.
 
 Words in a row that occur in more than ``template`` items of a task belong to the task's form, not to an item, and are
-no evidence. An item that has no evidence of its own is counted as unchecked.
+no evidence, and a short question that two items share ("Which of the following statements is true?") names neither.
+An item that has no words of its own is counted as unchecked.
 """
 
 from __future__ import annotations
@@ -272,8 +273,8 @@ class Index:
         known = self.vocabulary
         return [known.setdefault(word, len(known)) for word in words(text)]
 
-    def _own(self, at: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        """Indices of the runs that at most ``template`` items of their task have, ordered by hash."""
+    def _own(self, at: np.ndarray, hashes: np.ndarray, limit: int) -> np.ndarray:
+        """Indices of the runs that at most ``limit`` items of their task have, ordered by hash."""
         item = self.texts.owner[at] // 2
         order = np.lexsort((item, hashes))
         item, hashes = item[order], hashes[order]
@@ -284,7 +285,7 @@ class Index:
         new_item[1:] |= item[1:] != item[:-1]
         group = np.cumsum(new_group) - 1
         shared = np.bincount(group, weights=new_item) if len(group) else np.empty(0)
-        return order[shared[group] <= self.options.template]
+        return order[shared[group] <= limit]
 
     def _postings(self, k: int, whole: bool) -> Postings:
         """Runs of ``k`` words; ``whole``: questions that have just that many."""
@@ -293,7 +294,7 @@ class Index:
         if whole:
             keep = (owner % 2 == 0) & (self.texts.lengths()[owner] == k)
             at, hashes, owner = at[keep], hashes[keep], owner[keep]
-        own = self._own(at, hashes)
+        own = self._own(at, hashes, 1 if whole else self.options.template)
         self.checked[owner[own] // 2] = True
         return Postings(k, hashes[own], at[own])
 
@@ -304,7 +305,7 @@ class Index:
         owner = self.texts.owner[at] if len(at) else np.empty(0, np.int64)
         keep = self.texts.lengths()[owner] >= self.options.ngram
         at, hashes, owner = at[keep], hashes[keep], owner[keep]
-        own = self._own(at, hashes)
+        own = self._own(at, hashes, self.options.template)
         at, hashes, owner = at[own], hashes[own], owner[own]
         order = np.lexsort((owner, hashes))
         at, hashes, owner = at[order], hashes[order], owner[order]

@@ -81,6 +81,13 @@ def test_a_short_question_must_stand_there_as_a_whole() -> None:
     assert compare(below, "Who was she?") == [] and below.counts()["truthfulqa_mc2"]["test"]["checked"] == 0
 
 
+def test_a_short_question_that_two_items_share_names_neither() -> None:
+    text = "Which of the following statements is true?"
+    found = index(("mmlu", True, [(text, "A"), (text.lower(), "B"), (SHORT, "Nobody")]))
+    assert [row["item"] for row in compare(found, f"{text} {SHORT}")] == [2]
+    assert found.counts()["mmlu"]["test"] == {"items": 3, "checked": 1}
+
+
 def test_nothing_is_joined_across_records_or_their_parts() -> None:
     found = index(("gsm8k", True, [(LONG, "25")]))
     half = len(LONG.split()) // 2

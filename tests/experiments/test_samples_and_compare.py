@@ -6,13 +6,16 @@ import csv
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adg.errors import BadInput
 from adg.evaluation import samples as samples_
-from experiments import compare, samples
+from adg.evaluation.contamination import words
+from adg.evaluation.suite import EMBEDDED
+from experiments import compare, contamination, report, samples
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -167,3 +170,35 @@ def test_what_cannot_be_shown_is_said(
 ) -> None:
     code, _, err = shown(*arguments)
     assert code == 1 and said in err and "Traceback" not in err
+
+
+# -- in the report ------------------------------------------------------------------------------------
+
+
+def test_the_report_has_intervals_and_after_the_comparison_the_overlap_of_each_subset(
+    study: Any, flat: Any, run: Run, tmp_path: Path
+) -> None:
+    question = json.loads((EMBEDDED / "openai/gsm8k/main/train.jsonl").read_text().splitlines()[0])["question"]
+    rows = [{"instruction": question.upper(), "output": "?"}, {"instruction": "Name a bird.", "output": "Wren."}]
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = ["pool=local", f"pool.path={tmp_path / 'my.jsonl'}"]
+    chosen = study.cells(*own)
+    for cell in chosen:
+        study.finish(cell, flat(0.5))
+    before = [report.row(cell, study.store) for cell in chosen]
+    assert all(row.overlap is None for row in before)
+    assert all(row.interval and row.interval[0] < 0.5 < row.interval[1] for row in before)
+    code, out, _ = run(contamination, "profile=smoke", f"exec.runs={study.runs}", *own)
+    assert code == 0 and "gsm8k main/train item 0, question, in the prompt of record 0: ngram" in out
+    assert "subset of tiny_random/local/adg: gsm8k 1 train" in out and " ".join(words(question))[:60] in out
+    after = [report.row(cell, study.store) for cell in chosen]
+    assert [row.overlap["gsm8k"] for row in after if row.overlap] == [{"test": 0, "train": 1}] * 2
+    assert [row.interval for row in after] == [row.interval for row in before], "the same draws every time"
+    code, out, _ = run(report, "profile=smoke", f"exec.runs={study.runs}", *own)
+    assert code == 0 and "overlap of tiny_random / local / adg: GSM8K 0 test, 1 train" in out
+
+
+def test_another_setting_is_another_comparison_of_the_same_cells(study: Any) -> None:
+    plain, changed = study.cells("selector=adg"), study.cells("selector=adg", "contamination.ngram=8")
+    assert contamination.node(plain[0]).fingerprint != contamination.node(changed[0]).fingerprint
+    assert [c.fingerprint for c in plain] == [c.fingerprint for c in changed] and changed[0].variant == ""
