@@ -150,7 +150,7 @@ def test_config_comments_say_what_is_not_obvious() -> None:
 
 def test_the_authors_checkpoints_are_evaluated_as_they_are() -> None:
     chosen = cells_.cells(["profile=paper", "experiment=released_checkpoints", f"backbone.revision={COMMIT}"])
-    assert [cell.name for cell in chosen] == list(RELEASED)
+    assert [cell.config.backbone.name for cell in chosen] == list(RELEASED)
     assert all(list(cell.nodes) == ["backbone", "eval"] for cell in chosen)
     assert {cell.config.suite.name for cell in chosen} == {"paper"}
     rows = [report.row(cell, Store(Path("nowhere"))) for cell in chosen]
