@@ -158,7 +158,7 @@ def test_the_authors_checkpoints_are_evaluated_as_they_are() -> None:
         ("alpaca_gpt4", "adg, as published", 50.85), ("cot", "adg, as published", 45.11),
         ("wizardlm", "adg, as published", 67.64)]  # fmt: skip
     with pytest.raises(BadInput, match="revision"):
-        cells_.cells(["profile=paper", "experiment=released_checkpoints"])
+        _ = cells_.cells(["profile=paper", "experiment=released_checkpoints"])[0].nodes
 
 
 def test_the_chinese_suite_asks_for_revisions_or_a_folder() -> None:
