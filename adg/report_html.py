@@ -142,6 +142,8 @@ def _cell(found: Layout, value: Value, column: Column) -> str:
         below += [f"± {value.stderr:.2f}"] if value.stderr is not None else []
         below += [f"n={value.n}"] if value.n is not None and column.n is None else []
         below += [f"{escape(name.split('-')[0])} {other:.2f}" for name, other in value.beside]
+        below += [f"{value.interval[0]:.2f} – {value.interval[1]:.2f}"] if value.interval else []
+        below += [escape(value.overlapping)] if value.overlap else []
     below += [f"paper {value.paper:.2f}"] if value.paper is not None else []
     kind = "score category" if column.key in report.CATEGORIES else "score"
     return f'<td class="{kind}">{text}{"".join(f"<small>{b}</small>" for b in below)}</td>'

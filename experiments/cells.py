@@ -35,6 +35,9 @@ class Cell:
     def nodes(self) -> dict[str, Node]:
         """Every artifact this cell needs, by role, in the order they are built."""
         c = self.config
+        if c.experiment.untrained:
+            alone = models.node(c.backbone)
+            return {"backbone": alone, "eval": harness.node(None, alone, c.suite)}
         pool, backbone = records.node(c.pool), models.node(c.backbone)
         answers = generation.node(pool, backbone, c.sampling, c.engine)
         grams = embedding.node(answers, pool, backbone, c.embedding)
@@ -55,13 +58,15 @@ class Cell:
     def variant(self) -> str:
         """What is swept besides backbone, pool and selector, in the experiment's own words."""
         swept = [o for o in self.overrides if o.split("=")[0] not in (*GROUPS, "profile", "experiment", "preset")
-                 and not o.startswith(("exec.", "hydra", "tracker", "out="))]  # fmt: skip
+                 and not o.startswith(("exec.", "contamination.", "hydra", "tracker", "out="))]  # fmt: skip
         labels = self.config.experiment.labels
         return ", ".join(labels.get(o, o) for o in swept)
 
     @property
     def name(self) -> str:
-        parts = [self.config.backbone.name, self.config.pool.name, str(self.config.selector.get("name"))]
+        parts = [self.config.backbone.name]
+        if not self.config.experiment.untrained:
+            parts += [self.config.pool.name, str(self.config.selector.get("name"))]
         return "/".join(parts + ([self.variant] if self.variant else []))
 
     @cached_property

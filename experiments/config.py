@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 
 from adg.embedding import EmbeddingConfig
 from adg.errors import BadInput, HarnessError, nearest
+from adg.evaluation.contamination import ContaminationConfig
 from adg.evaluation.suite import SuiteConfig
 from adg.execution import ExecConfig
 from adg.generation import EngineConfig, SamplingConfig
@@ -54,11 +55,15 @@ class PresetConfig:
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """A sweep with a name; ``labels`` says in words what a swept override means."""
+    """A sweep with a name; ``labels`` says in words what a swept override means.
+
+    ``untrained``: the backbones are evaluated as they are, nothing is selected and nothing trained.
+    """
 
     name: str = "main"
     title: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    untrained: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Config:
     tracker: TrackerConfig
     experiment: ExperimentConfig
     exec: ExecConfig
+    contamination: ContaminationConfig
     selector: dict[str, Any]  # a name and the options of that selector, checked by its own dataclass
     budget: int = 10000
     seed: int = 42

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from adg import report
-from adg.store import Store
-from experiments import ledger, paper
+from adg import report, seeds
+from adg.evaluation import harness, samples, statistics
+from adg.store import Artifact, Status, Store
+from experiments import contamination, ledger, paper
 from experiments.cells import Cell, asked_for
 from experiments.config import plain_errors
 from experiments.status import cell_status
+
+RESAMPLES = 2_000  # of an interval in a table
 
 
 def row(cell: Cell, store: Store) -> report.Row:
@@ -21,20 +25,52 @@ def row(cell: Cell, store: Store) -> report.Row:
     c = cell.config
     name = str(c.selector["name"])
     role, status = cell_status(cell, store)
-    results = facts = None
+    results = facts = interval = None
     if status.state == "done":
         artifact = store.find(cell.nodes["eval"])
         assert artifact is not None
         results = json.loads(artifact.file("results.json").read_text())
+        interval = average_interval(artifact, c.seed)
+    if c.experiment.untrained:
+        return _untrained(cell, role, status, results, interval)
     if store.complete(cell.nodes["subset"]):
         subset = store.find(cell.nodes["subset"])
         facts = dict(subset.info) if subset else None
     figure = paper.figure(c.backbone.paper, c.pool.paper, name) if not cell.variant else None
+    counted = contamination.counts(cell, store) if results else None
+    overlap = None if counted is None else {task: {kind: entry["overlap"] for kind, entry in kinds.items()}
+                                            for task, kinds in counted.items()}  # fmt: skip
     return report.Row(
-        backbone=c.backbone.name, pool=c.pool.name, selector=name, variant=cell.variant,
+        backbone=c.backbone.name, pool=c.pool.name, selector=name, variant=cell.variant, interval=interval,
+        overlap=overlap,
         state=status.state, reason=f"{role}: {status.reason}" if status.reason else "",
         results=results, paper=figure, facts=facts or {}, seeds={"seed": c.seed},
     )  # fmt: skip
+
+
+def _untrained(
+    cell: Cell, role: str, status: Status, results: Any, interval: tuple[float, float] | None
+) -> report.Row:  # fmt: skip
+    """The row of a model that is evaluated as it is; a published checkpoint stands beside the paper's ADG row."""
+    b = cell.config.backbone
+    return report.Row(
+        backbone=b.name, pool=b.trained_on or "–", selector="adg" if b.trained_on else "untrained",
+        variant="as published" if b.trained_on else cell.variant, state=status.state,
+        reason=f"{role}: {status.reason}" if status.reason else "", results=results, interval=interval,
+        paper=paper.figure(b.paper, b.trained_on, "adg"),
+    )  # fmt: skip
+
+
+def average_interval(artifact: Artifact, seed: int) -> tuple[float, float] | None:
+    """The bootstrap interval of an evaluation's average (fractions); None where a task of it was not measured."""
+    results = samples.results(artifact)
+    if results["categories"]["avg"] is None:
+        return None
+    tasks = {task: samples.matrix([artifact], task) for task, entry in results["tasks"].items()
+             if entry["status"] == harness.DONE}  # fmt: skip
+    draw = seeds.generator(seed, "report", artifact.fingerprint)
+    found = statistics.bootstrap_average(tasks, draw, RESAMPLES)
+    return None if found is None else (found.low, found.high)
 
 
 def write(chosen: list[Cell], store: Store) -> tuple[Path, str]:

@@ -69,9 +69,11 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
             store.runner, store.exec = runner, config.exec
             _reopen_if_more_can_run(store, cell)
             artifacts = {role: store.ensure(node, on_build) for role, node in cell.nodes.items()}
-            tracked.training(_lines(artifacts["adapter"].file("training.jsonl")))
+            if "adapter" in artifacts:
+                tracked.training(_lines(artifacts["adapter"].file("training.jsonl")))
             tracked.results(json.loads(artifacts["eval"].file("results.json").read_text()))
-            tracked.subset(artifacts["subset"].file("subset.jsonl"), artifacts["subset"].info)
+            if "subset" in artifacts:
+                tracked.subset(artifacts["subset"].file("subset.jsonl"), artifacts["subset"].info)
     except NotRunnable as error:
         write_json(path, {**record, "state": "not-run", "reason": str(error)})
         say(f"{tag}    not run: {error}")

@@ -432,6 +432,29 @@ def test_model_with_nan_weights_gets_no_score(
         store.ensure(harness.node(broken, backbone, part(suite, "mmlu")))
 
 
+def test_chinese_suite_on_the_real_data(root: Path, shared_dir: Path, backbone: Node, store: Store) -> None:
+    values = yaml.safe_load((root / "conf" / "suite" / "chinese.yaml").read_text())
+    some = ["cmmlu_anatomy", "cmmlu_chinese_driving_rule"]
+    chinese = SuiteConfig.of({**values, "limit": 2, "data_root": str(shared_dir / "data" / "benchmarks"),
+                              "tasks": {"cmmlu": {**values["tasks"]["cmmlu"], "subtasks": some}}})  # fmt: skip
+    artifact = store.ensure(harness.node(None, backbone, chinese))
+    results = results_of(artifact)
+    assert list(results["tasks"]["cmmlu"]["subtasks"]) == some and results["tasks"]["cmmlu"]["n"] == 4
+    assert results["categories"] == {"avg": results["tasks"]["cmmlu"]["value"]}
+    assert all(row["prompt"].count("答案：") == 6 for row in rows_of(artifact, "cmmlu")), "five examples"
+
+
+def test_chinese_tasks_are_named_and_versioned_as_lm_eval_does(root: Path) -> None:
+    values = yaml.safe_load((root / "conf" / "suite" / "chinese.yaml").read_text())
+    known = harness._known_tasks()
+    for name, folder in (("cmmlu", "_default_template_yaml"), ("ceval-valid", "_default_ceval_yaml")):
+        (place,) = known[name]
+        own = yaml.safe_load((Path(place) / folder).read_text())
+        task = values["tasks"][name]
+        assert (task["repo"], task["version"]) == (own["dataset_path"], own["metadata"]["version"])
+        assert task["metric"] in [entry["metric"] for entry in own["metric_list"]]
+
+
 def test_missing_subset_of_local_data_names_the_command(suite: SuiteConfig, tmp_path: Path) -> None:
     (tmp_path / "openai" / "gsm8k").mkdir(parents=True)
     lacking = part(suite, "gsm8k", data_root=str(tmp_path))
