@@ -1,8 +1,8 @@
 """Facility location: records that together are similar to every record of the pool, each to its most similar one.
 
 Greedy maximisation of the sum over i of max over chosen j of s_ij (the form that QDIT and SuperFiltering.D share),
-lazy and without the N x N matrix: similarities are computed in blocks, and once the chosen records cover the pool well
-enough only the few pairs that can still matter are kept.
+lazy and without the N x N matrix: similarities are computed in blocks, and of those of the leading candidates only the
+pairs that can still matter are held, fewer and fewer as the chosen records cover the pool.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from baselines.vectors import VectorOptions
 KERNELS = ("cosine", "distance")
 GRID = 2.0**30  # similarities are whole multiples of 1 / GRID, so that their sums are exact in float64
 MAX_ROWS = int(2**53 / GRID)
-BLOCK = 64  # candidates whose gains are computed together
+BLOCK = 128  # candidates whose gains are computed together
 CHUNK = 4096  # rows at once against such a block: what a core's cache holds
-PAIRS = 2**24  # pairs kept at most, about: 8 bytes each
+PAIRS = 2**25  # similarities held at once, about: 8 bytes each
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,19 @@ def similarity(cosines: np.ndarray, kernel: str, width: int) -> np.ndarray:
 class _Gains:
     """Exact gains of candidates, and what is covered so far.
 
-    Rows are distinct unit vectors u (n, d) with the number of records that share each. ``covered`` (n,) is the
-    similarity of each to its most similar chosen record, 0 at first.
+    Rows are distinct vectors (n, d) with the number of records that share each. ``covered`` (n,) is the similarity of
+    each to its most similar chosen record, 0 at first. ``pairs`` holds, for candidates computed lately, the rows that
+    are more similar to the candidate than to what covered them then, and these similarities: no other row can matter
+    any more, because what covers a row only grows.
     """
 
-    def __init__(self, points: np.ndarray, counts: np.ndarray, kernel: str, pairs: int) -> None:
+    def __init__(self, points: np.ndarray, counts: np.ndarray, kernel: str) -> None:
         self.points = points.astype(np.float64)
         self.points /= np.linalg.norm(self.points, axis=1, keepdims=True)
-        self.counts, self.kernel, self.pairs = counts.astype(np.float64), kernel, pairs
+        self.counts, self.kernel = counts.astype(np.float64), kernel
         self.covered = np.zeros(len(points))
-        self.density = float(len(points))  # rows that a candidate of the last block was more similar to than covered
-        self.held: dict[int, np.ndarray] = {}  # similarities of the candidates of the last block to all rows
-        self.starts: np.ndarray | None = None  # of each candidate's pairs, once only those are kept
-        self.pair_rows = self.pair_values = np.empty(0, dtype=np.int32)
+        self.pairs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.size = 0  # entries of all pairs
 
     def first_bounds(self) -> np.ndarray:
         """An upper bound of each first gain: no kernel lies above the cosine's in its own range.
@@ -94,9 +94,9 @@ class _Gains:
         total = self.counts @ self.points
         return (self.points @ total + self.counts.sum()) * (GRID / 2) * (1 + 1e-9) + self.counts.sum()
 
-    def block(self, candidates: np.ndarray, pairs: list[tuple[np.ndarray, ...]] | None = None) -> np.ndarray:
-        """Gains of ``candidates`` (m,). Their similarities are held; with ``pairs`` those that can matter go there."""
-        n, positive = len(self.points), 0
+    def block(self, candidates: np.ndarray) -> np.ndarray:
+        """Gains of ``candidates`` (m,), whose pairs are held from now on."""
+        n = len(self.points)
         found = np.empty((len(candidates), n))
         gains, left = np.zeros(len(candidates)), self.points[candidates]
         for start in range(0, n, CHUNK):
@@ -107,58 +107,37 @@ class _Gains:
             found[:, part] = values
             values -= self.covered[part]
             np.maximum(values, 0.0, out=values)
-            positive += int(np.count_nonzero(values))
             gains += values @ self.counts[part]
-        self.density = positive / len(candidates)
-        if pairs is None:
-            self.held = dict(zip(candidates.tolist(), found, strict=True))
-        else:
-            which, rows = np.nonzero(found > self.covered)
-            pairs.append((np.bincount(which, minlength=len(candidates)), rows.astype(np.int32),
-                          found[which, rows].astype(np.int32)))  # fmt: skip
+        for candidate, similarities in zip(candidates.tolist(), found, strict=True):
+            self._hold(candidate, np.flatnonzero(similarities > self.covered).astype(np.int32), similarities)
         return gains
 
-    def keep_pairs(self) -> np.ndarray:
-        """From now on keep the pairs (row, candidate) whose similarity exceeds what covers the row, and no others.
+    def _hold(self, candidate: int, rows: np.ndarray, similarities: np.ndarray) -> None:
+        self.drop(candidate)
+        self.pairs[candidate] = rows, similarities[rows].astype(np.int32)
+        self.size += len(rows)
 
-        Nothing is lost, because what covers a row only grows. Returns the gains of all candidates (n,).
-        """
-        self.held = {}
-        found: list[tuple[np.ndarray, ...]] = []
-        n = len(self.points)
-        gains = [self.block(np.arange(start, min(start + BLOCK, n)), found) for start in range(0, n, BLOCK)]
-        self.starts = np.concatenate([[0], np.cumsum(np.concatenate([counts for counts, _, _ in found]))])
-        self.pair_rows = np.concatenate([rows for _, rows, _ in found])
-        self.pair_values = np.concatenate([values for _, _, values in found])
-        return np.concatenate(gains)
-
-    def few(self) -> bool:
-        """Whether the pairs that can still matter are few enough to be kept, judged by the last block.
-
-        Its candidates led, so they had more of them than others have.
-        """
-        n = len(self.points)
-        return self.starts is None and min(self.density, n) * n <= self.pairs
-
-    def cheap(self, candidate: int) -> bool:
-        """Whether ``again`` knows the candidate's similarities."""
-        return self.starts is not None or candidate in self.held
-
-    def _entries(self, candidate: int) -> tuple[np.ndarray | slice, np.ndarray]:
-        if self.starts is None:
-            return slice(None), self.held[candidate]
-        part = slice(self.starts[candidate], self.starts[candidate + 1])
-        return self.pair_rows[part], self.pair_values[part]
+    def drop(self, candidate: int) -> None:
+        """Hold its pairs no longer."""
+        if candidate in self.pairs:
+            self.size -= len(self.pairs.pop(candidate)[0])
 
     def again(self, candidate: int) -> float:
-        """The gain of one candidate now."""
-        rows, values = self._entries(candidate)
-        return float(np.maximum(values - self.covered[rows], 0.0) @ self.counts[rows])
+        """The gain of a candidate whose pairs are held."""
+        rows, values = self.pairs[candidate]
+        excess = values - self.covered[rows]
+        still = excess > 0
+        gain = float(excess[still] @ self.counts[rows[still]])
+        if 2 * np.count_nonzero(still) < len(rows):
+            self.size -= len(rows) - int(np.count_nonzero(still))
+            self.pairs[candidate] = rows[still], values[still]
+        return gain
 
     def take(self, candidate: int) -> None:
-        """Choose it: it covers what it is more similar to than all before."""
-        rows, values = self._entries(candidate)
+        """Choose a candidate whose pairs are held: it covers what it is more similar to than all before."""
+        rows, values = self.pairs[candidate]
         self.covered[rows] = np.maximum(self.covered[rows], values)
+        self.drop(candidate)
 
 
 def greedy(
@@ -170,7 +149,8 @@ def greedy(
     fall, so one computed earlier is an upper bound, and whoever still leads after being computed anew has the largest.
     Similarities are computed in float64 and rounded to 2^-30 of their range, which makes every sum exact: no gain
     depends on the order of the rows, and equal ones tie. ``ties`` go to the "lowest" row or to the "highest"; rows that
-    gain nothing (copies of chosen ones) come last, in that order. ``pairs`` limits memory, not the result.
+    gain nothing (copies of chosen ones) come last, in that order. About ``pairs`` similarities are held at once, 8
+    bytes each, those of the leading candidates; the result does not depend on it.
     """
     points = np.asarray(points)
     n = len(points)
@@ -178,9 +158,8 @@ def greedy(
         raise BadInput(f"budget is {budget} with {n} points; expected 1 to n, and n at most {MAX_ROWS:,}")
     if ties == "highest":
         return n - 1 - greedy(points[::-1], budget, kernel, pairs=pairs)
-    owner = vectors.distinct(points)
-    rows, counts = np.unique(owner, return_counts=True)
-    state = _Gains(points[rows], counts, kernel, pairs)
+    rows, counts = np.unique(vectors.distinct(points), return_counts=True)
+    state = _Gains(points[rows], counts, kernel)
     bounds = state.first_bounds()  # upper bounds of the gains; -1: chosen
     computed = np.full(len(rows), -1, dtype=np.int64)  # how many were chosen when the bound was the gain itself
     chosen: list[int] = []
@@ -189,23 +168,23 @@ def greedy(
             best = int(np.argmax(bounds))
             if bounds[best] <= 0:
                 break
-            if computed[best] == len(chosen):
-                if not state.cheap(best):  # its similarities were given up for another block's
-                    state.block(np.array([best]))
+            held = best in state.pairs
+            if held and computed[best] == len(chosen):
                 state.take(best)
                 bounds[best] = -1.0
                 chosen.append(best)
                 bar.update(1)
-            elif state.few():
-                bounds = np.where(bounds < 0, -1.0, state.keep_pairs())
-                computed[:] = len(chosen)
-            elif state.cheap(best):
+            elif held:
                 bounds[best], computed[best] = state.again(best), len(chosen)
             else:
+                if state.size > pairs:
+                    for candidate in sorted(state.pairs, key=bounds.__getitem__):
+                        state.drop(candidate)
+                        if 2 * state.size <= pairs:
+                            break
                 block = np.argpartition(bounds, -BLOCK)[-BLOCK:] if len(rows) > BLOCK else np.arange(len(rows))
-                block = block[bounds[block] > 0]
-                bounds[block] = state.block(block)
-                computed[block] = len(chosen)
+                block = np.array([i for i in block.tolist() if bounds[i] > 0 and i not in state.pairs])
+                bounds[block], computed[block] = state.block(block), len(chosen)
     taken = rows[chosen]
     left = np.ones(n, dtype=bool)
     left[taken] = False

@@ -113,7 +113,7 @@ def test_rounded_similarities_keep_the_kernel() -> None:
 def test_first_bounds_are_above_every_first_gain() -> None:
     for kernel in ("cosine", "distance"):
         points = clustered(8, 80, 7)
-        state = facility_location._Gains(points, np.ones(80, dtype=np.int64), kernel, 0)
+        state = facility_location._Gains(points, np.ones(80, dtype=np.int64), kernel)
         assert (state.first_bounds() >= state.block(np.arange(80))).all()
 
 
