@@ -90,6 +90,11 @@ class Table:
     source: str = ""  # where the published figures come from
     sections: Sequence[Section] = ()  # analyses that stand after the scores
 
+    @property
+    def has_scores(self) -> bool:
+        """False where only analyses are reported."""
+        return bool(self.rows) or not self.sections
+
 
 @dataclass(frozen=True)
 class Value:
@@ -294,7 +299,7 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 def opening(table: Table) -> str:
     """The line below the title: profile and, where cells were evaluated, how many."""
-    return f"Profile {table.profile}, {counts(table.rows)}." if table.rows else f"Profile {table.profile}."
+    return f"Profile {table.profile}, {counts(table.rows)}." if table.has_scores else f"Profile {table.profile}."
 
 
 def counts(rows: Sequence[Row]) -> str:
@@ -380,8 +385,8 @@ def markdown(table: Table) -> str:
         body.append(cells)
     parts = [f"# {table.title}", f"> **{table.statement}**", opening(table)]
     parts += ["\n".join(f"- {note}" for note in table.notes)] * bool(table.notes)
-    parts += [_pipes(head, body, numbers_from=3)] * bool(body)
-    parts += ["\n".join(f"- {line}".replace("- *", "- \\*") for line in legend(found))] * bool(body)
+    parts += [_pipes(head, body, numbers_from=3)] * table.has_scores
+    parts += ["\n".join(f"- {line}".replace("- *", "- \\*") for line in legend(found))] * table.has_scores
     parts += ["\n".join(f"- [{i}] {note}" for i, note in enumerate(found.notes, 1))] * bool(found.notes)
     for section in table.sections:
         parts += [f"## {section.title}", *section.text]
@@ -463,7 +468,7 @@ def _digits(value: float | None) -> str:
 
 def terminal(table: Table) -> str:
     """A fixed-width table of at most 120 columns (as long as there are no more than six tasks)."""
-    if not table.rows:
+    if not table.has_scores:
         shown = "\n\n".join(sections_.terminal(section) for section in table.sections)
         return f"{table.title}\n{table.statement}\nprofile {table.profile}\n\n{shown}"
     found = layout(table)
@@ -511,7 +516,7 @@ def write(table: Table, folder: Path) -> list[Path]:
     from adg import report_html
 
     texts = {"table.md": markdown(table)}
-    texts |= {"table.csv": comma_separated(table)} if table.rows else {}
+    texts |= {"table.csv": comma_separated(table)} if table.has_scores else {}
     texts |= {"index.html": report_html.page(table)}
     for section in table.sections:
         texts |= {f"{section.name}.csv": sections_.comma_separated(section)} if section.body else {}

@@ -63,7 +63,7 @@ def page(table: Table) -> str:
         f'<p class="soft">{escape(report.opening(table))}</p>',
         _list(table.notes, "notes"),
     ]
-    if table.rows:
+    if table.has_scores:
         parts += [
             *_charts(found),
             "<h2>Scores</h2>",

@@ -16,6 +16,7 @@ from adg.divergence import DivergenceConfig
 from adg.report import WORDS, Row
 from adg.sections import Section
 from adg.store import Store
+from experiments import paper
 from experiments.cells import Cell
 
 DRAWS = 20  # random sub-sets of answers behind an interval
@@ -83,6 +84,10 @@ def _swept(chosen: Sequence[Cell], rows: Sequence[Row]) -> Section:
     if experiment.name == "answers":
         text.append("lam weighs otherwise at each K: anisotropy reaches at most 1 - 1/(K-1), that is 0.50 for K = 3, "
                     "0.75 for 5, 0.83 for 7 and 0.89 for 10.")  # fmt: skip
+    if experiment.name == "chinese":
+        figures = paper.figures()["chinese"]
+        text.append("Published for its own Chinese pool, which is not named (CMMLU, C-Eval): "
+                    + "; ".join(f"{name} {a:.2f}, {b:.2f}" for name, (a, b) in figures.items()) + ".")  # fmt: skip
     return Section("swept", f"Average: {experiment.title or experiment.name}", text,
                    ("cell", "average", "paper", "examples", "short of the budget"), body, svg)  # fmt: skip
 
