@@ -671,7 +671,7 @@ def _over_ray(job: Job, cfg: EmbeddingConfig, pool: Path, answers: Path, k: int)
     if not rows:
         return 0, 0.0
     started = time.perf_counter()
-    scale.over_ray(rows, _Embedder, (job.inputs["backbone"], job.exec, cfg, k), job.exec, "embedding")
+    scale.over_ray(rows, "adg.embedding:_Embedder", (job.inputs["backbone"], job.exec, cfg, k), job.exec, "embedding")
     missing = [row["path"] for row in rows if not Path(row["path"]).is_file()]
     if missing:
         raise BadMeasurement(

@@ -175,10 +175,11 @@ def build(job: Job) -> dict[str, Any]:
     longest = max(map(len, encoded.values()))
     if resumed < len(batches) and job.exec.distributed == "ray":
         absent = [index for index in range(len(batches)) if index not in tables]
-        rows = [{"index": index, "path": str(shards[index]),
-                 "prompts": json.dumps({key: encoded[key] for key in batches[index]})} for index in absent]  # fmt: skip
+        rows = [{"index": index, "path": str(shards[index]), "prompts": {key: encoded[key] for key in batches[index]}}
+                for index in absent]  # fmt: skip
         started = time.perf_counter()
-        scale.over_ray(rows, _Sampler, (backbone, cfg, job.exec, longest), job.exec, f"sampling {job.node.label}")
+        arguments = (backbone, cfg, job.exec, longest)
+        scale.over_ray(rows, "adg.generation:_Sampler", arguments, job.exec, f"sampling {job.node.label}")
         seconds = time.perf_counter() - started
         for index in absent:
             table = _read_shard(shards[index], batches[index], cfg)
@@ -234,7 +235,7 @@ class _Sampler:
         self.engine = ENGINES[cfg.engine.name](backbone, self.tokenizer, cfg, exec_, longest)
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
-        encoded: dict[str, list[int]] = json.loads(row["prompts"])
+        encoded: dict[str, list[int]] = row["prompts"]
         rows = _sample(self.engine, self.tokenizer, list(encoded), encoded, self.cfg.sampling, row["index"])
         write_atomic(Path(row["path"]), _parquet(_table(rows)))
         return {"answers": len(rows)}

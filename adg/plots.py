@@ -36,9 +36,11 @@ def bars(
         ticks = [(x, value) for x, value in enumerate(marks) if value is not None]
         if ticks:
             axes.scatter([x for x, _ in ticks], [y for _, y in ticks], marker="_", s=300, color=ORANGE, label=mark)
-            axes.legend(frameon=False)
-        axes.set_xticks(range(len(labels)), labels, rotation=20 if max(map(len, labels)) > 10 else 0, ha="center")
+            _legend(axes)
+        slanted = max(map(len, labels)) > 10
+        axes.set_xticks(range(len(labels)), labels, rotation=25 if slanted else 0, ha="right" if slanted else "center")
         axes.set_xlim(-0.6, len(labels) - 0.4)
+        axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
         axes.set_ylabel(ylabel)
 
@@ -61,8 +63,7 @@ def curves(
         axes.set_xticks(list(x), [f"{value:g}" for value in x])
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        if series:
-            axes.legend(frameon=False, fontsize=8)
+        _legend(axes)
 
     return _svg(draw, (5.6, 3.6))
 
@@ -98,9 +99,14 @@ def quadrants(dispersion: np.ndarray, anisotropy: np.ndarray, chosen: np.ndarray
         axes.axhline(split[1], color=ORANGE, linewidth=0.8)
         axes.set_xlabel("dispersion D")
         axes.set_ylabel("anisotropy I")
-        axes.legend(frameon=False, fontsize=8)
+        _legend(axes)
 
     return _svg(draw, (5.6, 4.2))
+
+
+def _legend(axes: Any) -> None:
+    """Above the figure, where it hides nothing."""
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
 
 
 def _svg(draw: Any, size: tuple[float, float]) -> str:

@@ -7,11 +7,14 @@ result does not depend on how many actors there were.
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from adg import errors
 from adg.errors import BadInput, HarnessError
 from adg.execution import ExecConfig
 from adg.progress import progress
@@ -28,12 +31,13 @@ class Worker(Protocol):
 
 
 def over_ray(
-    rows: Sequence[dict[str, Any]], worker: type[Worker], arguments: tuple[Any, ...], exec_: ExecConfig, title: str
+    rows: Sequence[dict[str, Any]], worker: str, arguments: tuple[Any, ...], exec_: ExecConfig, title: str
 ) -> list[dict[str, Any]]:
-    """Call ``worker(*arguments).work(row)`` for every row, in no particular order; returns what the calls returned.
+    """Call ``work(row)`` of a worker for every row (JSON types), in no particular order; returns what the calls gave.
 
-    Raises the worker's own error where it is one a person can act on, and ``BadInput`` when Ray is not installed or
-    the cluster has fewer GPUs or cores than the actors need.
+    ``worker`` is "module:class", imported by the actors and made with ``arguments``. Raises the worker's own error
+    where it is one a person can act on, and ``BadInput`` when Ray is not installed or the cluster has fewer GPUs or
+    cores than the actors need.
     """
     try:
         import ray
@@ -50,39 +54,48 @@ def over_ray(
         )  # fmt: skip
     try:
         gpus = 0 if exec_.device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
+        cores = int(ray.cluster_resources().get("CPU", 0))
         each = exec_.tensor_parallel if gpus else 0
         actors = exec_.actors or (max(1, gpus // each) if each else 1)
-        cores = int(ray.cluster_resources().get("CPU", 0))
         if actors * each > gpus or actors > cores:
             raise BadInput(
                 f"exec.actors={actors} needs {actors * each} GPUs and {actors} cores, the cluster has {gpus} and "
                 f"{cores}; lower exec.actors or exec.tensor_parallel"
             )
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        data = ray.data.from_items([{"row": dict(row)} for row in rows], override_num_blocks=len(rows)).map(
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        data = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows)).map(
             _Actor, fn_constructor_args=(worker, arguments), num_gpus=each or None, num_cpus=1,
             compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows))),
         )  # fmt: skip
         found = []
         with progress(len(rows), title, unit="shards") as bar:
             for row in data.iter_rows():
-                found.append(row["done"])
+                if row["error"]:
+                    raise getattr(errors, row["error"], HarnessError)(row["result"])
+                found.append(json.loads(row["result"]))
                 bar.update(1)
         return found
-    except Exception as error:
-        raise _own(error) or error from error
     finally:
         if mine:
             ray.shutdown()
 
 
 class _Actor:
-    def __init__(self, worker: type[Worker], arguments: tuple[Any, ...]) -> None:
-        self.worker = worker(*arguments)
+    """Holds the worker. Its errors for a person travel as text: what Ray raises in their place has lost them."""
+
+    def __init__(self, worker: str, arguments: tuple[Any, ...]) -> None:
+        self.named, self.arguments = worker, arguments
+        self.worker: Worker | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"done": self.worker.work(row["row"])}
+        try:
+            if self.worker is None:
+                module, _, name = self.named.partition(":")
+                self.worker = getattr(importlib.import_module(module), name)(*self.arguments)
+            assert self.worker is not None
+            return {"error": "", "result": json.dumps(self.worker.work(json.loads(row["row"])))}
+        except HarnessError as error:
+            return {"error": type(error).__name__, "result": str(error)}
 
 
 def environment() -> dict[str, str]:
@@ -90,14 +103,3 @@ def environment() -> dict[str, str]:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     kept = {name: value for name, value in os.environ.items() if name.startswith(("HF_", "OMP_", "TOKENIZERS_"))}
     return {**kept, "PYTHONPATH": path}
-
-
-def _own(error: BaseException | None) -> HarnessError | None:
-    """The error of this project inside those that Ray wraps around it."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, HarnessError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None

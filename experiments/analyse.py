@@ -77,10 +77,14 @@ def _swept(chosen: Sequence[Cell], rows: Sequence[Row]) -> Section:
     for label, row, value, figure in zip(labels, rows, percent, published, strict=True):
         word = WORDS.get(row.state, "missing")
         shortfall = row.facts.get("shortfall")
-        body.append([label, word if value is None else f"{value:.2f}", "–" if figure is None else f"{figure:.2f}",
-                     "missing" if not row.facts else str(row.facts["rows_out"]),
+        partial = "*" * bool(row.results and row.results.get("partial"))
+        average = word if value is None else f"{value:.2f}{partial}"
+        examples = "missing" if not row.facts else str(row.facts["rows_out"])
+        body.append([label, average, "–" if figure is None else f"{figure:.2f}", examples,
                      "–" if not shortfall else str(shortfall)])  # fmt: skip
     text = ["A cell that has no average is named and left out of the figure."] * (None in percent)
+    if any(row.results and row.results.get("partial") for row in rows):
+        text.append("* partial, not the whole benchmark: the notes of the table say in what.")
     if experiment.name == "answers":
         text.append("lam weighs otherwise at each K: anisotropy reaches at most 1 - 1/(K-1), that is 0.50 for K = 3, "
                     "0.75 for 5, 0.83 for 7 and 0.89 for 10.")  # fmt: skip

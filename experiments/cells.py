@@ -18,6 +18,7 @@ from experiments.config import Config
 from finetune import sft
 
 GROUPS = ("backbone", "pool", "selector")
+ASIDE = ("exec.", "hydra", "tracker", "out=")  # overrides that say nothing about a result
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,17 @@ class Cell:
     def variant(self) -> str:
         """What is swept besides backbone, pool and selector, in the experiment's own words."""
         labels = self.config.experiment.labels
+        plain = {"backbone@selecting": "chosen by {}", "selector.window": "layers {}", "sampling.seed": "sampling {}",
+                 "embedding.bins.seed": "clustering {}"}  # fmt: skip
         words = []
         for override in (o.replace("\\", "") for o in self.overrides):
-            aside = override.split("=")[0] in (*GROUPS, "profile", "experiment", "preset") or override.startswith(
-                ("exec.", "hydra", "tracker", "out=")
-            )
-            if override in labels or not aside:
-                words.append(labels.get(override, override.replace("backbone@selecting=", "chosen by ")))
+            key, _, value = override.partition("=")
+            if override in labels:
+                words.append(labels[override])
+            elif key in plain:
+                words.append(plain[key].format(value))
+            elif key not in (*GROUPS, "profile", "experiment", "preset") and not override.startswith(ASIDE):
+                words.append(override)
         return ", ".join(words)
 
     @property

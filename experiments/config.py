@@ -76,11 +76,6 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         if self.last not in ("eval", "subset"):
             raise BadInput(f"experiment.last is {self.last!r}; expected eval or subset")
-        if self.choices and self.choice not in self.choices:
-            raise BadInput(
-                f"experiment.choice is {self.choice!r}{nearest(self.choice, list(self.choices))}; "
-                f"expected one of {', '.join(self.choices)}"
-            )
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,10 @@ def _rates(chosen: list[Cell], store: Store, cell: Cell) -> tuple[Rate | None, R
         if artifact is None or node.inputs["backbone"].fingerprint != backbone:
             continue
         info, where = artifact.info, f"on {artifact.manifest['machine'].get('host')} for {node.label}"
-        gpus = max(1, int((artifact.manifest.get("exec") or {}).get("tensor_parallel", 1)))
+        how = artifact.manifest.get("exec") or {}
+        if how.get("distributed") == "ray":  # on how many GPUs is not known
+            continue
+        gpus = max(1, int(how.get("tensor_parallel", 1)))
         spent = info.get("sampling" if node.stage.name == "answers" else "embedding") or {}
         if not spent.get("seconds"):
             continue
