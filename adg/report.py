@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from adg import sections as sections_
 from adg.errors import BadInput, BadMeasurement
+from adg.sections import Section
 from adg.store import write_atomic
 
 CATEGORIES = {"reasoning": "Reasoning", "knowledge": "Knowledge", "coding": "Coding", "avg": "Average"}
@@ -91,6 +93,12 @@ class Table:
     notes: Sequence[str] = ()
     ledger: Sequence[Deviation] = ()
     source: str = ""  # where the published figures come from
+    sections: Sequence[Section] = ()  # analyses that stand after the scores
+
+    @property
+    def has_scores(self) -> bool:
+        """False where only analyses are reported."""
+        return bool(self.rows) or not self.sections
 
 
 @dataclass(frozen=True)
@@ -308,6 +316,11 @@ def signed(value: float | None, digits: int = 2) -> str:
     return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
 
 
+def opening(table: Table) -> str:
+    """The line below the title: profile and, where cells were evaluated, how many."""
+    return f"Profile {table.profile}, {counts(table.rows)}." if table.has_scores else f"Profile {table.profile}."
+
+
 def counts(rows: Sequence[Row]) -> str:
     states = ["done" if row.state == "done" else WORDS[row.state] for row in rows]
     counted = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(["done", *states]) if s in states)
@@ -396,11 +409,15 @@ def markdown(table: Table) -> str:
             cells.append(_markdown_value(found, line.values[column.key], column, first=position == 0))
         cells += [signed(line.to_random)] * found.has_random + [signed(line.to_paper)] * found.has_paper
         body.append(cells)
-    parts = [f"# {table.title}", f"> **{table.statement}**", f"Profile {table.profile}, {counts(table.rows)}."]
+    parts = [f"# {table.title}", f"> **{table.statement}**", opening(table)]
     parts += ["\n".join(f"- {note}" for note in table.notes)] * bool(table.notes)
-    parts += [_pipes(head, body, numbers_from=3)]
-    parts += ["\n".join(f"- {line}".replace("- *", "- \\*") for line in legend(found))]
+    parts += [_pipes(head, body, numbers_from=3)] * table.has_scores
+    parts += ["\n".join(f"- {line}".replace("- *", "- \\*") for line in legend(found))] * table.has_scores
     parts += ["\n".join(f"- [{i}] {note}" for i, note in enumerate(found.notes, 1))] * bool(found.notes)
+    for section in table.sections:
+        parts += [f"## {section.title}", *section.text]
+        parts += [f"![{section.title}]({section.name}.svg)"] * bool(section.svg)
+        parts += [_pipes(section.head, section.body)] * bool(section.body)
     tasks = benchmarks(found)
     parts += ["## Benchmarks", _pipes(BENCHMARK_HEAD, tasks)] if tasks else []
     subset_head, subsets = facts(found)
@@ -486,6 +503,9 @@ def _digits(value: float | None) -> str:
 
 def terminal(table: Table) -> str:
     """A fixed-width table of at most 120 columns (as long as there are no more than six tasks)."""
+    if not table.has_scores:
+        shown = "\n\n".join(sections_.terminal(section) for section in table.sections)
+        return f"{table.title}\n{table.statement}\nprofile {table.profile}\n\n{shown}"
     found = layout(table)
     extra = ["vs rand"] * found.has_random + ["paper"] * found.has_paper
     width = 8
@@ -535,10 +555,18 @@ def _wrap(text: str) -> list[str]:
 
 
 def write(table: Table, folder: Path) -> list[Path]:
-    """Write ``table.md``, ``table.csv`` and ``index.html`` into ``folder``; the same table gives the same bytes."""
+    """Write ``table.md``, ``table.csv`` (where cells were evaluated), ``index.html`` and each section's CSV and SVG.
+
+    The same table gives the same bytes.
+    """
     from adg import report_html
 
-    texts = {"table.md": markdown(table), "table.csv": comma_separated(table), "index.html": report_html.page(table)}
+    texts = {"table.md": markdown(table)}
+    texts |= {"table.csv": comma_separated(table)} if table.has_scores else {}
+    texts |= {"index.html": report_html.page(table)}
+    for section in table.sections:
+        texts |= {f"{section.name}.csv": sections_.comma_separated(section)} if section.body else {}
+        texts |= {f"{section.name}.svg": section.svg} if section.svg else {}
     for name, text in texts.items():
         write_atomic(folder / name, text.encode())
     return [folder / name for name in texts]

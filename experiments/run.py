@@ -71,7 +71,8 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
             artifacts = {role: store.ensure(node, on_build) for role, node in cell.nodes.items()}
             if "adapter" in artifacts:
                 tracked.training(_lines(artifacts["adapter"].file("training.jsonl")))
-            tracked.results(json.loads(artifacts["eval"].file("results.json").read_text()))
+            if "eval" in artifacts:  # the experiment may end with the subset
+                tracked.results(json.loads(artifacts["eval"].file("results.json").read_text()))
             if "subset" in artifacts:
                 tracked.subset(artifacts["subset"].file("subset.jsonl"), artifacts["subset"].info)
     except NotRunnable as error:
@@ -90,7 +91,7 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
 
 def _reopen_if_more_can_run(store: Store, cell: Cell) -> None:
     """An evaluation that left tasks out (no consent, no sandbox) is taken up again when they could run now."""
-    evaluated = store.find(cell.nodes["eval"])
+    evaluated = store.find(cell.nodes["eval"]) if "eval" in cell.nodes else None
     if evaluated is not None:
         results = json.loads(evaluated.file("results.json").read_text())
         if harness.can_complete(results, cell.config.exec):
@@ -150,8 +151,7 @@ def entry() -> None:
     finally:
         from experiments import report
 
-        folder, text = report.write(*asked_for())
-        say(f"\n{text}\n\n{folder}/index.html, table.md, table.csv")
+        say(f"\n{report.write(*asked_for())}")
 
 
 if __name__ == "__main__":
