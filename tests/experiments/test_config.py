@@ -22,6 +22,7 @@ RELEASED = ("adg_alpaca_gpt4_llama3_8b", "adg_cot_llama3_8b", "adg_wizardlm_qwen
 UNPINNED = {("backbone", name) for name in ("llama3_8b_instruct", "qwen2_5_7b_instruct", *RELEASED)}
 NEEDS = {("pool", "local"): ["pool.path=my.jsonl"], ("suite", "chinese"): ["suite.data_root=mirror"],
          ("pool", "chinese"): ["pool.path=my.jsonl"],
+         ("experiment", "chinese"): ["suite.data_root=mirror"],
          ("experiment", "released_checkpoints"): [f"backbone.revision={COMMIT}"]}  # fmt: skip
 
 
@@ -33,8 +34,6 @@ def test_all_groups_are_there() -> None:
 
 @pytest.mark.parametrize(("group", "name"), FILES)
 def test_every_file_composes(group: str, name: str) -> None:
-    if (group, name) == ("experiment", "chinese") and not CHINESE:
-        pytest.skip("suite=chinese is not there")
     overrides = [f"{group}={name}", *NEEDS.get((group, name), [])]
     if (group, name) in UNPINNED:
         with pytest.raises(BadInput, match="revision"):
@@ -46,10 +45,12 @@ def test_every_file_composes(group: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (config_.CONF / "experiment").glob("*.yaml")))
 @pytest.mark.parametrize("profile", ["mini", "paper", "smoke"])
-def test_every_experiment_has_cells_in_every_profile(name: str, profile: str) -> None:
+def test_every_experiment_has_cells_in_every_profile(name: str, profile: str, tmp_path: Path) -> None:
     overrides = NEEDS.get(("experiment", name), [])
-    if name == "chinese":  # at paper scale a person names the pool
-        overrides = ["pool.path=mini:chinese/everyday.jsonl", "suite.data_root=mirror"]
+    if name == "chinese":  # at paper scale a person names the pool, and always the data
+        for task in config_.compose(["suite=chinese", "suite.data_root=mirror"]).suite.tasks.values():
+            (tmp_path / task.repo).mkdir(parents=True)
+        overrides = ["pool.path=mini:chinese/everyday.jsonl", f"suite.data_root={tmp_path}"]
     chosen = cells_.cells([f"profile={profile}", f"experiment={name}", *overrides])
     assert chosen
     assert len({c.fingerprint for c in chosen}) == len(chosen)
