@@ -79,7 +79,7 @@ class Cell:
                 words.append(labels[override])
             elif key in plain:
                 words.append(plain[key].format(value))
-            elif key not in (*GROUPS, "profile", "experiment", "preset") and not override.startswith(ASIDE):
+            elif key not in (*GROUPS, "profile", "experiment", "preset", "suite") and not override.startswith(ASIDE):
                 words.append(override)
         return ", ".join(words)
 

@@ -44,6 +44,7 @@ class ProfileConfig:
     seeds: str = "42,43,44"  # of the stability experiment: sampling and clustering
     windows: str = "rel:0.0-0.25,rel:0.25-0.5,rel:0.5-0.75,rel:0.75-1.0"  # kept for the analyses beside the preset's
     chinese: str = "chinese"  # pool of the Chinese experiment
+    chinese_suite: str = "chinese"  # and its suite
     rows: int | None = None  # rows of an embedded pool that are used; null: all
     minutes: dict[str, float] = field(default_factory=dict)  # measured minutes a stage takes, for the plan
     measured_on: str = ""

@@ -444,6 +444,16 @@ def test_chinese_suite_on_the_real_data(root: Path, shared_dir: Path, backbone: 
     assert all(row["prompt"].count("答案：") == 6 for row in rows_of(artifact, "cmmlu")), "five examples"
 
 
+def test_small_chinese_sets_are_read_by_the_real_tasks(root: Path, backbone: Node, store: Store) -> None:
+    values = yaml.safe_load((root / "conf" / "suite" / "mini_chinese.yaml").read_text())
+    artifact = store.ensure(harness.node(None, backbone, SuiteConfig.of(values)))
+    tasks = results_of(artifact)["tasks"]
+    assert {name: (task["n"], len(task["subtasks"])) for name, task in tasks.items()} == {
+        "cmmlu": (4, 2), "ceval-valid": (4, 2),
+    }  # fmt: skip
+    assert all(row["prompt"].count("答案：") == 2 for name in tasks for row in rows_of(artifact, name)), "one example"
+
+
 def test_chinese_tasks_are_named_and_versioned_as_lm_eval_does(root: Path) -> None:
     values = yaml.safe_load((root / "conf" / "suite" / "chinese.yaml").read_text())
     known = harness._known_tasks()

@@ -92,12 +92,10 @@ def test_stability_trains_nothing_and_keeps_each_presets_own_window() -> None:
     assert len({cell.name for cell in found}) == len(found)
 
 
-def test_the_chinese_experiment_composes_or_says_what_is_missing(root: Path) -> None:
-    if not (root / "conf" / "suite" / "chinese.yaml").exists():
-        with pytest.raises(BadInput, match="suite=chinese is not known"):
-            chosen("chinese")
-        return
-    assert {cell.config.pool.name for cell in chosen("chinese")} == {"mini_chinese"}
+def test_the_chinese_experiment_has_its_own_pool_and_suite() -> None:
+    found = chosen("chinese")
+    assert {(cell.config.pool.name, cell.config.suite.name) for cell in found} == {("mini_chinese", "mini_chinese")}
+    assert {cell.variant for cell in found} == {""}
 
 
 def test_the_embedded_chinese_pool_is_read_whole(tmp_path: Path) -> None:
