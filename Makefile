@@ -6,7 +6,7 @@ RUN = .venv/bin/python
 # The embedded models are too small to keep several cores busy: two cells at a time, each on its share of the cores.
 LAUNCHER_mini = hydra/launcher=joblib hydra.launcher.n_jobs=2
 
-.PHONY: help setup test smoke reproduce plan status report ablation bench lint clean-env
+.PHONY: help setup test smoke reproduce plan status report ablation bench bench-gpu lint clean-env
 
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -37,6 +37,9 @@ ablation: setup ## dispersion only, anisotropy only and both, through fine-tunin
 
 bench: setup ## speed and memory against the plain way, in one run
 	$(RUN) -m benchmarks $(ARGS)
+
+bench-gpu: ## scoring and sampling on a GPU at LLaMA-3-8B's shape, random weights; needs only torch and transformers
+	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) benchmarks/bench_gpu.py $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy

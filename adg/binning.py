@@ -44,7 +44,7 @@ def node(grams: Node, cfg: BinsConfig) -> Node:
     return Node(STAGE, grams.label, cfg, {"grams": grams})
 
 
-def cluster(vectors: ArrayLike, cfg: BinsConfig) -> np.ndarray:
+def cluster(vectors: ArrayLike, cfg: BinsConfig = BinsConfig()) -> np.ndarray:
     """Bin of each row: ``vectors`` (n, d) -> (n,) int64 in 0 .. clusters-1, some of which may stay empty.
 
     clusters = min(configured, floor(n / 5)), at least 1; mini-batch min(1000, n // 10), at least 1.

@@ -64,10 +64,11 @@ class Divergence(Selector):
             )
         window = 0 if self.config.window is None else _index(grams.windows, self.config.window)
         matrices = np.asarray(grams.grams[:, window], dtype=np.float64)
+        sampled = matrices.shape[1]
         if self.config.answers is not None:
-            if self.config.answers > matrices.shape[1]:
+            if self.config.answers > sampled:
                 raise BadInput(
-                    f"selector.answers is {self.config.answers} but {matrices.shape[1]} answers were sampled; "
+                    f"selector.answers is {self.config.answers} but {sampled} answers were sampled; "
                     f"set sampling.n={self.config.answers} or more"
                 )
             matrices = matrices[:, : self.config.answers, : self.config.answers]
@@ -81,7 +82,14 @@ class Divergence(Selector):
             labels = binning.load(data.features["bins"])
             parts["bin"] = np.array([labels.get(key, -1) for key in data.keys], dtype=np.int64)
         missing = set(range(len(data.records))) - set(rows.tolist())
-        return ScoreTable(score, parts, dict.fromkeys(sorted(missing), "its answers could not be sampled or embedded"))
+        notes = {"answers": matrices.shape[1], "answers_sampled": sampled, "window": grams.windows[window]}
+        if matrices.shape[1] < sampled:
+            notes["note"] = (
+                f"scored with the first {matrices.shape[1]} of {sampled} answers; anisotropy reaches at most "
+                f"1 - 1/(K-1), so lam weighs otherwise than at K = {sampled}"
+            )
+        reasons = dict.fromkeys(sorted(missing), "its answers could not be sampled or embedded")
+        return ScoreTable(score, parts, reasons, notes)
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
         rows = np.flatnonzero(table.valid)

@@ -6,10 +6,12 @@ record share are run once. Kept are the Gram matrices (for the score) and the in
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import re
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adg import geometry, models, prompts, records
+from adg import geometry, models, prompts, records, scale
 from adg.binning import BinsConfig
 from adg.errors import BadInput, BadMeasurement, nearest
+from adg.execution import ExecConfig
 from adg.progress import progress
 from adg.records import Record
 from adg.store import Artifact, Job, Node, Stage, write_atomic, write_json
@@ -587,6 +590,9 @@ def build(job: Job) -> dict[str, Any]:
     counts: dict[str, int] = {}
     shards: list[Path] = []
     model: dict[str, Any] = {}
+    embedded, seconds = 0, 0.0
+    if job.exec.distributed == "ray":
+        embedded, seconds = _over_ray(job, cfg, pool, answers, k)
     with progress(total, "embedding", unit="records") as bar:
         for number, items in enumerate(_shards(pool, answers)):
             path = job.work / f"shard-{number:06d}.npz"
@@ -594,11 +600,11 @@ def build(job: Job) -> dict[str, Any]:
             info, vectors = _read_info(path, keys), None
             if info is None:
                 if encoder is None:
-                    encoder = _encoder(job, cfg)
+                    encoder = _encoder(job.inputs["backbone"], job.exec, cfg)
+                started = time.perf_counter()
                 vectors = encoder.embed(items, k)
-                info = {"asked": keys, "failed": vectors.failed, "counts": vectors.counts, "keys": vectors.keys,
-                        "model": {"tensors": encoder.tensors, "blocks": encoder.blocks, "width": encoder.width,
-                                  "blocks_run": encoder.blocks_run, "dtype": encoder.dtype}}  # fmt: skip
+                embedded, seconds = embedded + len(items) * k, seconds + time.perf_counter() - started
+                info = _about(encoder, keys, vectors)
             failed += [(key, reason) for key, reason in info["failed"]]
             _check_failures(failed, job.exec.max_failed)
             if vectors is not None:
@@ -619,13 +625,60 @@ def build(job: Job) -> dict[str, Any]:
         "windows": names, "hidden_states": dict(zip(names, model["tensors"], strict=True)),
         "blocks": model["blocks"], "blocks_run": model["blocks_run"], "width": model["width"],
         "dtype": model["dtype"], "preset": cfg.name, **counts,
+        "embedding": {"answers": embedded, "seconds": round(seconds, 3)},  # of this process, for rates
     }  # fmt: skip
 
 
-def _encoder(job: Job, cfg: EmbeddingConfig) -> Encoder:
-    backbone = job.inputs["backbone"]
-    model = models.load_model(backbone, models.device(job.exec), cfg.dtype, headless=True)
-    return Encoder(model, models.load_tokenizer(backbone), cfg, job.exec.tokens_per_batch)
+def _encoder(backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig) -> Encoder:
+    model = models.load_model(backbone, models.device(exec_), cfg.dtype, headless=True)
+    return Encoder(model, models.load_tokenizer(backbone), cfg, exec_.tokens_per_batch)
+
+
+def _about(encoder: Encoder, keys: list[str], vectors: Vectors) -> dict[str, Any]:
+    """What a shard says of itself."""
+    return {"asked": keys, "failed": vectors.failed, "counts": vectors.counts, "keys": vectors.keys,
+            "model": {"tensors": encoder.tensors, "blocks": encoder.blocks, "width": encoder.width,
+                      "blocks_run": encoder.blocks_run, "dtype": encoder.dtype}}  # fmt: skip
+
+
+class _Embedder:
+    """An actor's part of the embedding: the encoder, and one shard at a time."""
+
+    def __init__(self, backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig, k: int) -> None:
+        self.encoder, self.k = _encoder(backbone, exec_, cfg), k
+
+    def work(self, row: dict[str, Any]) -> dict[str, Any]:
+        asked = json.loads(Path(row["items"]).read_text())
+        items = [(Record(**record), given) for record, given in asked]
+        vectors = self.encoder.embed(items, self.k)
+        _save(Path(row["path"]), _about(self.encoder, [record.key for record, _ in items], vectors), vectors)
+        return {"records": len(items), "failed": len(vectors.failed)}
+
+
+def _over_ray(job: Job, cfg: EmbeddingConfig, pool: Path, answers: Path, k: int) -> tuple[int, float]:
+    """Make the missing shards with Ray; returns the answers embedded and the seconds that took.
+
+    What a shard is made from is handed over in a file, so that no pool has to fit into memory.
+    """
+    rows, asked = [], 0
+    for number, items in enumerate(_shards(pool, answers)):
+        path = job.work / f"shard-{number:06d}.npz"
+        if _read_info(path, [record.key for record, _ in items]) is None:
+            given = path.with_suffix(".json")
+            write_json(given, [[dataclasses.asdict(record), texts] for record, texts in items])
+            rows.append({"path": str(path), "items": str(given)})
+            asked += len(items) * k
+    if not rows:
+        return 0, 0.0
+    started = time.perf_counter()
+    scale.over_ray(rows, "adg.embedding:_Embedder", (job.inputs["backbone"], job.exec, cfg, k), job.exec, "embedding")
+    missing = [row["path"] for row in rows if not Path(row["path"]).is_file()]
+    if missing:
+        raise BadMeasurement(
+            f"{missing[0]} is not there although a Ray actor wrote it; the artifacts folder (exec.runs) must be on a "
+            f"file system that all machines of the cluster share"
+        )
+    return asked, time.perf_counter() - started
 
 
 def _sizes(pool: Path, answers: Path) -> tuple[int, int]:

@@ -21,13 +21,16 @@ class ExecConfig:
     eval_batch_size: int = 8
     workers: int = 0  # processes that score model-written programs; 0 = one a core
     tensor_parallel: int = 1
+    distributed: str = "none"  # none | ray: sampling and scoring over Ray Data (set with engine.distributed)
+    actors: int = 0  # of Ray; 0: one for every tensor_parallel GPUs, or one where there is no GPU
     train_processes: int = 1  # processes that fine-tune side by side, one a GPU
     gpu_memory: float = 0.9  # share of GPU memory vLLM may take
     run_model_code: bool = False  # consent to run model-written programs (HumanEval, MBPP), confined
     offline: bool = False  # never ask a hub
 
     def __post_init__(self) -> None:
-        for name, allowed in (("device", ("auto", "cpu", "cuda")), ("isolation", ("auto", "process", "none"))):
+        for name, allowed in (("device", ("auto", "cpu", "cuda")), ("isolation", ("auto", "process", "none")),
+                              ("distributed", ("none", "ray"))):  # fmt: skip
             value = getattr(self, name)
             if value not in allowed:
                 raise BadInput(f"exec.{name} is {value!r}; expected one of {', '.join(allowed)}")

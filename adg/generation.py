@@ -12,13 +12,13 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from adg import models, prompts, records, seeds
+from adg import models, prompts, records, scale, seeds
 from adg.errors import BadInput, BadMeasurement, nearest
 from adg.execution import ExecConfig
 from adg.progress import progress
@@ -77,6 +77,7 @@ class EngineConfig:
 
     name: str = "hf"  # hf | vllm
     dtype: str = "auto"  # auto (the backbone's) | float32 | bfloat16 | float16
+    distributed: str = field(default="none", metadata={"identity": False})  # none | ray: batches spread over actors
     batch_size: int = 16  # prompts that share a seed and a shard
     max_num_seqs: int = _vllm(256)  # answers decoded at once
     max_num_batched_tokens: int = _vllm(8192)  # tokens in one step
@@ -172,8 +173,25 @@ def build(job: Job) -> dict[str, Any]:
     tables = {i: table for i, shard in enumerate(shards) if (table := _read_shard(shard, batches[i], cfg)) is not None}
     resumed = len(tables)
     sampled, seconds = 0, 0.0
-    if resumed < len(batches):
-        longest = max(map(len, encoded.values()))
+    longest = max(map(len, encoded.values()))
+    if resumed < len(batches) and job.exec.distributed == "ray":
+        absent = [index for index in range(len(batches)) if index not in tables]
+        rows = [{"index": index, "path": str(shards[index]), "prompts": {key: encoded[key] for key in batches[index]}}
+                for index in absent]  # fmt: skip
+        started = time.perf_counter()
+        arguments = (backbone, cfg, job.exec, longest)
+        scale.over_ray(rows, "adg.generation:_Sampler", arguments, job.exec, f"sampling {job.node.label}")
+        seconds = time.perf_counter() - started
+        for index in absent:
+            table = _read_shard(shards[index], batches[index], cfg)
+            if table is None:
+                raise BadMeasurement(
+                    f"{shards[index]} is not there although a Ray actor wrote it; the artifacts folder (exec.runs) "
+                    f"must be on a file system that all machines of the cluster share"
+                )
+            tables[index] = table
+            sampled += sum(table["tokens"].to_pylist())
+    elif resumed < len(batches):
         engine = ENGINES[cfg.engine.name](backbone, tokenizer, cfg, job.exec, longest)
         started = time.perf_counter()
         try:
@@ -208,6 +226,20 @@ def build(job: Job) -> dict[str, Any]:
         "resumed_batches": resumed,
         "sampling": {"tokens": sampled, "seconds": round(seconds, 3)},  # of this process, for rates
     }
+
+
+class _Sampler:
+    """An actor's part of the sampling: the engine, and one batch at a time into its shard."""
+
+    def __init__(self, backbone: Artifact, cfg: Answers, exec_: ExecConfig, longest: int) -> None:
+        self.cfg, self.tokenizer = cfg, models.load_tokenizer(backbone)
+        self.engine = ENGINES[cfg.engine.name](backbone, self.tokenizer, cfg, exec_, longest)
+
+    def work(self, row: dict[str, Any]) -> dict[str, Any]:
+        encoded: dict[str, list[int]] = row["prompts"]
+        rows = _sample(self.engine, self.tokenizer, list(encoded), encoded, self.cfg.sampling, row["index"])
+        write_atomic(Path(row["path"]), _parquet(_table(rows)))
+        return {"answers": len(rows)}
 
 
 def load(artifact: Artifact) -> dict[str, list[str]]:
@@ -476,9 +508,7 @@ class Vllm:
     ) -> None:  # fmt: skip
         device = models.device(exec_)
         path = models.model_path(backbone)
-        self._restore = _process_state()
-        os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        self._restore = prepare_vllm()
         try:
             with _forked_rng():
                 from vllm import LLM
@@ -518,14 +548,8 @@ class Vllm:
         ]
 
     def close(self) -> None:
-        import gc
-
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        self.llm.llm_engine.engine_core.shutdown()
+        shut_down(self.llm)
         del self.llm
-        cleanup_dist_env_and_memory()
-        gc.collect()
         self._restore()
 
 
@@ -558,6 +582,26 @@ class VllmEngine(Vllm):
             [Answer(list(one.token_ids), str(one.finish_reason)) for one in sorted(o.outputs, key=lambda c: c.index)]
             for o in done
         ]
+
+
+def prepare_vllm() -> Callable[[], None]:
+    """Let vLLM run inside this process, quietly; returns a function that undoes what it changes here."""
+    restore = _process_state()
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    return restore
+
+
+def shut_down(llm: Any) -> None:
+    """Give back the memory of a vLLM engine; the caller drops its last reference."""
+    import gc
+
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    cleanup_dist_env_and_memory()
+    gc.collect()
 
 
 @contextmanager

@@ -53,6 +53,7 @@ class BackboneConfig:
     dtype: str = "bfloat16"  # of the weights in memory
     chat: bool = False  # an instruction-tuned checkpoint; said in tables, prompts are the same either way
     paper: str | None = None  # key of this backbone in the paper's figures
+    trained_on: str | None = None  # of a published fine-tuned checkpoint: the pool, as the paper's figures name it
     statement: str = ""  # what a reader of a table must know about it
 
     def __post_init__(self) -> None:

@@ -15,12 +15,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from adg import sections as sections_
 from adg.errors import BadInput, BadMeasurement
+from adg.sections import Section
 from adg.store import write_atomic
 
 CATEGORIES = {"reasoning": "Reasoning", "knowledge": "Knowledge", "coding": "Coding", "avg": "Average"}
 TASKS = {"bbh": "BBH", "gsm8k": "GSM8K", "mmlu": "MMLU", "truthfulqa_mc2": "TruthfulQA", "mbpp": "MBPP",
-         "humaneval": "HumanEval"}  # fmt: skip
+         "humaneval": "HumanEval", "cmmlu": "CMMLU", "ceval-valid": "C-Eval"}  # fmt: skip
+PAPER = ("bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "mbpp", "humaneval")  # columns while nothing has been measured
 SHORT = {"truthfulqa_mc2": "TQA", "humaneval": "HEval", "reasoning": "Reason", "knowledge": "Know", "avg": "Avg"}
 WORDS = {"missing": "missing", "partial": "missing", "running": "running", "failed": "failed",
          "upstream-failed": "failed", "not-run": "not run"}  # fmt: skip
@@ -34,7 +37,9 @@ class Row:
     """One cell of the study.
 
     ``results`` is the ``results.json`` of its evaluation (fractions), ``paper`` the published percentages of the same
-    cell, ``facts`` what is worth knowing about its subset. ``state`` is "done", or a key of ``WORDS``.
+    cell, ``facts`` what is worth knowing about its subset. ``state`` is "done", or a key of ``WORDS``. ``interval`` is
+    that of the average, (low, high) as fractions; ``overlap`` says of each task how many of its items have text in
+    common with the subset, by kind of split ("test", "train").
     """
 
     backbone: str
@@ -47,6 +52,8 @@ class Row:
     paper: Mapping[str, float] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+    overlap: Mapping[str, Mapping[str, int]] | None = None
 
     def __post_init__(self) -> None:
         if self.state != "done" and self.state not in WORDS:
@@ -86,6 +93,12 @@ class Table:
     notes: Sequence[str] = ()
     ledger: Sequence[Deviation] = ()
     source: str = ""  # where the published figures come from
+    sections: Sequence[Section] = ()  # analyses that stand after the scores
+
+    @property
+    def has_scores(self) -> bool:
+        """False where only analyses are reported."""
+        return bool(self.rows) or not self.sections
 
 
 @dataclass(frozen=True)
@@ -101,9 +114,16 @@ class Value:
     paper: float | None = None
     beside: tuple[tuple[str, float], ...] = ()
     best: bool = False
+    interval: tuple[float, float] | None = None  # percent
+    overlap: tuple[tuple[str, int], ...] = ()
 
     def text(self, digits: int = 2) -> str:
         return self.word if self.percent is None else f"{self.percent:.{digits}f}{'*' * self.partial}"
+
+    @property
+    def overlapping(self) -> str:
+        """ "overlap 3 test, 120 train", or "" where pool and benchmark were not compared."""
+        return "overlap " + ", ".join(f"{count:,} {kind}" for kind, count in self.overlap) if self.overlap else ""
 
 
 @dataclass(frozen=True)
@@ -172,9 +192,11 @@ def layout(table: Table) -> Layout:
     if len(backends) > 1:
         raise BadInput("one table cannot mix evaluation backends: " + "; ".join(f"{b} in {c}" for b, c in
                        backends.items()) + "; evaluate all cells with one suite.backend")  # fmt: skip
-    tasks = list(dict.fromkeys(task for row in table.rows if row.results for task in row.results["tasks"])) or [*TASKS]
+    tasks = list(dict.fromkeys(task for row in table.rows if row.results for task in row.results["tasks"])) or [*PAPER]
     tasks.sort(key=lambda task: [*TASKS].index(task) if task in TASKS else len(TASKS))
-    lines = [Line(row, _values(row, tasks)) for row in table.rows]
+    measured = {key for row in table.rows if row.results for key in row.results["categories"]}
+    categories = [key for key in CATEGORIES if not measured or key in measured]
+    lines = [Line(row, _values(row, tasks, categories)) for row in table.rows]
     lines = [_compared(line, lines) for line in lines]
     groups: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
@@ -182,7 +204,7 @@ def layout(table: Table) -> Layout:
     for group in groups.values():
         _mark_best(group)
     columns = []
-    for key in (*tasks, *CATEGORIES):
+    for key in (*tasks, *categories):
         label = TASKS.get(key) or CATEGORIES.get(key) or key
         sizes = {line.values[key].n for line in lines if line.values[key].percent is not None}
         columns.append(Column(key, label, SHORT.get(key, label)[:8], sizes.pop() if len(sizes) == 1 else None))
@@ -190,11 +212,11 @@ def layout(table: Table) -> Layout:
     return Layout(table, columns, lines, list(notes), _partial_reasons(table.rows))
 
 
-def _values(row: Row, tasks: Sequence[str]) -> dict[str, Value]:
+def _values(row: Row, tasks: Sequence[str], categories: Sequence[str]) -> dict[str, Value]:
     if row.results is None:
         word = WORDS[row.state]
         note = f"{word}: {_short(row.reason)}" if row.reason else ""
-        return {key: Value(word=word, note=note, paper=(row.paper or {}).get(key)) for key in (*tasks, *CATEGORIES)}
+        return {key: Value(word=word, note=note, paper=(row.paper or {}).get(key)) for key in (*tasks, *categories)}
     found = {}
     for task in tasks:
         entry = row.results["tasks"].get(task)
@@ -210,13 +232,18 @@ def _values(row: Row, tasks: Sequence[str]) -> dict[str, Value]:
                 entry["n"], partial=bool(entry.get("partial")),
                 beside=tuple((name, _percent(other["value"], row, f"{task} {name}"))
                              for name, other in (entry.get("beside") or {}).items() if other["value"] is not None),
+                overlap=tuple((row.overlap or {}).get(task, {}).items()),
             )  # fmt: skip
-    for key in CATEGORIES:
+    for key in categories:
         value, paper = row.results["categories"].get(key), (row.paper or {}).get(key)
         if value is None:
             found[key] = Value(word="missing", note="missing: a task that belongs to it has no score", paper=paper)
         else:
-            found[key] = Value(_percent(value, row, key), partial=bool(row.results.get("partial")), paper=paper)
+            ends = None
+            if key == "avg" and row.interval is not None:
+                ends = _percent(row.interval[0], row, "low end"), _percent(row.interval[1], row, "high end")
+            found[key] = Value(_percent(value, row, key), partial=bool(row.results.get("partial")), paper=paper,
+                               interval=ends)  # fmt: skip
     return found
 
 
@@ -289,6 +316,11 @@ def signed(value: float | None, digits: int = 2) -> str:
     return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
 
 
+def opening(table: Table) -> str:
+    """The line below the title: profile and, where cells were evaluated, how many."""
+    return f"Profile {table.profile}, {counts(table.rows)}." if table.has_scores else f"Profile {table.profile}."
+
+
 def counts(rows: Sequence[Row]) -> str:
     states = ["done" if row.state == "done" else WORDS[row.state] for row in rows]
     counted = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(["done", *states]) if s in states)
@@ -302,6 +334,13 @@ def legend(found: Layout, brief: bool = False) -> list[str]:
     spread = not brief and any(value.stderr is not None for line in found.lines for value in line.values.values())
     unit = "percent ± standard error over items" if spread else "percent"
     lines = ["; ".join([unit, *suites]) + "."] if suites else []
+    shown = [value for line in found.lines for value in line.values.values()]
+    if not brief and any(value.interval for value in shown):
+        lines.append("[low, high]: 95 % bootstrap interval of the average over items; of one seed each, so that it "
+                     "leaves training variance out.")  # fmt: skip
+    if any(value.overlap for value in shown):
+        lines.append("overlap: items of the benchmark, those that are scored (test) and those for training or examples "
+                     "(train), whose text stands in the cell's subset; nothing was removed.")  # fmt: skip
     if found.has_random:
         lines.append("vs random: points of the average above the random row of the same backbone and pool.")
     if found.has_paper:
@@ -370,11 +409,15 @@ def markdown(table: Table) -> str:
             cells.append(_markdown_value(found, line.values[column.key], column, first=position == 0))
         cells += [signed(line.to_random)] * found.has_random + [signed(line.to_paper)] * found.has_paper
         body.append(cells)
-    parts = [f"# {table.title}", f"> **{table.statement}**", f"Profile {table.profile}, {counts(table.rows)}."]
+    parts = [f"# {table.title}", f"> **{table.statement}**", opening(table)]
     parts += ["\n".join(f"- {note}" for note in table.notes)] * bool(table.notes)
-    parts += [_pipes(head, body, numbers_from=3)]
-    parts += ["\n".join(f"- {line}".replace("- *", "- \\*") for line in legend(found))]
+    parts += [_pipes(head, body, numbers_from=3)] * table.has_scores
+    parts += ["\n".join(f"- {line}".replace("- *", "- \\*") for line in legend(found))] * table.has_scores
     parts += ["\n".join(f"- [{i}] {note}" for i, note in enumerate(found.notes, 1))] * bool(found.notes)
+    for section in table.sections:
+        parts += [f"## {section.title}", *section.text]
+        parts += [f"![{section.title}]({section.name}.svg)"] * bool(section.svg)
+        parts += [_pipes(section.head, section.body)] * bool(section.body)
     tasks = benchmarks(found)
     parts += ["## Benchmarks", _pipes(BENCHMARK_HEAD, tasks)] if tasks else []
     subset_head, subsets = facts(found)
@@ -396,6 +439,8 @@ def _markdown_value(found: Layout, value: Value, column: Column, first: bool) ->
         text = f"**{text}**" if value.best else text
         text += f" ± {value.stderr:.2f}" if value.stderr is not None else ""
         text += f" (n={value.n})" if value.n is not None and column.n is None else ""
+        text += f" [{value.interval[0]:.2f}, {value.interval[1]:.2f}]" if value.interval else ""
+        text += f" ({value.overlapping})" if value.overlap else ""
     return text + (f" (paper {value.paper:.2f})" if value.paper is not None else "")
 
 
@@ -414,14 +459,19 @@ def comma_separated(table: Table) -> str:
     """One line a cell. A score column holds a percentage or a word; error, items and differences may be empty."""
     found = layout(table)
     tasks = [c.key for c in found.columns if c.key not in CATEGORIES]
+    categories = [c.key for c in found.columns if c.key in CATEGORIES]
+    kinds = list(dict.fromkeys(kind for line in found.lines for value in line.values.values()
+                               for kind, _ in value.overlap))  # fmt: skip
     known = list(dict.fromkeys(key for line in found.lines for key in line.row.facts))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ["profile", "backbone", "pool", "selector", "variant", "seeds", "state", "reason", "partial"]
     for task in tasks:
         head += [task, f"{task}_stderr", f"{task}_items", f"{task}_note"]
-    for key in CATEGORIES:
+        head += [f"{task}_overlap_{kind}" for kind in kinds]
+    for key in categories:
         head += [key, f"{key}_paper"]
+    head += ["avg_low", "avg_high"]
     writer.writerow([*head, "to_random", "to_paper", *(f"subset_{key}" for key in known)])
     for line in found.lines:
         row = line.row
@@ -431,8 +481,10 @@ def comma_separated(table: Table) -> str:
         for task in tasks:
             value = line.values[task]
             cells += [_csv_number(value), _digits(value.stderr), value.n, value.note if row.state == "done" else ""]
-        for key in CATEGORIES:
+            cells += [dict(value.overlap).get(kind, "") for kind in kinds]
+        for key in categories:
             cells += [_csv_number(line.values[key]), _digits(line.values[key].paper)]
+        cells += [_digits(end) for end in line.values["avg"].interval or (None, None)]
         cells += [_digits(line.to_random), _digits(line.to_paper)]
         writer.writerow([*cells, *("" if row.facts.get(key) is None else _plain(row.facts[key]) for key in known)])
     return out.getvalue()
@@ -451,6 +503,9 @@ def _digits(value: float | None) -> str:
 
 def terminal(table: Table) -> str:
     """A fixed-width table of at most 120 columns (as long as there are no more than six tasks)."""
+    if not table.has_scores:
+        shown = "\n\n".join(sections_.terminal(section) for section in table.sections)
+        return f"{table.title}\n{table.statement}\nprofile {table.profile}\n\n{shown}"
     found = layout(table)
     extra = ["vs rand"] * found.has_random + ["paper"] * found.has_paper
     width = 8
@@ -462,8 +517,19 @@ def terminal(table: Table) -> str:
         out += [f"{backbone} / {pool}"]
         for line in lines:
             out.append(_terminal_line(found, line, first, width))
-    out += ["", *legend(found, brief=True), *table.notes, *(f"[{i}] {note}" for i, note in enumerate(found.notes, 1))]
+    numbered = (f"[{i}] {note}" for i, note in enumerate(found.notes, 1))
+    out += ["", *legend(found, brief=True), *overlaps(found), *table.notes, *numbered]
     return "\n".join(wrapped for text in out for wrapped in _wrap(text))
+
+
+def overlaps(found: Layout) -> list[str]:
+    """One line a cell whose subset has text in common with a benchmark."""
+    lines = []
+    for line in found.lines:
+        parts = [f"{column.label} {line.values[column.key].overlapping.removeprefix('overlap ')}"
+                 for column in found.columns if any(count for _, count in line.values[column.key].overlap)]  # fmt: skip
+        lines += [f"overlap of {line.row.label}: {'; '.join(parts)}"] if parts else []
+    return lines
 
 
 def _terminal_line(found: Layout, line: Line, first: int, width: int) -> str:
@@ -489,10 +555,18 @@ def _wrap(text: str) -> list[str]:
 
 
 def write(table: Table, folder: Path) -> list[Path]:
-    """Write ``table.md``, ``table.csv`` and ``index.html`` into ``folder``; the same table gives the same bytes."""
+    """Write ``table.md``, ``table.csv`` (where cells were evaluated), ``index.html`` and each section's CSV and SVG.
+
+    The same table gives the same bytes.
+    """
     from adg import report_html
 
-    texts = {"table.md": markdown(table), "table.csv": comma_separated(table), "index.html": report_html.page(table)}
+    texts = {"table.md": markdown(table)}
+    texts |= {"table.csv": comma_separated(table)} if table.has_scores else {}
+    texts |= {"index.html": report_html.page(table)}
+    for section in table.sections:
+        texts |= {f"{section.name}.csv": sections_.comma_separated(section)} if section.body else {}
+        texts |= {f"{section.name}.svg": section.svg} if section.svg else {}
     for name, text in texts.items():
         write_atomic(folder / name, text.encode())
     return [folder / name for name in texts]

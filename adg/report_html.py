@@ -5,11 +5,13 @@ Kept apart from ``adg.report`` because most of it is markup; the numbers and wor
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from html import escape
 
 from adg import report
 from adg.report import Column, Layout, Line, Table, Value
+from adg.sections import Section
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d5dae0; --ground: #ffffff;
@@ -35,6 +37,7 @@ h1 { font-size: 1.7rem; margin: 0 0 .5rem; } h2 { font-size: 1.2rem; margin: 2.5
 .tick { position: absolute; top: -2px; bottom: -2px; width: 3px; background: var(--mark); }
 .figure { text-align: right; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }
+img.plot { max-width: 100%; background: #ffffff; border-radius: 6px; padding: .5rem; display: block; }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; white-space: nowrap; vertical-align: bottom; }
@@ -57,14 +60,18 @@ def page(table: Table) -> str:
     parts = [
         f"<h1>{escape(table.title)}</h1>",
         f'<p class="statement">{escape(table.statement)}</p>',
-        f'<p class="soft">Profile {escape(table.profile)}, {escape(report.counts(table.rows))}.</p>',
+        f'<p class="soft">{escape(report.opening(table))}</p>',
         _list(table.notes, "notes"),
-        *_charts(found),
-        "<h2>Scores</h2>",
-        _scores(found),
-        _list(report.legend(found), "legend"),
-        _list([f"[{i}] {note}" for i, note in enumerate(found.notes, 1)], "foot"),
     ]
+    if table.has_scores:
+        parts += [
+            *_charts(found),
+            "<h2>Scores</h2>",
+            _scores(found),
+            _list(report.legend(found), "legend"),
+            _list([f"[{i}] {note}" for i, note in enumerate(found.notes, 1)], "foot"),
+        ]
+    parts += [_section(section) for section in table.sections]
     benchmarks = report.benchmarks(found)
     if benchmarks:
         parts += ["<h2>Benchmarks</h2>", _table(report.BENCHMARK_HEAD, benchmarks)]
@@ -80,6 +87,17 @@ def page(table: Table) -> str:
         f"<title>{escape(table.title)} ({escape(table.profile)})</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
+
+
+def _section(section: Section) -> str:
+    """An analysis: its words, its figure (inside the page, as an image) and its table."""
+    parts = [f"<h2>{escape(section.title)}</h2>", *(f"<p>{escape(text)}</p>" for text in section.text)]
+    if section.svg:
+        data = base64.b64encode(section.svg.encode()).decode()
+        parts.append(f'<img class="plot" alt="{escape(section.title)}" src="data:image/svg+xml;base64,{data}">')
+    if section.body:
+        parts.append(_table(section.head, section.body))
+    return "\n".join(parts)
 
 
 def _charts(found: Layout) -> list[str]:
@@ -142,6 +160,8 @@ def _cell(found: Layout, value: Value, column: Column) -> str:
         below += [f"± {value.stderr:.2f}"] if value.stderr is not None else []
         below += [f"n={value.n}"] if value.n is not None and column.n is None else []
         below += [f"{escape(name.split('-')[0])} {other:.2f}" for name, other in value.beside]
+        below += [f"{value.interval[0]:.2f} – {value.interval[1]:.2f}"] if value.interval else []
+        below += [escape(value.overlapping)] if value.overlap else []
     below += [f"paper {value.paper:.2f}"] if value.paper is not None else []
     kind = "score category" if column.key in report.CATEGORIES else "score"
     return f'<td class="{kind}">{text}{"".join(f"<small>{b}</small>" for b in below)}</td>'

@@ -158,12 +158,13 @@ class ScoreTable:
     """One row a record: ``score`` (n,) float, further ``parts`` (n,) each, and why a record has no score.
 
     ``invalid`` maps a row to its reason; such rows are never selected and their score must be NaN, so that a
-    failed measurement cannot be mistaken for a number.
+    failed measurement cannot be mistaken for a number. ``notes`` is what a reader of the manifest must know.
     """
 
     score: np.ndarray
     parts: dict[str, np.ndarray] = field(default_factory=dict)
     invalid: dict[int, str] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def valid(self) -> np.ndarray:
@@ -341,7 +342,8 @@ def build_scores(job: Job) -> dict[str, Any]:
     reasons = [table.invalid.get(i, "") for i in range(len(data.records))]
     columns = {"id": data.keys, "score": table.score, **table.parts, "invalid": reasons}
     pq.write_table(pa.table(columns), job.folder / "scores.parquet")
-    return {"rows_in": len(data.records), "rows_out": int(table.valid.sum()), "invalid": counted(reasons_of(table))}
+    return {"rows_in": len(data.records), "rows_out": int(table.valid.sum()), "invalid": counted(reasons_of(table)),
+            **table.notes}  # fmt: skip
 
 
 def reasons_of(table: ScoreTable) -> list[str]:

@@ -222,7 +222,7 @@ def _write_run(cfg: TrackerConfig, cell: CellInfo, record: Record, content: Mapp
     folder.mkdir(parents=True, exist_ok=True)
     tags = [cell.backbone, cell.pool, cell.selector, *(["partial"] if record.partial else [])]
     run = wandb.init(
-        project=cfg.project, entity=cfg.entity, id=cell.id, name=cell.name, group=cell.group, job_type="cell",
+        project=cfg.project, entity=cfg.entity, id=cell.id, name=cell.name[:128], group=cell.group, job_type="cell",
         tags=[tag[:64] for tag in tags], mode="offline", dir=folder.parent, reinit="create_new",
         config={**content["config"], "cell": {"variant": cell.variant, "fingerprint": cell.fingerprint},
                 "git": git_state(), "versions": library_versions()},

@@ -8,7 +8,6 @@ instead of hours.
 from __future__ import annotations
 
 import heapq
-import json
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from adg import records
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.selection import ScoreTable, Selector, SelectorData
 from adg.store import Node
 from baselines import pinned
+from baselines.annotations import field as field_of
+from baselines.annotations import products, read, read_rows
 
 ENCODER = "intfloat/e5-mistral-7b-instruct"  # the paper's encoder of the labels
 MAKE_VECTORS = "python -m baselines.mig <annotations.jsonl> <encoder folder> <out.safetensors>"
-SHOWN = 5  # problems printed in one message
 
 
 @dataclass(frozen=True)
@@ -98,53 +97,14 @@ def read_annotation(row: Mapping[str, Any], config: MigConfig) -> Annotation | s
     Score: mean over turns of quality x complexity (official code; DEITA sums instead). Raises ``ValueError`` saying
     what is wrong with a field that is there.
     """
-    tags = _field(row, config.tags)
-    sides = {name: _field(row, getattr(config, name)) for name in ("quality", "complexity")}
+    tags, scores = field_of(row, config.tags), products(row, config.quality, config.complexity)
     if tags is None:
         return "no tags"
-    if None in sides.values():
+    if scores is None:
         return "no quality or complexity score"
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise ValueError(f"'{config.tags}' is {tags!r:.60}, expected a list of texts")
-    turns = {}
-    for name, value in sides.items():
-        values = value if isinstance(value, list) else [value]
-        if not values or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-            raise ValueError(f"'{getattr(config, name)}' is {value!r:.60}, expected a number or a list of numbers")
-        if not all(math.isfinite(v) and v >= 0 for v in values):
-            raise ValueError(f"'{getattr(config, name)}' is {value!r:.60}, expected finite numbers of 0 or more")
-        turns[name] = values
-    if len(turns["quality"]) != len(turns["complexity"]):
-        raise ValueError(f"{len(turns['quality'])} turns of quality but {len(turns['complexity'])} of complexity")
-    products = [q * c for q, c in zip(turns["quality"], turns["complexity"], strict=True)]
-    return Annotation(tuple(tags), sum(products) / len(products))
-
-
-def _field(row: Any, name: str) -> Any:
-    for part in name.split("."):
-        row = row.get(part) if isinstance(row, Mapping) else None
-    return row
-
-
-def read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """The rows of an annotations file by the key of their ``id``."""
-    rows: dict[str, dict[str, Any]] = {}
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise BadInput(f"{path} line {number} is not JSON ({error}); expected one object a line") from error
-            id_ = row.get("id") if isinstance(row, dict) else None
-            if isinstance(id_, bool) or not isinstance(id_, (int, str)):
-                raise BadInput(f"{path} line {number} has no 'id' (an integer or a text, as in the pool)")
-            key = records.key(id_)
-            if key in rows:
-                raise BadInput(f"{path} line {number} repeats id {key}; expected one row a record")
-            rows[key] = row
-    return rows
+    return Annotation(tuple(tags), sum(scores) / len(scores))
 
 
 def annotate(data: SelectorData, config: MigConfig) -> list[Annotation | str]:
@@ -152,21 +112,7 @@ def annotate(data: SelectorData, config: MigConfig) -> list[Annotation | str]:
 
     Raises ``NotRunnable`` when no record has one, ``BadMeasurement`` naming the records whose annotation is wrong.
     """
-    if config.annotations is not None:
-        path = pinned.file("annotations", config.annotations, config.annotations_sha256)
-        source, rows = str(path), read_rows(path)
-    else:
-        source, rows = "the pool", {} if data.pool is None else records.load_original(data.pool)
-    found: list[Annotation | str] = []
-    wrong = []
-    for key in data.keys:
-        try:
-            found.append(read_annotation(rows[key], config) if key in rows else "no annotation")
-        except ValueError as error:
-            wrong.append(f"id {key}: {error}")
-    if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise BadMeasurement(f"{len(wrong)} annotations in {source} are wrong: {'; '.join(wrong[:SHOWN])}{more}")
+    found, source = read(data, config.annotations, config.annotations_sha256, lambda row: read_annotation(row, config))
     if not any(isinstance(a, Annotation) for a in found):
         raise NotRunnable(
             f"needs InsTagger tags and DEITA scores: no record has '{config.tags}', '{config.quality}' and "
@@ -406,7 +352,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(f"usage: {MAKE_VECTORS} [field of the tags]")
     annotations, encoder, out = map(Path, arguments[:3])
     name = arguments[3] if len(arguments) == 4 else MigConfig.tags
-    labels = sorted({tag for row in read_rows(annotations).values() for tag in _field(row, name) or []})
+    labels = sorted({tag for row in read_rows(annotations).values() for tag in field_of(row, name) or []})
     if not labels:
         raise SystemExit(f"error: no row of {annotations} has tags in the field '{name}'")
     encode_labels(labels, encoder, out)

@@ -6,7 +6,9 @@ digest of what is there (identity); a wrong or missing digest is refused with th
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from adg.errors import BadInput
 from adg.store import sha256_file, sha256_text
@@ -34,6 +36,55 @@ def folder_digest(path: Path) -> str:
         part.startswith(".") for part in p.relative_to(path).parts
     ))  # fmt: skip
     return sha256_text("\n".join(f"{sha256_file(p)}  {p.relative_to(path).as_posix()}" for p in files))
+
+
+def pretrained(path: Path, device: str, head: bool = False) -> tuple[Any, Any]:
+    """The model (eval mode, on ``device``, in the dtype it was saved in) and the tokenizer of a checkpoint folder.
+
+    ``head`` asks for a causal language model with its head, otherwise the bare encoder or decoder is loaded; a pooling
+    layer that it brings along or lacks is not used here. No pickle is read and no code of a hub is run. Raises
+    ``BadInput`` saying what the folder lacks.
+    """
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    kind = AutoModelForCausalLM if head else AutoModel
+    _check_weights(path, "AutoModelForCausalLM" if head else "AutoModel")
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of tensors that are not used; what is missing is checked here
+    try:
+        model, report = kind.from_pretrained(
+            path, dtype="auto", use_safetensors=True, trust_remote_code=False, local_files_only=True,
+            output_loading_info=True,
+        )  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be loaded: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    lacking = [name for name in sorted(report["missing_keys"]) if not name.startswith("pooler.")]
+    lacking += sorted(map(str, report["mismatched_keys"]))
+    if lacking:
+        raise BadInput(
+            f"{path} lacks {len(lacking)} tensors of {type(model).__name__} (first: {lacking[0]}), which would be "
+            f"random; fetch the checkpoint again"
+        )
+    return model.to(device).eval(), tokenizer
+
+
+def _check_weights(path: Path, kind: str) -> None:
+    index = path / "model.safetensors.index.json"
+    wanted = {"config.json", "model.safetensors"}
+    if index.is_file():
+        wanted = {"config.json", *json.loads(index.read_text())["weight_map"].values()}
+    lacking = sorted(name for name in wanted if not (path / name).is_file())
+    if lacking:
+        raise BadInput(
+            f"{path} lacks {', '.join(lacking)}; expected a folder written by save_pretrained. Pickled weights are "
+            f'never loaded here; convert them once: python -c "from transformers import {kind} as M; '
+            f"M.from_pretrained('<folder>').save_pretrained('<folder>')\""
+        )
 
 
 def _checked(option: str, path: Path, found: str, expected: str | None) -> Path:

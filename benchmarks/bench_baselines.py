@@ -1,9 +1,10 @@
-"""Time and peak memory of ZIP, MIG and SCAR's near-duplicate step at the size of the paper's pools.
+"""Time and peak memory of the selectors' own algorithms at the size of the paper's pools.
 
-    python benchmarks/bench_baselines.py --pool alpaca.parquet            (all three, full size)
-    python benchmarks/bench_baselines.py --pool alpaca.parquet --parts mig near --rows 5000 --budget 1000
+    python benchmarks/bench_baselines.py                                  (all that need no real records, full size)
+    python benchmarks/bench_baselines.py --pool alpaca.parquet            (ZIP and SCAR's near-duplicate step as well)
+    python benchmarks/bench_baselines.py --parts mig facility --rows 5000 --budget 1000
 
-ZIP and MIG are also compared with the plain way (recompressing, or every gain in every step) over the first
+Each is also compared with the plain way (recompressing, every gain or every distance in every step) over the first
 rounds, where the plain way can still be waited for; the selections must be equal.
 """
 
@@ -157,7 +158,105 @@ def bench_near(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-PARTS = {"zip": bench_zip, "mig": bench_mig, "near": bench_near}
+def points(args: argparse.Namespace) -> np.ndarray:
+    """Synthetic sentence vectors of length 1: 1,000 groups of uneven size, a fiftieth of the rows copies of others."""
+    rng = seeds.generator(0, "bench", "points")
+    n = args.rows or 52_002
+    group = np.minimum(rng.geometric(0.004, size=n), 1000) - 1
+    made = rng.normal(size=(1000, args.width))[group] + 0.7 * rng.normal(size=(n, args.width))
+    copies = rng.choice(n, size=n // 50, replace=False)
+    made[copies] = made[rng.integers(0, n, size=len(copies))]
+    return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+
+
+def bench_kcenter(args: argparse.Namespace) -> dict[str, Any]:
+    """Farthest-first; the plain way, all distances to the newest centre in every step, over the first steps."""
+    from baselines.kcenter import farthest_first
+
+    vectors = points(args)
+    budget = min(args.budget, len(vectors))
+    rows, took = timed(lambda: farthest_first(vectors, budget, [0]))
+
+    def plain(steps: int) -> list[int]:
+        exact, out = vectors.astype(np.float64), [0]
+        nearest = np.full(len(exact), np.inf)
+        while len(out) < steps:
+            nearest = np.minimum(nearest, ((exact - exact[out[-1]]) ** 2).sum(axis=1))
+            out.append(int(np.argmax(nearest)))
+        return out
+
+    steps = min(budget, 100)
+    slow, slow_took = timed(lambda: plain(steps))
+    return {
+        "records": len(vectors), "width": args.width, "selected": len(set(rows.tolist())), **took,
+        "plain": {"steps": steps, "same": slow == rows[:steps].tolist(),
+                  "plain_cpu_a_step": slow_took["cpu_seconds"] / steps,
+                  "ours_cpu_a_step": took["cpu_seconds"] / budget},
+    }  # fmt: skip
+
+
+def bench_facility(args: argparse.Namespace) -> dict[str, Any]:
+    """Facility location with the cosine kernel; the plain way, the whole matrix and every gain, on the first 2,000."""
+    from baselines.facility_location import greedy
+
+    vectors = points(args)
+    budget = min(args.budget, len(vectors))
+    rows, took = timed(lambda: greedy(vectors, budget))
+    some, few = vectors[:2000], 200
+
+    def plain() -> list[int]:
+        matrix = (1 + some.astype(np.float64) @ some.T.astype(np.float64)) / 2
+        covered, left, out = np.zeros(len(some)), np.ones(len(some), dtype=bool), []
+        for _ in range(few):
+            gains = np.where(left, np.maximum(matrix - covered, 0).sum(axis=1), -1)
+            best = int(np.flatnonzero(gains >= gains.max() - 1e-9)[0])
+            covered = np.maximum(covered, matrix[best])
+            left[best] = False
+            out.append(best)
+        return out
+
+    slow, slow_took = timed(plain)
+    fast, fast_took = timed(lambda: greedy(some, few))
+    return {
+        "records": len(vectors), "width": args.width, "selected": len(set(rows.tolist())), **took,
+        "matrix_mib_not_held": len(vectors) ** 2 * 4 // 2**20,
+        "plain": {"records": len(some), "budget": few, "same": slow == fast.tolist(),
+                  "plain_cpu": slow_took["cpu_seconds"], "ours_cpu": fast_took["cpu_seconds"]},
+    }  # fmt: skip
+
+
+def bench_deita(args: argparse.Namespace) -> dict[str, Any]:
+    """DEITA's filter, rows best first, threshold 0.9; the plain way, one row at a time, until 2,000 are kept."""
+    from baselines.deita import diverse
+
+    vectors = points(args)
+    budget = min(args.budget, len(vectors))
+    rows, took = timed(lambda: diverse(vectors, 0.9, budget))
+    every, every_took = timed(lambda: diverse(vectors, 0.9))
+
+    def plain(limit: int) -> list[int]:
+        kept = [0]
+        for i in range(1, len(vectors)):
+            if len(kept) == limit:
+                break
+            if (vectors[kept] @ vectors[i]).max() <= 0.9:
+                kept.append(i)
+        return kept
+
+    limit = min(budget, 2000)
+    slow, slow_took = timed(lambda: plain(limit))
+    fast, fast_took = timed(lambda: diverse(vectors, 0.9, limit))
+    return {
+        "records": len(vectors), "width": args.width, "selected": len(set(rows.tolist())), **took,
+        "whole_pool": {"kept": len(every), **every_took},
+        "plain": {"limit": limit, "same": slow == fast.tolist(), "plain_cpu": slow_took["cpu_seconds"],
+                  "ours_cpu": fast_took["cpu_seconds"]},
+    }  # fmt: skip
+
+
+PARTS = {"zip": bench_zip, "mig": bench_mig, "near": bench_near, "kcenter": bench_kcenter,
+         "facility": bench_facility, "deita": bench_deita}  # fmt: skip
+REAL = ("zip", "near")  # need real records
 
 
 def _child(name: str, args: argparse.Namespace, out: Any) -> None:
@@ -167,13 +266,20 @@ def _child(name: str, args: argparse.Namespace, out: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pool", type=Path, required=True, help="parquet with id, instruction, input, output")
-    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--pool", type=Path, help="parquet with id, instruction, input, output, for zip and near")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=None)
     parser.add_argument("--rows", type=int, default=None, help="the first so many records only")
     parser.add_argument("--budget", type=int, default=10_000)
     parser.add_argument("--labels", type=int, default=4_531)
+    parser.add_argument("--width", type=int, default=384, help="of the synthetic vectors")
     parser.add_argument("--workers", type=int, default=1, help="threads of ZIP")
     args = parser.parse_args()
+    if args.parts is None:
+        args.parts = [name for name in PARTS if args.pool is not None or name not in REAL]
+        if args.pool is None:
+            print(f"left out, no --pool given: {', '.join(REAL)}")
+    elif args.pool is None and (real := [name for name in args.parts if name in REAL]):
+        parser.error(f"{', '.join(real)}: real records are needed; give --pool <parquet>")
     context = multiprocessing.get_context("spawn")  # a process each, so that peaks do not add up
     for name in args.parts:
         receive, send = context.Pipe(duplex=False)

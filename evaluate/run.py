@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--adapter", type=Path, help="folder of a PEFT adapter trained on that model")
     parser.add_argument("--suite", default="mini", help="a file of conf/suite (default: mini)")
     parser.add_argument("--data-root", help="local data in place of the suite's own")
+    parser.add_argument("--backend", choices=("hf", "vllm"), help="of lm-eval (default: the suite's)")
     parser.add_argument("--limit", type=int, help="items per subtask; marks the results as partial")
     parser.add_argument("--max-gen-toks", type=int, help="cap on generated tokens; marks the results as partial")
     parser.add_argument("--tasks", help="only these tasks of the suite, comma-separated")
@@ -59,6 +60,8 @@ def suite(args: argparse.Namespace) -> SuiteConfig:
     for name in ("data_root", "limit", "max_gen_toks"):
         if getattr(args, name) is not None:
             chosen[name] = getattr(args, name)
+    if args.backend:
+        chosen |= {"backend": args.backend, "merge_adapter": chosen["merge_adapter"] and args.backend == "hf"}
     if args.tasks:
         names = args.tasks.split(",")
         unknown = [name for name in names if name not in chosen["tasks"]]

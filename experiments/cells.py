@@ -1,4 +1,4 @@
-"""A cell of the table as a graph of artifacts, from the pool to the evaluation."""
+"""A cell of the table as a graph of artifacts, from the pool to the evaluation (or the subset)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from experiments.config import Config
 from finetune import sft
 
 GROUPS = ("backbone", "pool", "selector")
+ASIDE = ("exec.", "contamination.", "hydra", "tracker", "out=")  # overrides that say nothing about a result
 
 
 @dataclass(frozen=True)
@@ -33,41 +34,71 @@ class Cell:
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
-        """Every artifact this cell needs, by role, in the order they are built."""
+        """Every artifact this cell needs, by role, in the order they are built.
+
+        "backbone" is what is trained, "selecting" what chooses the subset where that is another one.
+        """
         c = self.config
+        if c.experiment.untrained:
+            alone = models.node(c.backbone)
+            return {"backbone": alone, "eval": harness.node(None, alone, c.suite)}
         pool, backbone = records.node(c.pool), models.node(c.backbone)
-        answers = generation.node(pool, backbone, c.sampling, c.engine)
-        grams = embedding.node(answers, pool, backbone, c.embedding)
+        selecting = backbone if c.selecting is None else models.node(c.selecting)
+        answers = generation.node(pool, selecting, c.sampling, c.engine)
+        grams = embedding.node(answers, pool, selecting, c.embedding)
         bins = binning.node(grams, c.embedding.bins)
-        extra = self.selector.extra(pool, backbone)
-        features = {"backbone": backbone, "answers": answers, "grams": grams, "bins": bins, **extra}
+        extra = self.selector.extra(pool, selecting)
+        features = {"backbone": selecting, "answers": answers, "grams": grams, "bins": bins, **extra}
         scores = selection.scores_node(self.selector, features, pool)
         subset = selection.subset_node(self.selector, scores, features, pool, c.budget)
         adapter = sft.node(subset, backbone, c.finetune)
         evaluated = harness.node(adapter, backbone, c.suite)
-        every = {"pool": pool, "backbone": backbone, "scores": scores, "subset": subset, "adapter": adapter,
-                 "eval": evaluated, **features}  # fmt: skip
-        needed = {node.fingerprint for node in evaluated.walk()}
-        order = ("pool", "backbone", "answers", "grams", "bins", *extra, "scores", "subset", "adapter", "eval")
+        every = {**features, "pool": pool, "backbone": backbone, "selecting": selecting, "scores": scores,
+                 "subset": subset, "adapter": adapter, "eval": evaluated}  # fmt: skip
+        last = every[c.experiment.last]
+        needed = {node.fingerprint for node in last.walk()}
+        other = ("selecting",) if selecting.fingerprint != backbone.fingerprint else ()
+        order = ("pool", "backbone", *other, "answers", "grams", "bins", *extra, "scores", "subset", "adapter", "eval")
         return {role: every[role] for role in order if every[role].fingerprint in needed}
+
+    @property
+    def last(self) -> Node:
+        """The artifact that the cell is made for: its evaluation, or the subset where only selections are compared."""
+        return self.nodes[self.config.experiment.last]
 
     @property
     def variant(self) -> str:
         """What is swept besides backbone, pool and selector, in the experiment's own words."""
-        swept = [o for o in self.overrides if o.split("=")[0] not in (*GROUPS, "profile", "experiment", "preset")
-                 and not o.startswith(("exec.", "hydra", "tracker", "out="))]  # fmt: skip
         labels = self.config.experiment.labels
-        return ", ".join(labels.get(o, o) for o in swept)
+        plain = {"backbone@selecting": "chosen by {}", "selector.window": "layers {}", "sampling.seed": "sampling {}",
+                 "embedding.bins.seed": "clustering {}"}  # fmt: skip
+        words = []
+        for override in (o.replace("\\", "") for o in self.overrides):
+            key, _, value = override.partition("=")
+            if override in labels:
+                words.append(labels[override])
+            elif key in plain:
+                words.append(plain[key].format(value))
+            elif key not in (*GROUPS, "profile", "experiment", "preset") and not override.startswith(ASIDE):
+                words.append(override)
+        return ", ".join(words)
+
+    @property
+    def swept(self) -> dict[str, str]:
+        """The overrides of this cell by key."""
+        return dict(o.replace("\\", "").split("=", 1) for o in self.overrides)
 
     @property
     def name(self) -> str:
-        parts = [self.config.backbone.name, self.config.pool.name, str(self.config.selector.get("name"))]
+        parts = [self.config.backbone.name]
+        if not self.config.experiment.untrained:
+            parts += [self.config.pool.name, str(self.config.selector.get("name"))]
         return "/".join(parts + ([self.variant] if self.variant else []))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the cell: of its evaluation, and of the name it is reported under."""
-        return sha256_text(canonical({"eval": self.nodes["eval"].fingerprint, "name": self.name}))
+        """Identity of the cell: of what it is made for, and of the name it is reported under."""
+        return sha256_text(canonical({self.config.experiment.last: self.last.fingerprint, "name": self.name}))
 
 
 def cells(asked: Sequence[str]) -> list[Cell]:

@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 
 from adg.embedding import EmbeddingConfig
 from adg.errors import BadInput, HarnessError, nearest
+from adg.evaluation.contamination import ContaminationConfig
 from adg.evaluation.suite import SuiteConfig
 from adg.execution import ExecConfig
 from adg.generation import EngineConfig, SamplingConfig
@@ -39,6 +40,10 @@ class ProfileConfig:
     backbones: str = "???"
     pools: str = "???"
     selectors: str = "???"
+    budgets: str = "1000,3000,10000"  # of the budget experiment
+    seeds: str = "42,43,44"  # of the stability experiment: sampling and clustering
+    windows: str = "rel:0.0-0.25,rel:0.25-0.5,rel:0.5-0.75,rel:0.75-1.0"  # kept for the analyses beside the preset's
+    chinese: str = "chinese"  # pool of the Chinese experiment
     rows: int | None = None  # rows of an embedded pool that are used; null: all
     minutes: dict[str, float] = field(default_factory=dict)  # measured minutes a stage takes, for the plan
     measured_on: str = ""
@@ -50,15 +55,30 @@ class PresetConfig:
 
     name: str = "paper"
     quota: str = "largest_remainder"
+    window: str = "last4"  # the layer window it scores with, first of those that the analyses keep
 
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """A sweep with a name; ``labels`` says in words what a swept override means."""
+    """A sweep with a name; ``labels`` says in words what a swept override means.
+
+    ``untrained``: the backbones are evaluated as they are, nothing is selected and nothing trained.
+    ``last`` is the stage a cell ends with: "eval", or "subset" where only selections are compared.
+    ``choices`` are named groups of values and ``choice`` the one in force, for a sweep over settings that change
+    together (``selector: {bins: ${experiment.choices.${experiment.choice}.bins}}``).
+    """
 
     name: str = "main"
     title: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    untrained: bool = False
+    last: str = "eval"  # eval | subset
+    choice: str = ""
+    choices: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.last not in ("eval", "subset"):
+            raise BadInput(f"experiment.last is {self.last!r}; expected eval or subset")
 
 
 @dataclass(frozen=True)
@@ -77,7 +97,9 @@ class Config:
     tracker: TrackerConfig
     experiment: ExperimentConfig
     exec: ExecConfig
+    contamination: ContaminationConfig
     selector: dict[str, Any]  # a name and the options of that selector, checked by its own dataclass
+    selecting: BackboneConfig | None = None  # the backbone that chooses the subset; None: the one that is trained
     budget: int = 10000
     seed: int = 42
     out: str = "subset.jsonl"  # where experiments.select writes
@@ -113,9 +135,17 @@ def _schema() -> Any:
 
 
 def register() -> None:
-    """Make the schema known to Hydra under the name that ``conf/config.yaml`` builds on."""
-    from hydra.core.config_store import ConfigStore
+    """Make the schema known to Hydra under the name that ``conf/config.yaml`` builds on.
 
+    Files may use ``${list:a,b}``, a comma-separated text as a list.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    def split(*parts: str) -> list[str]:
+        return [word.strip() for part in parts for word in str(part).split(",")]
+
+    OmegaConf.register_new_resolver("list", split, replace=True)
     ConfigStore.instance().store(name="schema", node=_schema())
 
 
@@ -125,11 +155,13 @@ def resolve(composed: Any) -> Config:
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     try:
-        # these two check their own keys; a selector also says itself what a missing checkpoint means
+        # these check their own keys; a selector also says itself what a missing checkpoint means
         own: Any = {name: OmegaConf.to_container(composed[name], resolve=True, throw_on_missing=False)
-                    for name in ("selector", "suite")}  # fmt: skip
+                    for name in ("selector", "suite", "selecting") if composed[name] is not None}  # fmt: skip
         tree: Any = OmegaConf.masked_copy(composed, [key for key in composed if key not in ("hydra", *own)])
-        return Config(**OmegaConf.to_object(tree), selector=own["selector"], suite=SuiteConfig.of(own["suite"]))
+        selecting = BackboneConfig(**own["selecting"]) if "selecting" in own else None
+        return Config(**{**OmegaConf.to_object(tree), "selecting": selecting}, selector=own["selector"],
+                      suite=SuiteConfig.of(own["suite"]))  # fmt: skip
     except MissingMandatoryValue as error:
         raise BadInput(
             f"the config needs a value for '{error.full_key or error.key}'; set it on the command line "

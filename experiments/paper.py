@@ -6,6 +6,7 @@ Data and source stand in ``paper_figures.yaml``; a figure that was not published
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +34,34 @@ def figure(backbone: str | None, pool: str | None, selector: str) -> dict[str, f
     """
     values = figures()["main"].get(backbone, {}).get(pool, {}).get(selector)
     return None if values is None else dict(zip(CATEGORIES, values, strict=True))
+
+
+ANALYSED = ("llama3_8b", "alpaca_gpt4")  # backbone and pool of the paper's single analyses
+
+
+def analysis(
+    experiment: str, backbone: str | None, pool: str | None, selector: str, swept: Mapping[str, Any],
+    by: str | None = None,
+) -> dict[str, float] | None:  # fmt: skip
+    """The published figures of one cell of an analysis (mostly the average alone), or None.
+
+    ``swept`` holds the cell's overrides by key, ``by`` is the ``paper`` key of the backbone that chose the subset.
+    """
+    if pool != ANALYSED[1]:
+        return None
+    if experiment == "cross_backbone":
+        values = figures()["cross_backbone"].get(backbone, {}).get(by)
+        return None if values is None else dict(zip(CATEGORIES, values, strict=True))
+    if backbone != ANALYSED[0]:
+        return None
+    average: float | None = None
+    if experiment == "answers":
+        average = figures()["sample_count_avg"].get(int(swept.get("selector.answers", 0)))
+    elif experiment == "layers":
+        window = swept.get("selector.window")
+        average = figures()["layer_window_avg"].get("28-31" if window == "last4" else window)
+    elif experiment == "budget":
+        published, budget = figures()["budget_avg"], int(swept.get("budget", 0))
+        if budget in published["budgets"] and selector in published:
+            average = published[selector][published["budgets"].index(budget)]
+    return None if average is None else {"avg": average}

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from adg.store import Artifact, Node, Store, _read
+from adg.store import Artifact, Node, Store, _json, _read
+from experiments import paper
 from experiments.cells import Cell, asked_for, distinct
 from experiments.config import plain_errors
 
@@ -73,6 +74,7 @@ def render(chosen: list[Cell], store: Store) -> str:
     lines += ["", f"  in all {', and '.join(parts)}"]
     if first.profile.measured_on and not finished:
         lines.append(f"  measured on {first.profile.measured_on}")
+    lines += selection_cost(chosen, store)
     return "\n".join(lines)
 
 
@@ -81,6 +83,69 @@ def in_order(stages: Iterable[str]) -> list[str]:
     found = list(dict.fromkeys(stages))
     added = [stage for stage in found if stage not in (*FIRST, *LAST)]
     return [stage for stage in (*FIRST, *added, *LAST) if stage in found]
+
+
+def selection_cost(chosen: list[Cell], store: Store) -> list[str]:
+    """Hours that the method's own work takes for the cell whose cost was published, beside the published hours.
+
+    Rates are measured ones only: of finished answers and matrices of that backbone in this store, or else of
+    ``make bench-gpu`` (``bench/gpu.json`` in the store's folder). Without one no hours are named.
+    """
+    cell = next((c for c in chosen if (c.config.backbone.paper, c.config.pool.paper) == paper.ANALYSED
+                 and c.config.selector["name"] == "adg"), None)  # fmt: skip
+    if cell is None:
+        return []
+    rows, k = cell.config.pool.rows or cell.config.pool.expected_rows or 0, cell.config.sampling.n
+    theirs = paper.figures()["selection_cost_hours_4gpu"]["adg"]
+    published = f"the paper names {theirs} h on 4 GPUs, {4 * theirs:.2f} GPU-hours"
+    lines = ["", f"  selecting from {rows:,} examples with {cell.config.backbone.title or cell.config.backbone.name}, "
+                 f"{k} answers each: {published}"]  # fmt: skip
+    sampling, scoring = _rates(chosen, store, cell)
+    for what, rate in (("sampling", sampling), ("scoring", scoring)):
+        cost = "no measured rate"
+        if rate is not None:
+            cost = f"{rows * k / rate[0] / 3600:.2f} GPU-hours, {rate[0]:,.1f} answers/s measured {rate[1]}"
+        lines.append(f"    {what:<9} {cost}")
+    if sampling is None or scoring is None:
+        lines.append("    no estimate without both rates; on a GPU, make bench-gpu measures them")
+    else:
+        hours = rows * k * (1 / sampling[0] + 1 / scoring[0]) / 3600
+        lines.append(f"    together  {hours:.2f} GPU-hours, {hours / 4:.2f} h on 4 GPUs that share the records evenly")
+    return lines
+
+
+Rate = tuple[float, str]  # answers a second on one GPU, and where that was measured
+
+
+def _rates(chosen: list[Cell], store: Store, cell: Cell) -> tuple[Rate | None, Rate | None]:
+    """Measured rates of sampling and scoring with the backbone of ``cell``."""
+    found: dict[str, Rate] = {}
+    backbone = cell.nodes["backbone"].fingerprint
+    for node in distinct(chosen):
+        artifact = _read(store.path(node)) if node.stage.name in ("answers", "grams") else None
+        if artifact is None or node.inputs["backbone"].fingerprint != backbone:
+            continue
+        info, where = artifact.info, f"on {artifact.manifest['machine'].get('host')} for {node.label}"
+        how = artifact.manifest.get("exec") or {}
+        if how.get("distributed") == "ray":  # on how many GPUs is not known
+            continue
+        gpus = max(1, int(how.get("tensor_parallel", 1)))
+        spent = info.get("sampling" if node.stage.name == "answers" else "embedding") or {}
+        if not spent.get("seconds"):
+            continue
+        if node.stage.name == "answers":
+            answers = spent["tokens"] / (info["tokens"] / info["answers"])
+            found["sampling"] = (answers / spent["seconds"] / gpus, where)
+        else:
+            found["scoring"] = (spent["answers"] / spent["seconds"], where)
+    bench = _json(store.root / "bench" / "gpu.json")
+    if bench is not None and bench.get("shape") == "llama3_8b":
+        where = f"on {bench['device']} by make bench-gpu at {bench['answer_tokens']} tokens an answer"
+        found.setdefault("scoring", (bench["scoring"]["answers_per_second"], where))
+        if isinstance(bench["sampling"], dict):
+            rate = bench["sampling"]["tokens_per_second"] / bench["answer_tokens"]
+            found.setdefault("sampling", (rate, f"{where}, {bench['sampling']['engine']}"))
+    return found.get("sampling"), found.get("scoring")
 
 
 def amount(nodes: list[Node], owner: dict[str, Cell]) -> str:

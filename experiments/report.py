@@ -1,19 +1,23 @@
-"""The table of a sweep from its manifests alone:  python -m experiments.report profile=mini
+"""The table of a sweep from its manifests alone:  python -m experiments.report profile=mini [experiment=layers]
 
-Writes table.md, table.csv and index.html under ``runs/report/<profile>-<experiment>/`` and prints the table.
+Writes table.md, table.csv, index.html and the analyses' figures and tables (CSV, SVG) under
+``runs/report/<profile>-<experiment>/`` and prints the table.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import Any
 
-from adg import report
-from adg.store import Store
-from experiments import ledger, paper
+from adg import report, seeds
+from adg.evaluation import harness, samples, statistics
+from adg.store import Artifact, Status, Store
+from experiments import analyse, contamination, ledger, paper
 from experiments.cells import Cell, asked_for
 from experiments.config import plain_errors
 from experiments.status import cell_status
+
+RESAMPLES = 2_000  # of an interval in a table
 
 
 def row(cell: Cell, store: Store) -> report.Row:
@@ -21,42 +25,78 @@ def row(cell: Cell, store: Store) -> report.Row:
     c = cell.config
     name = str(c.selector["name"])
     role, status = cell_status(cell, store)
-    results = facts = None
+    results = facts = interval = None
     if status.state == "done":
         artifact = store.find(cell.nodes["eval"])
         assert artifact is not None
         results = json.loads(artifact.file("results.json").read_text())
+        interval = average_interval(artifact, c.seed)
+    if c.experiment.untrained:
+        return _untrained(cell, role, status, results, interval)
     if store.complete(cell.nodes["subset"]):
         subset = store.find(cell.nodes["subset"])
         facts = dict(subset.info) if subset else None
-    figure = paper.figure(c.backbone.paper, c.pool.paper, name) if not cell.variant else None
+    if cell.variant:
+        by = (c.selecting or c.backbone).paper
+        figure = paper.analysis(c.experiment.name, c.backbone.paper, c.pool.paper, name, cell.swept, by)
+    else:
+        figure = paper.figure(c.backbone.paper, c.pool.paper, name)
+    counted = contamination.counts(cell, store) if results else None
+    overlap = None if counted is None else {task: {kind: entry["overlap"] for kind, entry in kinds.items()}
+                                            for task, kinds in counted.items()}  # fmt: skip
     return report.Row(
-        backbone=c.backbone.name, pool=c.pool.name, selector=name, variant=cell.variant,
+        backbone=c.backbone.name, pool=c.pool.name, selector=name, variant=cell.variant, interval=interval,
+        overlap=overlap,
         state=status.state, reason=f"{role}: {status.reason}" if status.reason else "",
         results=results, paper=figure, facts=facts or {}, seeds={"seed": c.seed},
     )  # fmt: skip
 
 
-def write(chosen: list[Cell], store: Store) -> tuple[Path, str]:
-    """Write the three files; returns their folder and the table for a terminal."""
+def _untrained(
+    cell: Cell, role: str, status: Status, results: Any, interval: tuple[float, float] | None
+) -> report.Row:  # fmt: skip
+    """The row of a model that is evaluated as it is; a published checkpoint stands beside the paper's ADG row."""
+    b = cell.config.backbone
+    return report.Row(
+        backbone=b.name, pool=b.trained_on or "–", selector="adg" if b.trained_on else "untrained",
+        variant="as published" if b.trained_on else cell.variant, state=status.state,
+        reason=f"{role}: {status.reason}" if status.reason else "", results=results, interval=interval,
+        paper=paper.figure(b.paper, b.trained_on, "adg"),
+    )  # fmt: skip
+
+
+def average_interval(artifact: Artifact, seed: int) -> tuple[float, float] | None:
+    """The bootstrap interval of an evaluation's average (fractions); None where a task of it was not measured."""
+    results = samples.results(artifact)
+    if results["categories"]["avg"] is None:
+        return None
+    tasks = {task: samples.matrix([artifact], task) for task, entry in results["tasks"].items()
+             if entry["status"] == harness.DONE}  # fmt: skip
+    draw = seeds.generator(seed, "report", artifact.fingerprint)
+    found = statistics.bootstrap_average(tasks, draw, RESAMPLES)
+    return None if found is None else (found.low, found.high)
+
+
+def write(chosen: list[Cell], store: Store) -> str:
+    """Write the files; returns the table for a terminal and where they are."""
     first = chosen[0].config
-    rows = [row(cell, store) for cell in chosen]
+    evaluated = first.experiment.last == "eval"
+    rows = [row(cell, store) for cell in chosen] if evaluated else []
     notes = [f"{b.name}: {b.statement}" for b in {c.config.backbone.name: c.config.backbone for c in chosen}.values()
              if b.statement]  # fmt: skip
     notes += [note for note in dict.fromkeys(c.selector.note(c.nodes["backbone"]) for c in chosen) if note]
     title = first.experiment.title or first.experiment.name
     folder = store.root / "report" / f"{first.profile.name}-{first.experiment.name}"
     table = report.Table(title=title, profile=first.profile.name, statement=first.profile.statement, rows=rows,
-                         notes=notes, ledger=ledger.load(), source=paper.source())  # fmt: skip
-    report.write(table, folder)
-    return folder, report.terminal(table)
+                         notes=notes, ledger=ledger.load(), source=paper.source(),
+                         sections=analyse.sections(chosen, store, rows))  # fmt: skip
+    names = [path.name for path in report.write(table, folder)]
+    return f"{report.terminal(table)}\n\n{folder}/ holds {', '.join(names)}"
 
 
 def main() -> None:
     with plain_errors():
-        folder, text = write(*asked_for())
-        print(text)
-        print(f"\n{folder}/index.html, table.md, table.csv")
+        print(write(*asked_for()))
 
 
 if __name__ == "__main__":

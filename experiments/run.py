@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -61,15 +62,19 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
     record: dict[str, Any] = {"cell": cell.name, "fingerprint": cell.fingerprint, "overrides": list(cell.overrides),
                               "nodes": {role: node.folder for role, node in cell.nodes.items()}}  # fmt: skip
     store = store_of(config)
-    path = store.root / "cells" / f"{cell.name.replace('/', '+').replace(' ', '-')}-{cell.fingerprint[:8]}.json"
+    label = re.sub(r"[/ ]+", "+", cell.name)[:120]  # a file system takes 255 bytes
+    path = store.root / "cells" / f"{label}-{cell.fingerprint[:8]}.json"
     try:
         with Runner() as runner, tracking.track(config.tracker, _info(cell)) as tracked:
             store.runner, store.exec = runner, config.exec
             _reopen_if_more_can_run(store, cell)
             artifacts = {role: store.ensure(node, on_build) for role, node in cell.nodes.items()}
-            tracked.training(_lines(artifacts["adapter"].file("training.jsonl")))
-            tracked.results(json.loads(artifacts["eval"].file("results.json").read_text()))
-            tracked.subset(artifacts["subset"].file("subset.jsonl"), artifacts["subset"].info)
+            if "adapter" in artifacts:
+                tracked.training(_lines(artifacts["adapter"].file("training.jsonl")))
+            if "eval" in artifacts:  # the experiment may end with the subset
+                tracked.results(json.loads(artifacts["eval"].file("results.json").read_text()))
+            if "subset" in artifacts:
+                tracked.subset(artifacts["subset"].file("subset.jsonl"), artifacts["subset"].info)
     except NotRunnable as error:
         write_json(path, {**record, "state": "not-run", "reason": str(error)})
         say(f"{tag}    not run: {error}")
@@ -86,7 +91,7 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
 
 def _reopen_if_more_can_run(store: Store, cell: Cell) -> None:
     """An evaluation that left tasks out (no consent, no sandbox) is taken up again when they could run now."""
-    evaluated = store.find(cell.nodes["eval"])
+    evaluated = store.find(cell.nodes["eval"]) if "eval" in cell.nodes else None
     if evaluated is not None:
         results = json.loads(evaluated.file("results.json").read_text())
         if harness.can_complete(results, cell.config.exec):
@@ -146,8 +151,7 @@ def entry() -> None:
     finally:
         from experiments import report
 
-        folder, text = report.write(*asked_for())
-        say(f"\n{text}\n\n{folder}/index.html, table.md, table.csv")
+        say(f"\n{report.write(*asked_for())}")
 
 
 if __name__ == "__main__":

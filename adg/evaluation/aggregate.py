@@ -6,10 +6,10 @@ A part that was not measured makes everything above it None; it is never counted
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 # project page: Reasoning, Knowledge, Coding and their mean; reproduces the published averages
-CATEGORIES = {
+CATEGORIES: dict[str, tuple[str, ...]] = {
     "reasoning": ("bbh", "gsm8k"),
     "knowledge": ("mmlu", "truthfulqa_mc2"),
     "coding": ("humaneval", "mbpp"),
@@ -22,13 +22,30 @@ def mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(present) / len(present) if present and len(present) == len(values) else None
 
 
+def grouping(tasks: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The categories of a suite: the paper's, or none for a suite of other tasks only."""
+    names = set(tasks)
+    return CATEGORIES if not names or any(names & set(members) for members in CATEGORIES.values()) else {}
+
+
 def categories(tasks: Mapping[str, float | None]) -> dict[str, float | None]:
-    """``{"reasoning", "knowledge", "coding", "avg"}`` of task scores, in their unit.
+    """``{"reasoning", "knowledge", "coding", "avg"}`` of task scores, in their unit; of a suite with none of the
+    paper's tasks ``{"avg"}``, the mean of its tasks.
 
     None for a category with a task that is absent or None, and for ``avg`` when a category is None.
     """
-    found = {name: mean([tasks.get(task) for task in members]) for name, members in CATEGORIES.items()}
-    return found | {"avg": mean(list(found.values()))}
+    found = {name: mean([tasks.get(task) for task in members]) for name, members in grouping(tasks).items()}
+    return found | {"avg": mean(list((found or tasks).values()))}
+
+
+def weights(tasks: Iterable[str]) -> dict[str, float] | None:
+    """What each task weighs in ``avg``, for averages of more than one number a task; None where a task of a category
+    is not among ``tasks``, or there is none."""
+    names = list(tasks)
+    groups = list(grouping(names).values()) or [(name,) for name in names]
+    if not names or any(task not in names for members in groups for task in members):
+        return None
+    return {task: 1 / len(groups) / len(members) for members in groups for task in members}
 
 
 def standard_error(scores: Sequence[float]) -> float | None:

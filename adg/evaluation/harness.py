@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from adg import models, prompts
+from adg import generation, models, prompts
 from adg.errors import BadInput, BadMeasurement, nearest
 from adg.evaluation import aggregate, code_eval, sandbox
 from adg.evaluation.suite import SuiteConfig, TaskConfig
@@ -32,6 +32,14 @@ STAGE = Stage("eval", 1, "adg.evaluation.harness:build", gpu=True)
 SCHEMA = "adg-results/1"
 DONE, NOT_RUN = "done", "not-run"
 ITEM = ("subtask", "doc_id", "doc_hash", "prompt_hash", "target")  # what two results must share to be compared
+PLAIN_SENTENCE = "Question: what is two plus two?\nAnswer:"
+NOT_FINITE = (
+    "the model's logits are not finite on a plain sentence; look at the training curve and at the dtype. "
+    "No task was evaluated"
+)
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)  # that vLLM reserves room for
+VLLM_REQUESTS = 1024  # handed to vLLM at once, between two steps of the progress display
+CPU_CACHE = 4 << 30  # bytes for vLLM's keys and values where there is no GPU
 NO_CONSENT = "running model-written code needs consent (exec.run_model_code=true)"
 
 
@@ -78,7 +86,7 @@ def build(job: Job) -> dict[str, Any]:
         with contextlib.ExitStack() as stack:
             if not isinstance(box, str):
                 stack.enter_context(code_eval.METRIC.confined(box, job.exec.workers))
-            stack.enter_context(_calm())
+            stack.enter_context(_calm(suite.backend))
             stack.enter_context(code_eval.installed())
             lm = stack.enter_context(_model(job))
             for name in waiting:
@@ -251,14 +259,7 @@ def _prefetching(task: Any) -> Callable[[], None]:
 def _model(job: Job) -> Iterator[Any]:
     """lm-eval's wrapper around the backbone with its adapter, beside the weights unless the suite merges it, or
     around a fully trained model."""
-    import gc
-
-    import torch
-    from lm_eval.models.huggingface import HFLM
-    from transformers import GenerationConfig
-
-    backbone, adapter = job.inputs["backbone"], job.inputs.get("adapter")
-    device, dtype = models.device(job.exec), job.config.suite.dtype
+    backbone, dtype = job.inputs["backbone"], job.config.suite.dtype
     dtype = models.dtype_of(backbone) if dtype == "auto" else dtype
     tokenizer = models.load_tokenizer(backbone)
     if job.config.suite.chat_template and not tokenizer.chat_template:
@@ -266,6 +267,20 @@ def _model(job: Job) -> Iterator[Any]:
             f"suite.chat_template is true but the tokenizer of {backbone.path.name} has no chat template; "
             f"set suite.chat_template=false (base models have none)"
         )
+    with BACKENDS[job.config.suite.backend](job, tokenizer, dtype) as lm:
+        yield lm
+
+
+@contextlib.contextmanager
+def _hf(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
+    """The model in transformers."""
+    import gc
+
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    from transformers import GenerationConfig
+
+    backbone, adapter, device = job.inputs["backbone"], job.inputs.get("adapter"), models.device(job.exec)
     if adapter is not None and (adapter.path / "model").is_dir():
         model = _full_model(adapter, dtype, device)
     else:
@@ -293,6 +308,79 @@ def _model(job: Job) -> Iterator[Any]:
             torch.cuda.empty_cache()
 
 
+@contextlib.contextmanager
+def _vllm(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
+    """The model in vLLM, which runs a LoRA adapter beside the weights by its own means."""
+    backbone, adapter = job.inputs["backbone"], job.inputs.get("adapter")
+    weights, chosen = models.model_path(backbone), dict[str, Any]()
+    if adapter is not None and (adapter.path / "model").is_dir():
+        weights = adapter.path / "model"
+    elif adapter is not None:
+        chosen = _vllm_lora(adapter)
+    on_gpu = models.device(job.exec) == "cuda"
+    memory = {"gpu_memory_utilization": job.exec.gpu_memory} if on_gpu else {"kv_cache_memory_bytes": CPU_CACHE}
+    restore = generation.prepare_vllm()
+    try:
+        lm = _vllm_wrapper().VLLM(
+            pretrained=str(weights), tokenizer=str(models.model_path(backbone)), dtype=dtype,
+            add_bos_token=models.adds_bos(tokenizer), tensor_parallel_size=job.exec.tensor_parallel, seed=0,
+            batch_size=VLLM_REQUESTS, generation_config="vllm", enable_prefix_caching=True, async_scheduling=False,
+            disable_log_stats=True,
+            enforce_eager=not on_gpu, **chosen, **memory,
+        )  # fmt: skip
+        try:
+            _check_finite_vllm(lm, tokenizer)
+            yield lm
+        finally:
+            generation.shut_down(lm.model)
+            del lm
+    finally:
+        restore()
+
+
+def _vllm_lora(adapter: Artifact) -> dict[str, Any]:
+    """Settings for the adapter. The head is left out of what vLLM prepares: its log-probabilities of a prompt mix up
+    the rows of an adapted head, silently so on a GPU."""
+    lora = json.loads(adapter.file("adapter/adapter_config.json").read_text())
+    targets, room = lora["target_modules"], next((r for r in LORA_RANKS if r >= lora["r"]), None)
+    if room is None:
+        raise BadInput(
+            f"{adapter.path} has rank {lora['r']}, vLLM takes at most {LORA_RANKS[-1]}; set suite.backend=hf"
+        )
+    if isinstance(targets, str) or "lm_head" in targets or lora.get("modules_to_save"):
+        raise BadInput(
+            f"{adapter.path} adapts {targets} and saves {lora.get('modules_to_save')}: vLLM scores prompts wrongly "
+            f"with an adapted head, and only lists of modules are checked; set suite.backend=hf"
+        )
+    path = str(adapter.path / "adapter")
+    return {"lora_local_path": path, "max_lora_rank": room, "lora_target_modules": sorted(targets)}
+
+
+@functools.cache
+def _vllm_wrapper() -> Any:
+    """lm-eval's module for vLLM, which asks for the version of the package `vllm`: the CPU build has another name."""
+    import importlib.metadata
+
+    import vllm
+    import vllm.platforms
+
+    known = importlib.metadata.version
+
+    def answered(distribution_name: str) -> str:
+        return vllm.__version__ if distribution_name == "vllm" else known(distribution_name)
+
+    assert vllm.platforms.current_platform  # vLLM tells its platform by that version, so before it is answered
+    importlib.metadata.version = answered
+    try:
+        import lm_eval.models.vllm_causallms as module
+    finally:
+        importlib.metadata.version = known
+    return module
+
+
+BACKENDS: dict[str, Any] = {"hf": _hf, "vllm": _vllm}
+
+
 def _full_model(adapter: Artifact, dtype: str, device: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
@@ -313,25 +401,32 @@ def _check_finite(model: Any, tokenizer: Any) -> None:
     """Refuse a model whose logits are not finite: greedy decoding would still write text, and it would be scored."""
     import torch
 
-    ids = torch.tensor([tokenizer("Question: what is two plus two?\nAnswer:")["input_ids"]], device=model.device)
+    ids = torch.tensor([tokenizer(PLAIN_SENTENCE)["input_ids"]], device=model.device)
     with torch.no_grad():
         finite = bool(torch.isfinite(model(ids).logits).all())
     if not finite:
-        raise BadMeasurement(
-            "the model's logits are not finite on a plain sentence; look at the training curve and at "
-            "the dtype. No task was evaluated"
-        )
+        raise BadMeasurement(NOT_FINITE)
+
+
+def _check_finite_vllm(lm: Any, tokenizer: Any) -> None:
+    """The same for a model in vLLM, by the log-probabilities of the sentence's own tokens."""
+    (output,) = lm._model_generate([tokenizer(PLAIN_SENTENCE)["input_ids"]])
+    known = [one.logprob for token in output.prompt_logprobs if token for one in token.values()]
+    if not known or not all(map(math.isfinite, known)):
+        raise BadMeasurement(NOT_FINITE)
 
 
 @contextlib.contextmanager
-def _calm() -> Iterator[None]:
+def _calm(backend: str) -> Iterator[None]:
     """One progress display of ours in place of lm-eval's bars and log lines."""
     import datasets
     import lm_eval.api.model
     import lm_eval.api.task
     import lm_eval.models.huggingface as huggingface
 
-    logger, modules = logging.getLogger("lm_eval"), (lm_eval.api.model, lm_eval.api.task, huggingface)
+    logger, modules = logging.getLogger("lm_eval"), [lm_eval.api.model, lm_eval.api.task, huggingface]
+    if backend == "vllm":
+        modules.append(_vllm_wrapper())
     level, own, shown = logger.level, huggingface.tqdm, not datasets.are_progress_bars_disabled()
 
     def bar(rows: Any = None, *, total: int = 0, desc: str = "", **_: Any) -> Any:

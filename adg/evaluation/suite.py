@@ -18,7 +18,7 @@ from adg.store import sha256_file
 
 MINI = "mini:"  # prefix of the data folders that come with the project
 EMBEDDED = Path(__file__).resolve().parents[2] / "evaluate" / "benchmarks" / "mini"
-CHOICES = {"prompt": ("plain", "alpaca"), "backend": ("hf",),
+CHOICES = {"prompt": ("plain", "alpaca"), "backend": ("hf", "vllm"),
            "dtype": ("auto", "float32", "bfloat16", "float16")}  # fmt: skip
 
 
@@ -65,7 +65,7 @@ class SuiteConfig:
     data_root: str | None = field(default=None, metadata={"identity": False})  # its files' digests identify it
     prompt: str = "plain"  # plain: the tasks' own | alpaca: wrapped in the template of training
     chat_template: bool = False
-    backend: str = "hf"
+    backend: str = "hf"  # of lm-eval: hf | vllm; a table holds results of one only
     dtype: str = "auto"  # of the weights while evaluating; auto: the backbone's own
     merge_adapter: bool = False  # fold a LoRA adapter into the weights first: faster, the same up to their rounding
     seed: int = 1234  # draws few-shot examples where a task samples them (lm-eval's own default)
@@ -80,6 +80,11 @@ class SuiteConfig:
                     f"suite.{name} is {value!r}{nearest(str(value), list(allowed))}; "
                     f"expected one of {', '.join(allowed)}"
                 )
+        if self.merge_adapter and self.backend == "vllm":
+            raise BadInput(
+                "suite.merge_adapter is true, but suite.backend=vllm runs adapters beside the weights; "
+                "set suite.merge_adapter=false"
+            )
         for name in ("limit", "max_gen_toks"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -259,9 +259,43 @@ def test_a_row_that_contradicts_itself_is_refused(row):
 
 def test_an_unknown_task_gets_a_column_of_its_own():
     other = results()
-    other["tasks"]["cmmlu"] = {**other["tasks"]["mmlu"], "value": 0.25}
+    other["tasks"]["drop"] = {**other["tasks"]["mmlu"], "value": 0.25}
     row = pipes(report.markdown(table(Row("tiny", "general", "adg", state="done", results=other))))[0]
-    assert row["cmmlu (n=16)"] == "25.00 ± 12.50"
+    assert row["drop (n=16)"] == "25.00 ± 12.50"
+
+
+def test_a_suite_of_other_tasks_has_no_column_of_the_papers_categories():
+    chinese = results()
+    chinese["tasks"] = {name: {**chinese["tasks"]["mmlu"], "value": value}
+                        for name, value in (("ceval-valid", 0.5), ("cmmlu", 0.25))}  # fmt: skip
+    chinese["categories"] = aggregate.categories({"cmmlu": 0.25, "ceval-valid": 0.5})
+    found = table(Row("tiny", "general", "adg", state="done", results=chinese), Row("tiny", "general", "zip"))
+    texts = everything(found)
+    row, missing = pipes(texts["md"])
+    assert (row["CMMLU (n=16)"], row["C-Eval (n=16)"], row["Average"]) == (
+        "25.00 ± 12.50", "50.00 ± 12.50", "37.50")  # fmt: skip
+    assert missing["Average"] == "missing" and "Reasoning" not in row
+    assert not any("Reasoning" in text or "BBH" in text for text in texts.values())
+    assert rows_of(texts["csv"])[0]["avg"] == "37.5000"
+
+
+def test_overlap_and_interval_stand_beside_the_score():
+    overlap = {"gsm8k": {"test": 3, "train": 7300}, "mmlu": {"test": 0, "train": 0}}
+    leaking = Row("tiny", "general", "adg", state="done", results=results(), overlap=overlap, interval=(0.4, 0.6))
+    texts = everything(table(done("random"), leaking))
+    first, row = pipes(texts["md"])
+    assert row["GSM8K (n=16)"] == "**50.00** ± 12.50 (overlap 3 test, 7,300 train)"
+    assert row["MMLU (n=16)"].endswith("(overlap 0 test, 0 train)") and "overlap" not in row["BBH (n=16)"]
+    assert row["Average"] == "**50.00** [40.00, 60.00]" and first["Average"] == "**50.00**"
+    assert "<small>overlap 3 test, 7,300 train</small>" in texts["html"] and "40.00 – 60.00" in texts["html"]
+    assert "overlap of tiny / general / adg: GSM8K 3 test, 7,300 train\n" in texts["txt"] + "\n"
+    assert all("nothing was removed" in " ".join(texts[name].split()) for name in ("md", "html", "txt"))
+    assert "leaves training variance out" in texts["md"]
+    without, line = rows_of(texts["csv"])
+    assert (line["gsm8k_overlap_test"], line["gsm8k_overlap_train"], line["bbh_overlap_test"]) == ("3", "7300", "")
+    assert (line["avg_low"], line["avg_high"], without["avg_low"]) == ("40.0000", "60.0000", "")
+    plain = everything(table(done("random")))
+    assert not any("overlap" in text for text in plain.values())
 
 
 def test_the_page_fetches_nothing_and_runs_nothing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,4 +145,27 @@ def spoilt(tiny_model: Any) -> Any:
 
     made = copy.deepcopy(tiny_model)
     made.base_model.embed_tokens.weight.data[500] = float("nan")
+    return made
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Callable[..., SelectorData]:
+    """What a selector reads, with the given vectors (n, d) of ``pool``; a row of zeros is a record without one."""
+    import numpy as np
+
+    from baselines import vectors
+
+    def made(points: Any, pool: list[Record] | None = None, artifact: Artifact | None = None) -> SelectorData:
+        points = np.asarray(points, dtype=np.float64)
+        pool = pool or [Record(i, f"question {i}", "", f"answer {i}") for i in range(len(points))]
+        kept = np.flatnonzero(points.any(axis=1))
+        unit = points[kept] / np.linalg.norm(points[kept], axis=1, keepdims=True)
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        np.save(folder / "vectors.npy", unit.astype(np.float32))
+        (folder / "ids.json").write_text(json.dumps([pool[i].key for i in kept]))
+        missing = {record.key: vectors.EMPTY for i, record in enumerate(pool) if i not in set(kept.tolist())}
+        (folder / "missing.json").write_text(json.dumps(missing))
+        files = {key: {} for key in ("vectors.npy", "ids.json", "missing.json")}
+        return SelectorData(pool, {"vectors": Artifact(folder, {"files": files, "info": {}})}, artifact)
+
     return made

@@ -33,6 +33,22 @@ def test_nothing_measured() -> None:
     assert aggregate.mean([]) is None
 
 
+def test_a_suite_of_other_tasks_has_their_mean_and_no_categories() -> None:
+    assert aggregate.categories({"cmmlu": 0.25, "ceval-valid": 0.75}) == {"avg": 0.5}
+    assert aggregate.categories({"cmmlu": 0.25, "ceval-valid": None}) == {"avg": None}
+    assert aggregate.weights(["cmmlu", "ceval-valid"]) == {"cmmlu": 0.5, "ceval-valid": 0.5}
+    six = dict.fromkeys(SIX, 0.5)
+    assert aggregate.categories(six | {"cmmlu": 0.0}) == aggregate.categories(six), "the paper's average is its six"
+
+
+@pytest.mark.parametrize("missing", [None, *SIX])
+def test_weights_give_the_average(missing: str | None) -> None:
+    tasks = {task: i / 7 for i, task in enumerate(SIX) if task != missing}
+    weights, average = aggregate.weights(tasks), aggregate.categories(tasks)["avg"]
+    found = None if weights is None else sum(w * tasks[task] for task, w in weights.items())
+    assert found == (None if missing else pytest.approx(average))
+
+
 def test_zero_is_a_score() -> None:
     assert aggregate.categories(dict.fromkeys(SIX, 0.0))["avg"] == 0.0
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import socket
+import subprocess
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -303,6 +306,40 @@ def test_adapter_unmerged_equals_the_merged_model_and_differs_from_the_base(
     assert likelihoods(outside) == ours
 
 
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_vllm_gives_what_transformers_gives(
+    adapter_stage: Stage, backbone: Node, store: Store, root: Path, tmp_path: Path
+) -> None:
+    """Both backends with the same LoRA adapter: the same items and answers, likelihoods up to rounding."""
+    pytest.importorskip("vllm")
+    adapter = store.ensure(Node(adapter_stage, "a", {"merged": False}, {"backbone": backbone}))
+    found = {}
+    for backend in ("hf", "vllm"):
+        command = [sys.executable, "evaluate/run.py", "--model", "tiny_random", "--adapter", adapter.path / "adapter",
+                   "--suite", "mini", "--tasks", "gsm8k,mmlu,truthfulqa_mc2", "--limit", "2", "--max-gen-toks", "8",
+                   "--runs", tmp_path / backend, "--device", "cpu", "--backend", backend]  # fmt: skip
+        done = subprocess.run(list(map(str, command)), cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                              capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        (folder,) = (tmp_path / backend / "eval").glob("*/results.json")
+        assert json.loads(folder.read_text())["backend"] == backend
+        found[backend] = {
+            name: pq.read_table(folder.parent / "samples" / f"{name}.parquet").to_pylist()
+            for name in ("gsm8k", "mmlu", "truthfulqa_mc2")
+        }
+    for name, rows in found["hf"].items():
+        for ours, theirs in zip(rows, found["vllm"][name], strict=True):
+            same = ("subtask", "doc_id", "filter", "answer", "prompt_tokens", "prompt_hash", "target")
+            assert [ours[key] for key in same] == [theirs[key] for key in same]
+            if name == "gsm8k":
+                assert ours["response"] == theirs["response"]
+            else:
+                choices, others = (json.loads(row["response"]) for row in (ours, theirs))
+                assert [c[1] for c in choices] == pytest.approx([c[1] for c in others], rel=1e-3)
+                assert ours["score"] == pytest.approx(theirs["score"], rel=1e-3)
+
+
 def test_adapter_of_another_backbone_is_refused(
     adapter_stage: Stage, suite: SuiteConfig, backbone: Node, store: Store, tmp_path: Path
 ) -> None:
@@ -393,6 +430,29 @@ def test_model_with_nan_weights_gets_no_score(
     broken = Node(Stage("adapter", 1, "adapter_of_this_test:broken"), "nan", {}, {"backbone": backbone})
     with pytest.raises(BadMeasurement, match="not finite"):
         store.ensure(harness.node(broken, backbone, part(suite, "mmlu")))
+
+
+def test_chinese_suite_on_the_real_data(root: Path, shared_dir: Path, backbone: Node, store: Store) -> None:
+    values = yaml.safe_load((root / "conf" / "suite" / "chinese.yaml").read_text())
+    some = ["cmmlu_anatomy", "cmmlu_chinese_driving_rule"]
+    chinese = SuiteConfig.of({**values, "limit": 2, "data_root": str(shared_dir / "data" / "benchmarks"),
+                              "tasks": {"cmmlu": {**values["tasks"]["cmmlu"], "subtasks": some}}})  # fmt: skip
+    artifact = store.ensure(harness.node(None, backbone, chinese))
+    results = results_of(artifact)
+    assert list(results["tasks"]["cmmlu"]["subtasks"]) == some and results["tasks"]["cmmlu"]["n"] == 4
+    assert results["categories"] == {"avg": results["tasks"]["cmmlu"]["value"]}
+    assert all(row["prompt"].count("答案：") == 6 for row in rows_of(artifact, "cmmlu")), "five examples"
+
+
+def test_chinese_tasks_are_named_and_versioned_as_lm_eval_does(root: Path) -> None:
+    values = yaml.safe_load((root / "conf" / "suite" / "chinese.yaml").read_text())
+    known = harness._known_tasks()
+    for name, folder in (("cmmlu", "_default_template_yaml"), ("ceval-valid", "_default_ceval_yaml")):
+        (place,) = known[name]
+        own = yaml.safe_load((Path(place) / folder).read_text())
+        task = values["tasks"][name]
+        assert (task["repo"], task["version"]) == (own["dataset_path"], own["metadata"]["version"])
+        assert task["metric"] in [entry["metric"] for entry in own["metric_list"]]
 
 
 def test_missing_subset_of_local_data_names_the_command(suite: SuiteConfig, tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def test_hub_data_needs_no_digest(root: Path) -> None:
     ({"tasks": {"gsm8k": {"shots": 3, "metric": "m", "repo": "a/b"}}}, "suite.tasks.gsm8k has no 'shots'"),
     ({"tasks": {"gsm8k": {"repo": "a/b"}}}, "needs a metric"),
     ({"data_root": None}, "has no revision"),
+    ({"merge_adapter": True, "backend": "vllm"}, "set suite.merge_adapter=false"),
 ])  # fmt: skip
 def test_wrong_values_are_refused_by_name(root: Path, change: dict, said: str) -> None:
     values = yaml.safe_load((root / "conf" / "suite" / "mini.yaml").read_text())

@@ -10,13 +10,19 @@ from pathlib import Path
 import pytest
 
 from adg.errors import BadInput
+from adg.store import Store
 from experiments import cells as cells_
 from experiments import config as config_
+from experiments import report
 
 GROUPS = sorted(p.name for p in config_.CONF.iterdir() if p.is_dir())
 FILES = [(p.parent.name, p.stem) for p in sorted(config_.CONF.glob("*/*.yaml"))]
-UNPINNED = {("backbone", "llama3_8b_instruct"), ("backbone", "qwen2_5_7b_instruct")}
-NEEDS = {("pool", "local"): ["pool.path=my.jsonl"]}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+RELEASED = ("adg_alpaca_gpt4_llama3_8b", "adg_cot_llama3_8b", "adg_wizardlm_qwen2_5_7b")
+UNPINNED = {("backbone", name) for name in ("llama3_8b_instruct", "qwen2_5_7b_instruct", *RELEASED)}
+NEEDS = {("pool", "local"): ["pool.path=my.jsonl"], ("suite", "chinese"): ["suite.data_root=mirror"],
+         ("pool", "chinese"): ["pool.path=my.jsonl"],
+         ("experiment", "released_checkpoints"): [f"backbone.revision={COMMIT}"]}  # fmt: skip
 
 
 def test_all_groups_are_there() -> None:
@@ -27,11 +33,13 @@ def test_all_groups_are_there() -> None:
 
 @pytest.mark.parametrize(("group", "name"), FILES)
 def test_every_file_composes(group: str, name: str) -> None:
+    if (group, name) == ("experiment", "chinese") and not CHINESE:
+        pytest.skip("suite=chinese is not there")
     overrides = [f"{group}={name}", *NEEDS.get((group, name), [])]
     if (group, name) in UNPINNED:
         with pytest.raises(BadInput, match="revision"):
             _ = cells_.Cell(config_.compose(overrides)).nodes
-        overrides.append("backbone.revision=0123456789abcdef0123456789abcdef01234567")
+        overrides.append(f"backbone.revision={COMMIT}")
     config = config_.compose(overrides)
     assert config.profile.name
 
@@ -39,7 +47,10 @@ def test_every_file_composes(group: str, name: str) -> None:
 @pytest.mark.parametrize("name", sorted(p.stem for p in (config_.CONF / "experiment").glob("*.yaml")))
 @pytest.mark.parametrize("profile", ["mini", "paper", "smoke"])
 def test_every_experiment_has_cells_in_every_profile(name: str, profile: str) -> None:
-    chosen = cells_.cells([f"profile={profile}", f"experiment={name}"])
+    overrides = NEEDS.get(("experiment", name), [])
+    if name == "chinese":  # at paper scale a person names the pool
+        overrides = ["pool.path=mini:chinese/everyday.jsonl", "suite.data_root=mirror"]
+    chosen = cells_.cells([f"profile={profile}", f"experiment={name}", *overrides])
     assert chosen
     assert len({c.fingerprint for c in chosen}) == len(chosen)
     assert len({c.name for c in chosen}) == len(chosen)
@@ -141,3 +152,21 @@ def test_config_comments_say_what_is_not_obvious() -> None:
         lines = [line for line in path.read_text().splitlines() if line and not line.startswith("# @package")]
         assert lines[0].startswith("#"), f"{path.name} starts with a line saying what it is"
         assert all(not (a.startswith("#") and b == "") for a, b in pairwise(lines))
+
+
+def test_the_authors_checkpoints_are_evaluated_as_they_are() -> None:
+    chosen = cells_.cells(["profile=paper", "experiment=released_checkpoints", f"backbone.revision={COMMIT}"])
+    assert [cell.config.backbone.name for cell in chosen] == list(RELEASED)
+    assert all(list(cell.nodes) == ["backbone", "eval"] for cell in chosen)
+    assert {cell.config.suite.name for cell in chosen} == {"paper"}
+    rows = [report.row(cell, Store(Path("nowhere"))) for cell in chosen]
+    assert [(row.pool, row.name, row.paper["avg"]) for row in rows if row.paper] == [
+        ("alpaca_gpt4", "adg, as published", 50.85), ("cot", "adg, as published", 45.11),
+        ("wizardlm", "adg, as published", 67.64)]  # fmt: skip
+    with pytest.raises(BadInput, match="revision"):
+        _ = cells_.cells(["profile=paper", "experiment=released_checkpoints"])[0].nodes
+
+
+def test_the_chinese_suite_asks_for_revisions_or_a_folder() -> None:
+    with pytest.raises(BadInput, match=r"no revision of haonan-li/cmmlu; pin one, or set suite\.data_root"):
+        config_.compose(["suite=chinese"])

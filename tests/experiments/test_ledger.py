@@ -17,11 +17,16 @@ def composed():
     return config.compose(["selector=adg"])
 
 
+@pytest.fixture(scope="module")
+def selector_options(root):
+    """Every option of every selector: a line about one selector names its options as ``selector.<option>``."""
+    return {key for path in (root / "conf" / "selector").glob("*.yaml") for key in yaml.safe_load(path.read_text())}
+
+
 @pytest.mark.parametrize("key", KEYS)
-def test_the_key_exists(composed, root, key):
+def test_the_key_exists(composed, selector_options, key):
     if key.startswith("selector."):
-        files = [yaml.safe_load(path.read_text()) for path in (root / "conf" / "selector").glob("*.yaml")]
-        assert any(key.removeprefix("selector.") in options for options in files), f"no selector has {key}"
+        assert key.removeprefix("selector.") in selector_options, f"{key}: no selector has this option"
         return
     node = composed
     for name in key.split("."):
@@ -39,6 +44,14 @@ def test_each_line_is_complete_and_its_own():
     questions = [line.question for line in LINES]
     assert len(set(questions)) == len(questions)
     assert all(line.paper and line.released and line.ours for line in LINES)
+
+
+def test_every_variant_of_a_selector_has_its_line(root):
+    questions = " ".join(line.question.lower() for line in LINES if "selector.variant" in line.keys)
+    for path in (root / "conf" / "selector").glob("*.yaml"):
+        if "variant" in yaml.safe_load(path.read_text()):
+            word = {"superfiltering_d": "superfiltering.d"}.get(path.stem, path.stem)
+            assert f"{word}:" in questions, f"{path.stem} has variants and no line in the ledger"
 
 
 def test_what_the_presets_set_differently_is_in_the_ledger(root):

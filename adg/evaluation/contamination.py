@@ -1,0 +1,403 @@
+"""Overlap between a pool and the benchmarks: which training records hold text of which benchmark items, and where.
+
+Texts are compared word by word after case, punctuation and width are taken away. Whatever is found is shown with the
+words in common; nothing is ever left out of a pool here.
+
+An item's text counts as found in a record in one of three ways:
+
+- ``ngram``: ``ngram`` words in a row in common (13 as in Brown et al. 2020, appendix C);
+- ``whole``: a text of fewer words, but at least ``shortest``, that stands in the record as a whole. Questions only:
+  a short answer such as "Paris" proves nothing;
+- ``near``: at least ``similarity`` of the item's runs of ``shingle`` words stand somewhere in the record (containment,
+  Broder 1997), computed exactly, not from a sketch.
+
+Words in a row that occur in more than ``template`` items of a task belong to the task's form, not to an item, and are
+no evidence, and a short question that two items share ("Which of the following statements is true?") names neither.
+An item that has no words of its own is counted as unchecked.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adg.errors import BadInput
+from adg.evaluation import items
+from adg.evaluation.suite import SuiteConfig
+from adg.progress import progress
+from adg.store import Artifact, Job, Node, Stage, write_json
+
+STAGE = Stage("contamination", 1, "adg.evaluation.contamination:build")
+TEST, TRAIN = "test", "train"  # kinds of splits: what is scored; what training or few-shot examples may come from
+FIELDS = ("question", "answer")
+PARTS = ("prompt", "output")
+MATCHES = ("ngram", "whole", "near")
+BATCH = 4096  # records compared at a time
+LEAST = 8  # runs of words that an item must have of its own to be called a near duplicate
+_WORD = re.compile(r"[^\W_]+")
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")  # written without blanks: a word each
+
+
+@dataclass(frozen=True)
+class ContaminationConfig:
+    """How much text in common is called an overlap."""
+
+    ngram: int = 13  # words in a row
+    shortest: int = 5  # words of the shortest question that is looked for as a whole
+    shingle: int = 3  # words in a run for near duplicates
+    similarity: float = 0.7  # share of an item's runs that a near duplicate holds
+    template: int = 10  # items of a task that may share words before these count as the task's form
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("ngram", 2), ("shortest", 1), ("shingle", 1), ("template", 1)):
+            if getattr(self, name) < lowest:
+                raise BadInput(f"contamination.{name} is {getattr(self, name)}; expected at least {lowest}")
+        if not 0 < self.similarity <= 1:
+            raise BadInput(f"contamination.similarity is {self.similarity}; expected above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """What makes two comparisons of one pool the same."""
+
+    options: ContaminationConfig
+    benchmarks: dict[str, dict[str, Any]]  # task -> data set, its revision or digest, named subtasks
+    unknown: tuple[str, ...] = ()  # tasks of the suite whose columns are not known, so that nothing was compared
+    root: str | None = field(default=None, metadata={"identity": False})
+
+
+def node(pool: Node, suite: SuiteConfig, options: ContaminationConfig = ContaminationConfig()) -> Node:
+    """The comparison of ``pool`` with every benchmark of ``suite``. Raises ``BadInput`` when local data is missing."""
+    digests = suite.digests()
+    benchmarks = {
+        name: {"repo": task.repo, "data": digests.get(task.repo, task.revision),
+               "subtasks": None if task.subtasks is None else list(task.subtasks)}
+        for name, task in suite.tasks.items() if name in items.TASKS
+    }  # fmt: skip
+    unknown = tuple(name for name in suite.tasks if name not in items.TASKS)
+    config = Contamination(options, benchmarks, unknown, None if suite.root is None else str(suite.root))
+    return Node(STAGE, f"{pool.label}+{suite.name}", config, {"pool": pool})
+
+
+def build(job: Job) -> dict[str, Any]:
+    """Payload: ``overlaps.parquet``, a row for each record, item and field of the item that overlap, and
+    ``summary.json``: task -> kind of split -> counts."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    config: Contamination = job.config
+    root = None if config.root is None else Path(config.root)
+    splits: dict[str, list[items.Split]] = {}
+    for task, data in config.benchmarks.items():
+        revision = None if root is not None else data["data"]
+        folder = items.locate(data["repo"], revision, root, job.exec.offline)
+        splits[task] = list(items.read(task, folder, data["subtasks"]))
+    index = Index(splits, config.options)
+    rows: list[dict[str, Any]] = []
+    file = pq.ParquetFile(job.inputs["pool"].file("records.parquet"))
+    with progress(file.metadata.num_rows, "comparing with benchmarks", "records") as bar:
+        for batch in file.iter_batches(BATCH, columns=["id", "instruction", "input", "output"]):
+            rows += index.compare([(r["id"], f"{r['instruction']}\n{r['input']}", r["output"])
+                                   for r in batch.to_pylist()])  # fmt: skip
+            bar.update(batch.num_rows)
+    columns = {name: pa.string() for name in ("id", "part", "task", "kind", "config", "split")}
+    kinds = {"item": pa.int32(), "field": pa.string(), "match": pa.string(), "words": pa.int32(),
+             "similarity": pa.float64(), "span": pa.string()}  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([*(columns | kinds).items()])),
+                   job.folder / "overlaps.parquet", compression="zstd")  # fmt: skip
+    summary = {"records": file.metadata.num_rows, "unknown": list(config.unknown), "tasks": index.counts()}
+    write_json(job.folder / "summary.json", summary)
+    return {"rows_in": file.metadata.num_rows, "rows_out": file.metadata.num_rows, "failed": [],
+            "overlaps": len(rows), "records_with_overlap": len({row["id"] for row in rows})}  # fmt: skip
+
+
+def overlaps(artifact: Artifact) -> list[dict[str, Any]]:
+    """The rows of ``overlaps.parquet``. ``item`` is the row in its config's split, ``span`` the longest run of words
+    in common, ``words`` its length, ``similarity`` (of near duplicates) the share of the item's own runs of words that
+    the record holds."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(artifact.file("overlaps.parquet")).to_pylist()
+
+
+def count(
+    artifact: Artifact, found: Sequence[Mapping[str, Any]], ids: Iterable[str] | None = None
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Task -> "test" or "train" -> ``items`` of the benchmark, how many were ``checked``, how many of them overlap
+    with a record (``overlap``; by ``question``, ``answer``, ``ngram``, ``whole``, ``near``: an item may count under
+    several), and with how many ``records``.
+
+    ``found`` are the rows of :func:`overlaps`; ``ids`` (id keys) restricts the records to a subset's.
+    """
+    tasks = json.loads(artifact.file("summary.json").read_text())["tasks"]
+    wanted = None if ids is None else set(ids)
+    hit: dict[tuple[str, str], dict[str, set[Any]]] = {}
+    for row in found:
+        if wanted is None or row["id"] in wanted:
+            sets = hit.setdefault((row["task"], row["kind"]), {})
+            item = (row["config"], row["split"], row["item"])
+            for name in ("overlap", row["field"], row["match"]):
+                sets.setdefault(name, set()).add(item)
+            sets.setdefault("records", set()).add(row["id"])
+    return {
+        task: {
+            kind: {**totals, **{name: len(hit.get((task, kind), {}).get(name, ()))
+                                for name in ("overlap", *FIELDS, *MATCHES, "records")}}
+            for kind, totals in kinds.items()
+        }
+        for task, kinds in tasks.items()
+    }  # fmt: skip
+
+
+# -- words --------------------------------------------------------------------------------------------
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation; a Chinese or Japanese character is a word."""
+    if not text.isascii():
+        text = _CJK.sub(r" \g<0> ", unicodedata.normalize("NFKC", text))
+    return _WORD.findall(text.casefold())
+
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of each number (n,), by the finaliser of splitmix64 (Steele et al. 2014)."""
+    z = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Many texts as one array of word numbers. Text d is ``tokens[starts[d] : starts[d + 1]]``; -1 is a word that no
+    benchmark has."""
+
+    tokens: np.ndarray  # (n,) int32
+    starts: np.ndarray  # (texts + 1,) int64
+
+    @classmethod
+    def of(cls, numbers: Sequence[Sequence[int]]) -> Texts:
+        lengths = np.fromiter(map(len, numbers), np.int64, len(numbers))
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        tokens = np.fromiter((n for text in numbers for n in text), np.int32, int(starts[-1]))
+        return cls(tokens, starts)
+
+    @functools.cached_property
+    def owner(self) -> np.ndarray:
+        """The text of each word (n,)."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.starts)
+
+    def runs(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where a run of ``k`` known words of one text begins (m,), and its hash (m,)."""
+        size = len(self.tokens) - k + 1
+        if size < 1:
+            return np.empty(0, np.int64), np.empty(0, np.uint64)
+        unknown = np.concatenate([[0], np.cumsum(self.tokens < 0)])
+        good = (self.owner[:size] == self.owner[k - 1 :]) & (unknown[k:] == unknown[:size])
+        at = np.flatnonzero(good)
+        codes = _mixed(self.tokens)
+        hashes = np.zeros(len(at), np.uint64)
+        for i in range(k):
+            hashes = hashes * np.uint64(0x100000001B3) + codes[at + i]
+        return at, _mixed(hashes)
+
+
+@dataclass
+class Postings:
+    """Runs of ``k`` words of the items by their hash, for looking up those of the records."""
+
+    k: int
+    hashes: np.ndarray  # (m,) sorted
+    at: np.ndarray  # (m,) where each begins among the items' words
+
+    def __post_init__(self) -> None:
+        self.sieve = np.zeros(2**20, bool)  # says quickly that a hash is not there, since most are not
+        self.sieve[self.hashes >> np.uint64(44)] = True
+
+    def find(self, asked: Texts, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """(position in ``asked``, position in ``texts``) of every run in common; equal hashes are compared word by
+        word, so that no chance equality counts."""
+        at, hashes = asked.runs(self.k)
+        keep = self.sieve[hashes >> np.uint64(44)]
+        at, hashes = at[keep], hashes[keep]
+        left = np.searchsorted(self.hashes, hashes, "left")
+        many = np.searchsorted(self.hashes, hashes, "right") - left
+        first = np.repeat(np.cumsum(many) - many, many)
+        mine = np.repeat(at, many)
+        theirs = self.at[np.repeat(left, many) + np.arange(len(mine)) - first]
+        same = np.ones(len(mine), bool)
+        for i in range(self.k):
+            same &= asked.tokens[mine + i] == texts.tokens[theirs + i]
+        return mine[same], theirs[same]
+
+
+# -- the comparison -----------------------------------------------------------------------------------
+
+
+class Index:
+    """All benchmark items, ready to be compared with records. Text 2i is the question of item i, 2i + 1 its answer."""
+
+    def __init__(self, splits: Mapping[str, Sequence[items.Split]], options: ContaminationConfig) -> None:
+        self.options = options
+        self.names: list[tuple[str, str, str, str, int]] = []  # (task, kind, config, split, row) of an item
+        self.vocabulary: dict[str, int] = {}
+        self.spelling: list[str] = []
+        numbers: list[list[int]] = []
+        tasks: list[int] = []
+        for number, (task, parts) in enumerate(splits.items()):
+            for split in parts:
+                for row, texts in enumerate(split.items):
+                    self.names.append((task, TEST if split.test else TRAIN, split.config, split.name, row))
+                    tasks.append(number)
+                    numbers += [self._numbers(text) for text in texts]
+        self.spelling = list(self.vocabulary)
+        self.texts = Texts.of(numbers)
+        self.task = np.array(tasks, np.int64)
+        self.checked = np.zeros(len(self.names), bool)
+        self.long = self._postings(options.ngram, whole=False)
+        self.short = [self._postings(k, whole=True) for k in range(options.shortest, options.ngram)]
+        self.near, self.own = self._shingles()
+
+    def _numbers(self, text: str) -> list[int]:
+        known = self.vocabulary
+        return [known.setdefault(word, len(known)) for word in words(text)]
+
+    def _own(self, at: np.ndarray, hashes: np.ndarray, limit: int) -> np.ndarray:
+        """Indices of the runs that at most ``limit`` items of their task have, ordered by hash."""
+        item = self.texts.owner[at] // 2
+        order = np.lexsort((item, hashes))
+        item, hashes = item[order], hashes[order]
+        task = self.task[item]
+        new_group = np.ones(len(order), bool)  # a group is a hash in a task
+        new_group[1:] = (hashes[1:] != hashes[:-1]) | (task[1:] != task[:-1])
+        new_item = new_group.copy()
+        new_item[1:] |= item[1:] != item[:-1]
+        group = np.cumsum(new_group) - 1
+        shared = np.bincount(group, weights=new_item) if len(group) else np.empty(0)
+        return order[shared[group] <= limit]
+
+    def _postings(self, k: int, whole: bool) -> Postings:
+        """Runs of ``k`` words; ``whole``: questions that have just that many."""
+        at, hashes = self.texts.runs(k)
+        owner = self.texts.owner[at] if len(at) else np.empty(0, np.int64)
+        if whole:
+            keep = (owner % 2 == 0) & (self.texts.lengths()[owner] == k)
+            at, hashes, owner = at[keep], hashes[keep], owner[keep]
+        own = self._own(at, hashes, 1 if whole else self.options.template)
+        self.checked[owner[own] // 2] = True
+        return Postings(k, hashes[own], at[own])
+
+    def _shingles(self) -> tuple[Postings, np.ndarray]:
+        """Each distinct run of ``shingle`` words once a text, and how many a text has (texts,); only of texts of at
+        least ``ngram`` words that have enough of them."""
+        at, hashes = self.texts.runs(self.options.shingle)
+        owner = self.texts.owner[at] if len(at) else np.empty(0, np.int64)
+        keep = self.texts.lengths()[owner] >= self.options.ngram
+        at, hashes, owner = at[keep], hashes[keep], owner[keep]
+        own = self._own(at, hashes, self.options.template)
+        at, hashes, owner = at[own], hashes[own], owner[own]
+        order = np.lexsort((owner, hashes))
+        at, hashes, owner = at[order], hashes[order], owner[order]
+        first = np.ones(len(at), bool)
+        first[1:] = (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1])
+        at, hashes, owner = at[first], hashes[first], owner[first]
+        many = np.bincount(owner, minlength=len(self.texts.starts) - 1)
+        keep = many[owner] >= LEAST
+        return Postings(self.options.shingle, hashes[keep], at[keep]), many
+
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Task -> kind of split -> how many items there are, and how many of them could be checked."""
+        found: dict[str, dict[str, dict[str, int]]] = {}
+        for (task, kind, *_), checked in zip(self.names, self.checked.tolist(), strict=True):
+            entry = found.setdefault(task, {}).setdefault(kind, {"items": 0, "checked": 0})
+            entry["items"] += 1
+            entry["checked"] += checked
+        return found
+
+    def compare(self, records: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
+        """One row for each (record, item, field of the item) with text in common. ``records``: (id, prompt, output)."""
+        get = self.vocabulary.get
+        asked = Texts.of([[get(word, -1) for word in words(text)] for _, *texts in records for text in texts])
+        best: dict[tuple[int, int], tuple[int, int, int, str, float | None]] = {}
+        # (record, text of an item) -> (words in common, text of the record, where they begin, match, similarity)
+
+        def add(pairs: Iterator[tuple[int, int, int, int]], match: str, similarity: Mapping[Any, float]) -> None:
+            for text, other, at, size in pairs:
+                key = (text // 2, other)
+                known = best.get(key)
+                if known is None or (match == known[3] and size > known[0]):
+                    best[key] = (size, text, at, match, similarity.get((text, other)))
+
+        for postings, match in ((self.long, "ngram"), *((short, "whole") for short in self.short)):
+            add(self._runs(asked, postings.k, *postings.find(asked, self.texts)), match, {})
+        mine, theirs = self.near.find(asked, self.texts)
+        similar = self._contained(asked, mine, theirs)
+        pairs = asked.owner[mine] * len(self.texts.starts) + self.texts.owner[theirs]
+        wanted = np.isin(pairs, np.array([t * len(self.texts.starts) + o for t, o in similar], np.int64))
+        add(self._runs(asked, self.near.k, mine[wanted], theirs[wanted]), "near", similar)
+        rows = []
+        for (record, other), (size, text, at, match, similarity) in sorted(best.items()):
+            task, kind, config, split, row = self.names[other // 2]
+            span = " ".join(self.spelling[n] for n in asked.tokens[at : at + size].tolist())
+            rows.append({"id": records[record][0], "part": PARTS[text % 2], "task": task, "kind": kind,
+                         "config": config, "split": split, "item": row, "field": FIELDS[other % 2], "match": match,
+                         "words": size, "similarity": similarity, "span": span})  # fmt: skip
+        return rows
+
+    def _runs(self, asked: Texts, k: int, mine: np.ndarray, theirs: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
+        """(text of a record, text of an item, where they begin in ``asked``, words) of the longest words in a row
+        that the two have in common, for every pair of texts with a common run of ``k``."""
+        if not len(mine):
+            return
+        text, other = asked.owner[mine], self.texts.owner[theirs]
+        order = np.lexsort((mine, mine - theirs, other, text))
+        text, other, mine, theirs = text[order], other[order], mine[order], theirs[order]
+        start = np.ones(len(mine), bool)
+        start[1:] = (text[1:] != text[:-1]) | (other[1:] != other[:-1]) | (mine[1:] != mine[:-1] + 1) \
+            | (theirs[1:] != theirs[:-1] + 1)  # fmt: skip
+        begin = np.flatnonzero(start)
+        size = np.diff(np.append(begin, len(mine))) + k - 1
+        text, other, mine, theirs = text[begin], other[begin], mine[begin], theirs[begin]
+        longest = np.lexsort((mine, -size, other, text))
+        first = np.ones(len(longest), bool)
+        first[1:] = (text[longest][1:] != text[longest][:-1]) | (other[longest][1:] != other[longest][:-1])
+        for i in longest[first].tolist():
+            at, words_ = self._grown(asked, int(text[i]), int(other[i]), int(mine[i]), int(theirs[i]), int(size[i]))
+            yield int(text[i]), int(other[i]), at, words_
+
+    def _grown(self, asked: Texts, text: int, other: int, mine: int, theirs: int, size: int) -> tuple[int, int]:
+        """A common run with the common words around it, which alone would be no evidence: (where it begins, words)."""
+        a, b = asked.tokens, self.texts.tokens
+        room = min(mine - asked.starts[text], theirs - self.texts.starts[other])
+        before = 0
+        while before < room and a[mine - before - 1] == b[theirs - before - 1]:
+            before += 1
+        room = min(asked.starts[text + 1] - mine, self.texts.starts[other + 1] - theirs)
+        while size < room and a[mine + size] == b[theirs + size]:
+            size += 1
+        return mine - before, size + before
+
+    def _contained(self, asked: Texts, mine: np.ndarray, theirs: np.ndarray) -> dict[tuple[int, int], float]:
+        """(text of a record, text of an item) -> share of the item's own runs that the record's text holds, where
+        that is at least ``similarity``. ``theirs`` names each distinct run of an item once."""
+        triples = np.unique(np.stack([asked.owner[mine], self.texts.owner[theirs], theirs], axis=1), axis=0)
+        if not len(triples):
+            return {}
+        new = np.ones(len(triples), bool)
+        new[1:] = (triples[1:, :2] != triples[:-1, :2]).any(axis=1)
+        begin = np.flatnonzero(new)
+        share = np.diff(np.append(begin, len(triples))) / self.own[triples[begin, 1]]
+        return {(int(text), int(other)): float(value)
+                for (text, other, _), value in zip(triples[begin], share, strict=True)
+                if value >= self.options.similarity}  # fmt: skip

@@ -1,0 +1,126 @@
+"""Results item by item: the rows behind a score, and two cells held against each other on the same items.
+
+Rows come from ``samples/<task>.parquet`` of an ``eval`` artifact; scores are fractions, 0 or 1 for most tasks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from adg.errors import BadInput, BadMeasurement, nearest
+from adg.evaluation import harness
+from adg.store import Artifact
+
+SETTINGS = ("suite", "backend", "lm_eval", "prompt", "chat_template")  # of two results that may be compared
+MEASURES = ("metric", "filter", "version", "num_fewshot", "items_hash")  # the same of each of their tasks
+KEY = ("subtask", "doc_id")
+
+Item = tuple[str, int]  # subtask and number of an item
+
+
+def results(artifact: Artifact) -> dict[str, Any]:
+    """``results.json`` of an ``eval`` artifact."""
+    return json.loads(artifact.file("results.json").read_text())
+
+
+def rows(
+    artifact: Artifact, task: str, filter_: str | None = None, columns: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """A task's rows in the order in which they were scored: those of one filter, by default of the table's figure.
+
+    Raises ``BadInput`` when the task or the filter is not there.
+    """
+    import pyarrow.parquet as pq
+
+    tasks = results(artifact)["tasks"]
+    if task not in tasks:
+        raise BadInput(f"{artifact.path} has no task '{task}'{nearest(task, list(tasks))}; it has {', '.join(tasks)}")
+    entry = tasks[task]
+    if entry["status"] != harness.DONE:
+        raise BadInput(f"{task} of {artifact.path} has no items: {entry['status']}, {entry['reason']}")
+    known = [entry["filter"], *entry["beside"]]
+    wanted = filter_ or entry["filter"]
+    if wanted not in known:
+        raise BadInput(f"{task} has no filter '{wanted}'; it has {', '.join(known)}")
+    needed = None if columns is None else [*dict.fromkeys(["filter", *columns])]
+    found = pq.read_table(artifact.file(f"samples/{task}.parquet"), columns=needed).to_pylist()
+    return [row for row in found if row["filter"] == wanted]
+
+
+def scores(artifact: Artifact, task: str) -> dict[str, dict[Item, float]]:
+    """Subtask -> item -> score of the table's figure. Raises ``BadMeasurement`` where they do not give it back."""
+    found: dict[str, dict[Item, float]] = {}
+    for row in rows(artifact, task, columns=[*KEY, "score"]):
+        found.setdefault(row["subtask"], {})[row["subtask"], row["doc_id"]] = row["score"]
+    entry = results(artifact)["tasks"][task]
+    every = [score for part in found.values() for score in part.values()]
+    if len(every) != entry["n"] or abs(sum(every) / max(1, len(every)) - entry["value"]) > 1e-9:
+        raise BadMeasurement(
+            f"{artifact.path}/samples/{task}.parquet holds {len(every)} items whose mean is not that of results.json "
+            f"({entry['n']} items, {entry['value']}); delete {artifact.path} and run the same command again"
+        )
+    return found
+
+
+def same_items(one: Artifact, other: Artifact) -> list[str]:
+    """The tasks that both measured, after making sure that they measured the same thing.
+
+    Raises ``BadInput`` when suite, backend, prompt or a task's items, metric, filter, version or shots differ, or when
+    one result is partial and the other is not: such figures are never held against each other.
+    """
+    a, b = results(one), results(other)
+    where = f"{one.path} and {other.path}"
+    for name in SETTINGS:
+        if a[name] != b[name]:
+            raise BadInput(f"{where} cannot be compared: {name} is {a[name]!r} and {b[name]!r}; evaluate both alike")
+    done = [{task for task, entry in found["tasks"].items() if entry["status"] == harness.DONE} for found in (a, b)]
+    shared = [task for task in a["tasks"] if task in done[0] & done[1]]
+    for task in shared:
+        mine, theirs = a["tasks"][task], b["tasks"][task]
+        if mine["partial"] != theirs["partial"] or mine["partial_reasons"] != theirs["partial_reasons"]:
+            raise BadInput(f"{where} cannot be compared: {task} is {_part(mine)} and {_part(theirs)}; a partial result "
+                           f"is never held against another kind. Evaluate both with the same limits")  # fmt: skip
+        for name in MEASURES:
+            if mine[name] != theirs[name]:
+                shown = [str(entry[name])[:12] for entry in (mine, theirs)]
+                raise BadInput(f"{where} cannot be compared: {name} of {task} is {shown[0]} and {shown[1]}; they did "
+                               f"not answer the same items alike. Evaluate both with the same suite")  # fmt: skip
+    return shared
+
+
+def _part(entry: Mapping[str, Any]) -> str:
+    return f"partial ({'; '.join(entry['partial_reasons'])})" if entry["partial"] else "whole"
+
+
+def matrix(artifacts: Sequence[Artifact], task: str) -> list[np.ndarray]:
+    """Scores of the same cell with several seeds: one array a subtask, (seeds, items)."""
+    every = [scores(artifact, task) for artifact in artifacts]
+    return [np.array([[found[subtask][item] for item in part] for found in every])
+            for subtask, part in every[0].items()]  # fmt: skip
+
+
+def differences(pairs: Sequence[tuple[Artifact, Artifact]]) -> dict[str, list[np.ndarray]]:
+    """Task -> one array a subtask, (seeds, items), of score differences, ours minus theirs; a pair is (ours, theirs)
+    of one seed. Raises as :func:`same_items`, which holds between seeds as well."""
+    shared = same_items(*pairs[0])
+    for ours, theirs in pairs[1:]:
+        both = set(same_items(ours, theirs)) & set(same_items(pairs[0][0], ours))
+        shared = [task for task in shared if task in both]
+    return {
+        task: [a - b for a, b in zip(matrix([ours for ours, _ in pairs], task),
+                                     matrix([theirs for _, theirs in pairs], task), strict=True)]
+        for task in shared
+    }  # fmt: skip
+
+
+def diff(one: Artifact, other: Artifact, task: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The items of ``task`` whose score differs, as (row of one, row of the other), in the order of the items."""
+    if task not in same_items(one, other):
+        raise BadInput(f"{task} has not been measured in both {one.path} and {other.path}")
+    theirs = {(row["subtask"], row["doc_id"]): row for row in rows(other, task)}
+    pairs = [(row, theirs[row["subtask"], row["doc_id"]]) for row in rows(one, task)]
+    return [(a, b) for a, b in pairs if a["score"] != b["score"]]

@@ -1,0 +1,101 @@
+"""What others have said of the records (tags, scores): fields of the pool's own rows, or of a file of rows with ids.
+
+Shared by the selectors that read scores instead of computing them; a wrong annotation is named and never a number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from adg import records
+from adg.errors import BadInput, BadMeasurement
+from adg.selection import SelectorData
+from baselines import pinned
+
+SHOWN = 5  # problems printed in one message
+T = TypeVar("T")
+
+
+def field(row: Any, name: str) -> Any:
+    """The value of ``name``, whose dots reach into nested objects; None where the row has none."""
+    for part in name.split("."):
+        row = row.get(part) if isinstance(row, Mapping) else None
+    return row
+
+
+def turns(row: Mapping[str, Any], name: str) -> list[float] | None:
+    """The numbers in the field ``name``: one, or a list with one a turn; None where the row has no such field.
+
+    Raises ``ValueError`` saying what is there instead of finite numbers of 0 or more.
+    """
+    value = field(row, name)
+    if value is None:
+        return None
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+        raise ValueError(f"'{name}' is {value!r:.60}, expected a number or a list of numbers")
+    if not all(math.isfinite(v) and v >= 0 for v in values):
+        raise ValueError(f"'{name}' is {value!r:.60}, expected finite numbers of 0 or more")
+    return values
+
+
+def products(row: Mapping[str, Any], quality: str, complexity: str) -> list[float] | None:
+    """Quality x complexity of each turn; None where the row lacks one of the fields. Raises as ``turns`` does."""
+    good, hard = turns(row, quality), turns(row, complexity)
+    if good is None or hard is None:
+        return None
+    if len(good) != len(hard):
+        raise ValueError(f"{len(good)} turns of quality but {len(hard)} of complexity")
+    return [q * c for q, c in zip(good, hard, strict=True)]
+
+
+def read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of an annotations file by the key of their ``id``."""
+    rows: dict[str, dict[str, Any]] = {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise BadInput(f"{path} line {number} is not JSON ({error}); expected one object a line") from error
+            id_ = row.get("id") if isinstance(row, dict) else None
+            if isinstance(id_, bool) or not isinstance(id_, (int, str)):
+                raise BadInput(f"{path} line {number} has no 'id' (an integer or a text, as in the pool)")
+            key = records.key(id_)
+            if key in rows:
+                raise BadInput(f"{path} line {number} repeats id {key}; expected one row a record")
+            rows[key] = row
+    return rows
+
+
+def read(
+    data: SelectorData, path: str | None, sha256: str | None, parse: Callable[[Mapping[str, Any]], T | str]
+) -> tuple[list[T | str], str]:
+    """Each record's annotation or what it lacks, in the order of the records; and where they were looked for.
+
+    ``path`` and ``sha256`` are the options ``annotations`` and ``annotations_sha256`` (None: the pool's own rows).
+    ``parse`` makes one of a row, or says what the row lacks, or raises ``ValueError`` with what is wrong in it.
+    Raises ``BadMeasurement`` naming the records whose annotation is wrong.
+    """
+    if path is not None:
+        file = pinned.file("annotations", path, sha256)
+        source, rows = str(file), read_rows(file)
+    else:
+        source, rows = "the pool", {} if data.pool is None else records.load_original(data.pool)
+    found: list[T | str] = []
+    wrong = []
+    for key in data.keys:
+        try:
+            found.append(parse(rows[key]) if key in rows else "no annotation")
+        except ValueError as error:
+            wrong.append(f"id {key}: {error}")
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise BadMeasurement(f"{len(wrong)} annotations in {source} are wrong: {'; '.join(wrong[:SHOWN])}{more}")
+    return found, source

@@ -1,0 +1,55 @@
+"""Random within ADG's bins: the quota of each instruction cluster filled by a draw instead of by divergence.
+
+A control of this project, in neither paper nor released code: what the bins alone are worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from adg import binning, seeds
+from adg.errors import BadInput
+from adg.selection import RULES, ScoreTable, Selector, SelectorData, binwise
+
+
+@dataclass(frozen=True)
+class ClusterRandomConfig:
+    """The seed of the draw and the quota rule, which should be ADG's."""
+
+    seed: int = 42
+    rule: str = "largest_remainder"  # "released" may return fewer than the budget
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise BadInput(f"selector.rule is {self.rule!r}; expected one of {', '.join(RULES)}")
+
+
+class ClusterRandom(Selector):
+    """Each record draws a uniform number from its own id and the seed; the highest of each bin fill its quota.
+
+    Bins, quotas and output order are ADG's, so the difference to ADG is the score alone and the difference to Random
+    the bins alone.
+    """
+
+    name = "cluster_random"
+    title = "Random in bins"
+    Config = ClusterRandomConfig
+    requires = ("bins",)
+
+    def scores(self, data: SelectorData) -> ScoreTable:
+        labels = binning.load(data.features["bins"])
+        bins = np.array([labels.get(key, -1) for key in data.keys], dtype=np.int64)
+        draws = [seeds.child(self.config.seed, "cluster_random", key) for key in data.keys]
+        score = np.array(draws, dtype=np.float64) / (2**31 - 1)
+        missing = np.flatnonzero(bins < 0).tolist()
+        score[missing] = np.nan
+        return ScoreTable(score, {"bin": bins}, dict.fromkeys(missing, "it has no bin: it could not be embedded"))
+
+    def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
+        rows = np.flatnonzero(table.valid)
+        return rows[binwise(table.score[rows], table.parts["bin"][rows], budget, self.config.rule)]
+
+    def may_return_fewer(self) -> bool:
+        return self.config.rule == "released"

@@ -1,0 +1,129 @@
+"""K-center: farthest-first traversal, the records that leave no record of the pool far from a chosen one.
+
+The greedy step of DiverseEvol (arXiv 2311.08182; OFA-Sys/DiverseEvol, commit a22e952) without its training rounds:
+vectors come from one model, so that all records are chosen at once. No matrix of distances is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from adg import seeds
+from adg.errors import BadInput
+from adg.progress import progress
+from adg.selection import ScoreTable, Selector, SelectorData, top
+from adg.store import Node
+from baselines import vectors
+from baselines.vectors import VectorOptions
+
+BLOCK = 64  # rows whose distances are brought up to date together
+
+
+@dataclass(frozen=True)
+class KcenterConfig(VectorOptions):
+    """Options besides those of the vectors.
+
+    ``start`` random records stand first (DiverseEvol: 100); 0, the default: one, the nearest to the mean of the pool.
+    """
+
+    start: int = 0
+    seed: int = 42  # of the random records
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start < 0:
+            raise BadInput(f"selector.start is {self.start}; expected 0 or more records")
+
+
+def farthest_first(points: np.ndarray, budget: int, first: Sequence[int]) -> np.ndarray:
+    """``budget`` rows of ``points`` (n, d): ``first``, then again and again the row farthest from all chosen ones.
+
+    Distances are Euclidean, computed in float64 and never below 0 (the released code takes roots of negative rounding
+    errors); ties go to the lowest row, and copies of a chosen row come last, lowest row first. Exact although lazy: a
+    distance to the chosen rows only falls as more are chosen, so one computed earlier is an upper bound, and whoever
+    still leads after being brought up to date is the farthest. Memory: one number a row besides the points.
+    """
+    points = np.asarray(points)
+    n = len(points)
+    if not 1 <= len(first) <= budget <= n or len(set(first)) < len(first):
+        raise BadInput(f"{len(first)} first rows, budget {budget} and {n} points; expected 1 <= first <= budget <= n")
+    owner = vectors.distinct(points)
+    squares = np.einsum("ij,ij->i", points, points, dtype=np.float64)
+    # squared distance to the first ``seen`` chosen rows; below 0: taken, or a copy of another row
+    nearest = np.where(owner == np.arange(n), np.inf, -1.0)
+    seen = np.zeros(n, dtype=np.int64)
+    chosen: list[int] = []
+    centres = np.empty((budget, points.shape[1]))
+
+    def take(row: int) -> None:
+        centres[len(chosen)] = points[row]
+        chosen.append(row)
+        nearest[owner[row]] = -1.0
+
+    def update(rows: np.ndarray) -> None:
+        since = int(seen[rows].min())
+        added = np.array(chosen[since:])
+        product = points[rows].astype(np.float64) @ centres[since : len(chosen)].T
+        distances = squares[rows, None] + squares[added] - 2 * product
+        nearest[rows] = np.minimum(nearest[rows], np.maximum(distances.min(axis=1), 0.0))
+        seen[rows] = len(chosen)
+
+    for row in first:
+        take(int(row))
+    with progress(budget, "k-center", unit="records") as bar:
+        bar.update(len(chosen))
+        while len(chosen) < budget:
+            row = int(np.argmax(nearest))
+            if nearest[row] < 0:
+                break
+            if seen[row] == len(chosen):
+                take(row)
+                bar.update(1)
+                continue
+            block = np.argpartition(nearest, -BLOCK)[-BLOCK:] if n > BLOCK else np.arange(n)
+            update(block[nearest[block] >= 0])
+    left = np.ones(n, dtype=bool)
+    left[chosen] = False
+    return np.concatenate([chosen, np.flatnonzero(left)[: budget - len(chosen)]]).astype(np.int64)
+
+
+class Kcenter(Selector):
+    """Farthest-first over the records' vectors, in the order chosen.
+
+    ``score`` is a record's distance to the mean of the pool's vectors; the first centre is the record with the least,
+    ties to the lowest id. It decides nothing else.
+    """
+
+    name = "kcenter"
+    title = "K-center"
+    Config = KcenterConfig
+    requires = ("vectors",)
+
+    def needs(self) -> tuple[str, ...]:
+        return vectors.needs(self.config)
+
+    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
+        return vectors.nodes(pool, backbone, self.config)
+
+    def scores(self, data: SelectorData) -> ScoreTable:
+        points, invalid = vectors.load(data)
+        valid = np.array([i for i in range(len(points)) if i not in invalid], dtype=np.int64)
+        score = np.full(len(points), np.nan)
+        if len(valid):
+            mean = points[valid].mean(axis=0, dtype=np.float64)  # below row by row: equal vectors tie exactly
+            score[valid] = [np.linalg.norm(points[row] - mean) for row in valid]
+        return ScoreTable(score, invalid=invalid)
+
+    def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
+        points, _ = vectors.load(data)
+        rows = np.flatnonzero(table.valid)
+        if self.config.start == 0:
+            first = [int(np.argmin(table.score[rows]))]
+        else:
+            keys = data.keys
+            draws = np.array([float(seeds.child(self.config.seed, "kcenter", keys[row])) for row in rows])
+            first = top(draws, np.ones(len(rows), dtype=bool), min(self.config.start, budget)).tolist()
+        return rows[farthest_first(points[rows], budget, first)]

@@ -1,0 +1,180 @@
+"""KMQ: the same share of every cluster, drawn by quality (Diversify and Conquer, arXiv 2409.11378).
+
+Follows for-ai/iterative-data-selection at 6ac5772, its single-round samplers; the iterative version, which trains
+between rounds, is not built. Quality scores are read, not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from adg import seeds
+from adg.binning import MIN_PER_BIN
+from adg.errors import BadInput, NotRunnable
+from adg.selection import ScoreTable, Selector, SelectorData
+from adg.store import Node
+from baselines import vectors
+from baselines.annotations import read, turns
+from baselines.vectors import VectorOptions
+
+VARIANTS = ("corrected", "released")
+WITHIN = ("quality", "random")
+
+
+@dataclass(frozen=True)
+class KmqConfig(VectorOptions):
+    """Options besides those of the vectors.
+
+    ``within="quality"`` draws without replacement with chances in proportion to exp(quality) (official, 512 clusters);
+    "random" draws uniformly (the official KMeansRandom, 4,096 clusters) and reads no score.
+    ``variant="corrected"`` (ours): as equal a share of every cluster as sizes allow, exactly the budget, and no more
+    clusters than a fifth of the records. ``"released"``: floor(budget / clusters) of every cluster, or all of a smaller
+    one, which makes fewer than the budget.
+    Scores are in the field ``quality`` of the pool's rows, or of ``annotations``: JSON Lines with ``id`` and that
+    field; a list of one number a turn counts with its mean.
+    """
+
+    variant: str = "corrected"
+    clusters: int = 512
+    within: str = "quality"
+    quality: str = "quality"
+    annotations: str | None = field(default=None, metadata={"identity": False})
+    annotations_sha256: str | None = None
+    n_init: int = 5  # restarts of k-means (official: of Faiss)
+    max_iter: int = 300
+    seed: int = 42  # of k-means and of the draw
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, allowed in (("variant", VARIANTS), ("within", WITHIN)):
+            if getattr(self, name) not in allowed:
+                raise BadInput(f"selector.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        for name in ("clusters", "n_init", "max_iter"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"selector.{name} is {getattr(self, name)}; expected a number above 0")
+        if not 0 <= self.seed < 2**32:
+            raise BadInput(f"selector.seed is {self.seed}; expected 0 to 2**32 - 1")
+        if self.annotations is None and self.annotations_sha256 is not None:
+            raise BadInput("selector.annotations_sha256 is set without selector.annotations; set the file's path too")
+
+
+def equal_quotas(sizes: np.ndarray, budget: int) -> np.ndarray:
+    """Quotas (B,) that sum to ``budget``, as equal as ``sizes`` (B,) allow.
+
+    What small clusters lack is shared among the others, again equally; the last few, one each, go to the clusters with
+    the most records left, ties to the lower cluster.
+    """
+    sizes = np.asarray(sizes, dtype=np.int64)
+    if not 0 <= budget <= int(sizes.sum()):
+        raise BadInput(f"budget {budget} is outside 0..{int(sizes.sum())} (the records that can be selected)")
+    quotas = np.zeros(len(sizes), dtype=np.int64)
+    while (left := budget - int(quotas.sum())) > 0:
+        room = sizes - quotas
+        share = left // int((room > 0).sum())
+        if share:
+            quotas += np.minimum(room, share)
+        else:
+            quotas[np.lexsort((np.arange(len(sizes)), -room))[:left]] += 1
+    return quotas
+
+
+def drawn(quality: np.ndarray, keys: Sequence[str], seed: int) -> np.ndarray:
+    """quality - log(-log u) (n,), u in (0, 1) each record's own uniform number, from its id and ``seed``.
+
+    The records with the highest are a draw without replacement, one after the other, with chances in proportion to
+    exp(quality) among those that are left.
+    """
+    uniform = np.array([seeds.child(seed, "kmq", key) + 0.5 for key in keys]) / (2**31 - 1)
+    return quality - np.log(-np.log(uniform))
+
+
+class Kmq(Selector):
+    """K-means clusters of the records' vectors, each giving the same number of records, drawn by quality.
+
+    ``score`` is that of ``drawn``. Output: cluster by cluster, by score.
+    """
+
+    name = "kmq"
+    title = "KMQ"
+    Config = KmqConfig
+    requires = ("vectors",)
+
+    def needs(self) -> tuple[str, ...]:
+        return vectors.needs(self.config)
+
+    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
+        return vectors.nodes(pool, backbone, self.config)
+
+    def scores(self, data: SelectorData) -> ScoreTable:
+        n = len(data.records)
+        quality, invalid = self._quality(data)
+        points, missing = vectors.load(data)
+        invalid = {**missing, **invalid}
+        valid = np.array([i for i in range(n) if i not in invalid], dtype=np.int64)
+        score = drawn(quality, data.keys, self.config.seed)
+        score[list(invalid)] = np.nan
+        cluster = np.full(n, -1, dtype=np.int64)
+        if len(valid):
+            cluster[valid] = self._clusters(points[valid])
+        return ScoreTable(score, {"quality": quality, "cluster": cluster}, invalid)
+
+    def _quality(self, data: SelectorData) -> tuple[np.ndarray, dict[int, str]]:
+        """(n,) mean over turns, NaN where there is none; and why."""
+        c = self.config
+        if c.within == "random":
+            return np.zeros(len(data.records)), {}
+        found, source = read(
+            data, c.annotations, c.annotations_sha256, lambda row: turns(row, c.quality) or "no quality score"
+        )
+        if all(isinstance(value, str) for value in found):
+            raise NotRunnable(
+                f"needs quality scores: no record has '{c.quality}' in {source}; set selector.annotations=<JSON Lines "
+                f"with id and this field>, selector.quality=<name of the field>, or selector.within=random to draw "
+                f"uniformly"
+            )
+        quality = [np.nan if isinstance(value, str) else float(np.mean(value)) for value in found]
+        return np.array(quality), {i: value for i, value in enumerate(found) if isinstance(value, str)}
+
+    def _clusters(self, points: np.ndarray) -> np.ndarray:
+        """Cluster of each row (m,)."""
+        import warnings
+
+        from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
+
+        c, clusters = self.config, self.config.clusters
+        if c.variant == "corrected":
+            clusters = max(1, min(clusters, len(points) // MIN_PER_BIN))
+        elif clusters > len(points):
+            raise BadInput(
+                f"selector.clusters is {clusters:,} but only {len(points):,} records can be clustered; lower it, or "
+                f"use selector.variant=corrected"
+            )
+        model = KMeans(clusters, n_init=c.n_init, max_iter=c.max_iter, random_state=c.seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than clusters
+            return model.fit_predict(np.ascontiguousarray(points)).astype(np.int64)
+
+    def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
+        rows = np.flatnonzero(table.valid)
+        _, codes = np.unique(table.parts["cluster"][rows], return_inverse=True)
+        sizes = np.bincount(codes)
+        if self.config.variant == "corrected":
+            quotas = equal_quotas(sizes, budget)
+        else:
+            share = budget // self.config.clusters
+            if share == 0:
+                raise BadInput(
+                    f"the released code selects nothing with budget {budget} and {self.config.clusters} clusters; "
+                    f"lower selector.clusters to {budget} or less, or use selector.variant=corrected"
+                )
+            quotas = np.minimum(sizes, share)
+        order = np.lexsort((np.arange(len(rows)), -table.score[rows], codes))
+        place = np.arange(len(rows)) - np.concatenate([[0], np.cumsum(sizes)[:-1]])[codes[order]]
+        return rows[order[place < quotas[codes[order]]]]
+
+    def may_return_fewer(self) -> bool:
+        return self.config.variant == "released"

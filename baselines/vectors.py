@@ -1,0 +1,313 @@
+"""One vector a record, for the selectors that compare records: of the backbone or of a sentence encoder.
+
+``bins`` are the instruction vectors that ADG's bins are made of, already there where ADG runs; the others are an
+artifact of their own ("vectors"). All have length 1, so that Euclidean distance and cosine order pairs alike.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from adg import embedding, likelihood, models, records
+from adg.errors import BadInput, BadMeasurement, NotRunnable
+from adg.progress import progress
+from adg.prompts import instruction_text
+from adg.records import Record
+from adg.selection import SelectorData
+from adg.store import Job, Node, Stage, sha256_text, write_atomic, write_json
+from baselines import pinned
+
+STAGE = Stage("vectors", 1, "baselines.vectors:build", gpu=True)
+
+SOURCES = ("bins", "backbone", "encoder", "auto")
+POOLINGS = ("mean", "last")
+SHARD = 1024  # texts done between two savings; a kill loses at most these
+REPORTED = 20  # failed rows listed in one message
+EMPTY = "its text is empty"
+FAILED = "the encoder gave NaN, infinity or zeros"
+NO_BIN_VECTOR = "it has no instruction vector: its answers could not be sampled or embedded"
+
+TEXTS: dict[str, Callable[[Record], str]] = {
+    "instruction": instruction_text,
+    "record": lambda r: f"{instruction_text(r)}\n{r.output}",
+    # SuperFiltering.D as released: a line for the input even where it is empty
+    "lines": lambda r: f"{r.instruction}\n{r.input}\n{r.output}",
+    # Vicuna v1.1, what DEITA embeds; the end-of-text token follows it
+    "conversation": lambda r: (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        f"detailed, and polite answers to the user's questions. USER: {instruction_text(r)} ASSISTANT: {r.output}"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class VectorOptions:
+    """Options of a selector that say which vectors it compares; its config inherits them.
+
+    ``vectors``: "bins", the instruction vectors of ADG's bins (the backbone's, see ``embedding``); "backbone", the
+    cell's own backbone over ``vector_text``; "encoder", the checkpoint in the folder ``encoder``; "auto", an embedded
+    backbone (mini, smoke) for itself and the encoder otherwise.
+    ``encoder`` holds the files of ``encoder_hub`` at ``encoder_revision``; without it a selector that needs it does
+    not run. All options but ``vectors`` count only where the vectors are not the bins'.
+    """
+
+    default_text: ClassVar[str] = "instruction"
+
+    vectors: str = "bins"
+    vector_text: str | None = None  # instruction | record | lines | conversation; None: the method's own
+    vector_pooling: str = "mean"  # over the tokens of the last hidden state | last: its last token
+    vector_tokens: int | None = None  # first tokens kept; None: the tokenizer's own limit
+    encoder_hub: str = "sentence-transformers/all-MiniLM-L6-v2"
+    encoder_revision: str = "???"
+    encoder: str | None = field(default=None, metadata={"identity": False})
+    encoder_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.vectors == "bins" and self.vector_text not in (None, "instruction"):
+            raise BadInput(
+                f"selector.vector_text is {self.vector_text!r}, but the bins' vectors are of the instruction; "
+                f"set selector.vectors=backbone (or encoder) too"
+            )
+        if self.vector_text is None:
+            text = "instruction" if self.vectors == "bins" else self.default_text
+            object.__setattr__(self, "vector_text", text)
+        for name, allowed in (("vectors", SOURCES), ("vector_pooling", POOLINGS), ("vector_text", tuple(TEXTS))):
+            if getattr(self, name) not in allowed:
+                raise BadInput(f"selector.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        if self.vector_tokens is not None and self.vector_tokens < 1:
+            raise BadInput(f"selector.vector_tokens is {self.vector_tokens}; expected a number above 0, or null")
+        if self.encoder is None and self.encoder_sha256 is not None:
+            raise BadInput("selector.encoder_sha256 is set without selector.encoder; set the path of the folder too")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes two vectors artifacts of the same pool the same; without ``hub`` they are the backbone's."""
+
+    text: str
+    pooling: str
+    tokens: int | None
+    hub: str | None = None  # what the encoder's folder was made from
+    revision: str | None = None
+    sha256: str | None = None
+    path: str | None = field(default=None, metadata={"identity": False})
+
+
+def needs(options: VectorOptions) -> tuple[str, ...]:
+    """The artifact that ``load`` reads, for ``Selector.needs``."""
+    return ("grams",) if options.vectors == "bins" else ("vectors",)
+
+
+def nodes(pool: Node, backbone: Node, options: VectorOptions) -> dict[str, Node]:
+    """What ``Selector.extra`` returns for these options: the artifact "vectors", or nothing for the bins' vectors."""
+    if options.vectors == "bins":
+        return {}
+    o, text = options, str(options.vector_text)
+    if o.vectors == "backbone" or (o.vectors == "auto" and backbone.config.source == "embedded"):
+        own = Identity(text, o.vector_pooling, o.vector_tokens)
+        label = f"{pool.label}+{backbone.label}+{text}"
+        return {"vectors": Node(STAGE, label, own, {"pool": pool, "backbone": backbone})}
+    identity = Identity(text, o.vector_pooling, o.vector_tokens, o.encoder_hub, o.encoder_revision,
+                        o.encoder_sha256, o.encoder)  # fmt: skip
+    label = f"{pool.label}+{o.encoder_hub.rsplit('/', 1)[-1]}+{text}"
+    return {"vectors": Node(STAGE, label, identity, {"pool": pool})}
+
+
+def load(data: SelectorData) -> tuple[np.ndarray, dict[int, str]]:
+    """The records' vectors, (n, d) float32 of length 1, and row -> why a record has none (its row is zeros).
+
+    Raises ``BadMeasurement`` when the artifact holds a record that the pool does not.
+    """
+    if "vectors" in data.features:
+        artifact = data.features["vectors"]
+        ids = json.loads(artifact.file("ids.json").read_text())
+        missing = json.loads(artifact.file("missing.json").read_text())
+        found = np.load(artifact.file("vectors.npy"), allow_pickle=False)
+    else:
+        artifact = data.features["grams"]
+        grams = embedding.load(artifact)
+        ids, missing, found = grams.ids, {}, np.asarray(grams.instructions)
+    place = {key: i for i, key in enumerate(data.keys)}
+    strangers = sorted(set(ids) - place.keys())
+    if strangers:
+        raise BadMeasurement(
+            f"{artifact.path} holds {len(strangers)} records that the pool does not, first {strangers[0]}; "
+            f"delete that folder and run the same command again"
+        )
+    matrix = np.zeros((len(place), found.shape[1]), dtype=np.float32)
+    matrix[[place[key] for key in ids]] = found
+    here = set(ids)
+    return matrix, {row: missing.get(key, NO_BIN_VECTOR) for key, row in place.items() if key not in here}
+
+
+def distinct(vectors: np.ndarray) -> np.ndarray:
+    """For each row of ``vectors`` (n, d) the first row that holds the very same vector, (n,) int64."""
+    first: dict[bytes, int] = {}
+    rows = np.ascontiguousarray(vectors) + 0  # -0.0 becomes 0.0
+    return np.array([first.setdefault(row.tobytes(), i) for i, row in enumerate(rows)], dtype=np.int64)
+
+
+# -- text to vectors -------------------------------------------------------------------------------------
+
+
+class TextEncoder:
+    """Pooled last hidden states of a transformers model. Padding stands on the right and is masked.
+
+    ``pooling="mean"`` averages all tokens of a text, special ones included (as sentence-transformers does); "last"
+    takes the state of the last one.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, pooling: str = "mean", tokens: int | None = None, tokens_per_batch: int = 4096
+    ) -> None:
+        self._model, self._tokenizer, self._pooling = model, tokenizer, pooling
+        self.tokens_per_batch = tokens_per_batch
+        positions = int(getattr(model.config, "max_position_embeddings", 1 << 30))
+        if tokens is not None and tokens > positions:
+            raise BadInput(
+                f"selector.vector_tokens is {tokens} but {type(model).__name__} has {positions} positions; "
+                f"set selector.vector_tokens={positions} or less"
+            )
+        self.limit = min(positions, int(tokenizer.model_max_length)) if tokens is None else tokens
+
+    def tokens(self, texts: Sequence[str], end: bool = False) -> list[list[int]]:
+        """Ids of each text with the tokenizer's own special tokens, at most ``limit``; ``end`` adds the end of text.
+
+        Special tokens that are spelt out inside a text stay text.
+        """
+        ids: list[list[int]] = []
+        for start in range(0, len(texts), 1000):
+            batch = self._tokenizer(
+                list(texts[start : start + 1000]), truncation=True, max_length=self.limit, split_special_tokens=True
+            )
+            ids += [list(row) for row in batch["input_ids"]]
+        eos = self._tokenizer.eos_token_id
+        if not end or eos is None:
+            return ids
+        return [row if len(row) >= self.limit or row[-1:] == [eos] else [*row, int(eos)] for row in ids]
+
+    def encode(self, texts: Sequence[str], end: bool = False) -> np.ndarray:
+        """(n, d) float32 of length 1; NaN where a text has no token or the model gave no finite, non-zero vector."""
+        import torch
+
+        ids = self.tokens(texts, end)
+        result = np.full((len(texts), int(self._model.config.hidden_size)), np.nan, dtype=np.float32)
+        device, pad = self._model.device, self._tokenizer.pad_token_id or 0
+        filled = [i for i, row in enumerate(ids) if row]
+        with torch.inference_mode():
+            for batch in embedding.batches(filled, lambda i: len(ids[i]), self.tokens_per_batch):
+                lengths = torch.tensor([len(ids[i]) for i in batch], device=device)
+                width = int(lengths.max())
+                padded = torch.tensor([ids[i] + [pad] * (width - len(ids[i])) for i in batch], device=device)
+                mask = torch.arange(width, device=device)[None] < lengths[:, None]
+                states = self._model(input_ids=padded, attention_mask=mask.long()).last_hidden_state.float()
+                if self._pooling == "last":
+                    pooled = states[torch.arange(len(batch), device=device), lengths - 1]
+                else:
+                    pooled = (states * mask[..., None]).sum(1) / lengths[:, None]
+                result[batch] = pooled.cpu().numpy()
+        lengths_ = np.linalg.norm(result.astype(np.float64), axis=1, keepdims=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            result = (result / lengths_).astype(np.float32)
+        result[~np.isfinite(result).all(axis=1)] = np.nan
+        return result
+
+
+def in_shards(
+    texts: Sequence[str], work: Path, name: str, run: Callable[[list[str]], np.ndarray], size: int = SHARD
+) -> np.ndarray:
+    """``run`` over ``texts``, ``size`` at a time, a row a text; what is done is saved in ``work`` and found again."""
+    shards: list[np.ndarray] = []
+    with progress(len(texts), name, unit="texts") as bar:
+        for start in range(0, len(texts), size):
+            some = list(texts[start : start + size])
+            path = work / f"{name}-{sha256_text(json.dumps(some))[:32]}.npy"
+            if not path.is_file():
+                buffer = io.BytesIO()
+                np.save(buffer, run(some))
+                write_atomic(path, buffer.getvalue())
+            shards.append(np.load(path, allow_pickle=False))
+            bar.update(len(some))
+    return np.concatenate(shards)
+
+
+# -- the stage -------------------------------------------------------------------------------------------
+
+
+def build(job: Job) -> dict[str, Any]:
+    """Stage "vectors": ``ids.json``, ``vectors.npy`` (m, d) float32 of length 1, ``missing.json`` (id key -> reason).
+
+    Equal texts are encoded once, so they have the very same vector. A finished shard is found again in ``job.work``
+    after a kill. Raises ``NotRunnable`` without the encoder's checkpoint, ``BadMeasurement`` naming the records once
+    more of them fail than ``exec.max_failed``.
+    """
+    identity: Identity = job.config
+    pool = records.load(job.inputs["pool"])
+    texts = [TEXTS[identity.text](record) for record in pool]
+    unique = list(dict.fromkeys(text for text in texts if text.strip()))
+    folder = _folder(identity)
+    if not unique:
+        raise BadMeasurement(f"all {len(pool)} records have an empty text ({identity.text}); there is nothing to embed")
+    encoder: list[TextEncoder] = []
+
+    def run(some: list[str]) -> np.ndarray:
+        if not encoder:
+            encoder.append(_encoder(job, identity, folder))
+        return encoder[0].encode(some, end=identity.text == "conversation")
+
+    vectors = in_shards(unique, job.work, "vectors", run)
+    place = {text: i for i, text in enumerate(unique)}
+    usable = np.isfinite(vectors).all(axis=1)
+    missing = {
+        record.key: FAILED if text in place else EMPTY
+        for record, text in zip(pool, texts, strict=True)
+        if text not in place or not usable[place[text]]
+    }
+    failed = [key for key, reason in missing.items() if reason == FAILED]
+    if len(failed) > job.exec.max_failed:
+        raise BadMeasurement(
+            f"{len(failed)} records have no vector ({FAILED}), exec.max_failed allows {job.exec.max_failed}; their "
+            f"ids: {', '.join(failed[:REPORTED])}. Drop them from the pool, or allow failures with exec.max_failed=<n>"
+        )
+    kept = [i for i, record in enumerate(pool) if record.key not in missing]
+    buffer = io.BytesIO()
+    np.save(buffer, vectors[[place[texts[i]] for i in kept]])
+    write_atomic(job.folder / "vectors.npy", buffer.getvalue())
+    write_json(job.folder / "ids.json", [pool[i].key for i in kept])
+    write_json(job.folder / "missing.json", missing)
+    return {
+        "rows_in": len(pool), "rows_out": len(kept), "failed": [[key, FAILED] for key in failed[:REPORTED]],
+        "failed_count": len(failed), "empty": len(missing) - len(failed), "distinct_texts": len(unique),
+        "width": int(vectors.shape[1]), "text": identity.text, "pooling": identity.pooling,
+        "encoder": identity.hub or job.node.inputs["backbone"].label,
+    }  # fmt: skip
+
+
+def _folder(identity: Identity) -> Path | None:
+    """The encoder's folder, checked; None for the backbone."""
+    if identity.hub is None:
+        return None
+    if identity.path is None:
+        raise NotRunnable(
+            f"needs encoder {identity.hub}: set selector.encoder=<folder with its files, weights as safetensors>, or "
+            f"selector.vectors=backbone or bins for the backbone's own vectors"
+        )
+    return pinned.folder("encoder", identity.path, identity.sha256)
+
+
+def _encoder(job: Job, identity: Identity, folder: Path | None) -> TextEncoder:
+    device = models.device(job.exec)
+    if folder is None:
+        backbone = job.inputs["backbone"]
+        model, tokenizer = models.load_model(backbone, device, headless=True), models.load_tokenizer(backbone)
+    else:
+        model, tokenizer = pinned.pretrained(folder, device)
+    tokens = likelihood.batch_tokens(job.exec.tokens_per_batch, device)
+    return TextEncoder(model, tokenizer, identity.pooling, identity.tokens, tokens)

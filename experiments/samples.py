@@ -1,0 +1,151 @@
+"""What a cell answered, item by item:
+
+    python -m experiments.samples profile=mini pool=mini_cot backbone=smollm2_135m selector=adg --task gsm8k --wrong
+    python -m experiments.samples profile=mini pool=mini_cot backbone=smollm2_135m selector=random,adg --diff
+
+The overrides name one cell, or two for --diff, which shows the items whose score differs between the first and the
+second. Rows are printed as text, or as JSON Lines with every column (--json).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from adg.errors import BadInput, nearest
+from adg.evaluation import samples
+from adg.store import Artifact, Store
+from experiments.cells import Cell, cells
+from experiments.config import plain_errors
+from experiments.status import cell_status
+
+WIDTH = 110
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m experiments.samples", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("overrides", nargs="*", help="as for experiments.run: they choose the cell")
+    parser.add_argument("--task", help="one task; all of the suite's when it is left out")
+    parser.add_argument("--subtask", help="only subtasks whose name holds this text")
+    parser.add_argument("--filter", help="another filter than that of the table's figure (flexible-extract)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--right", action="store_true", help="only items with a score of 1")
+    which.add_argument("--wrong", action="store_true", help="only items with a score below 1")
+    parser.add_argument("--search", help="only items with this text in prompt, target, answer or response (any case)")
+    parser.add_argument("--diff", action="store_true", help="two cells: the items whose score differs")
+    parser.add_argument("--limit", type=int, default=20, help="rows printed at most; 0 prints all (default: 20)")
+    parser.add_argument("--json", action="store_true", help="JSON Lines with every column")
+    args = parser.parse_intermixed_args(given)
+    if args.diff and args.filter:
+        parser.error("--diff compares the table's figure; leave --filter out")
+    return args
+
+
+def evaluated(cell: Cell, store: Store) -> Artifact:
+    """The finished evaluation of a cell. Raises ``BadInput`` when there is none."""
+    artifact = store.find(cell.nodes["eval"])
+    if artifact is None:
+        role, status = cell_status(cell, store)
+        raise BadInput(f"{cell.name} has no evaluation ({status.state} at {role}); run it first, python -m "
+                       f"experiments.run with the same overrides")  # fmt: skip
+    return artifact
+
+
+def wanted(row: Mapping[str, Any], args: argparse.Namespace) -> bool:
+    """Whether the options ask for this row."""
+    if (args.right and row["score"] < 1) or (args.wrong and row["score"] >= 1):
+        return False
+    if args.subtask and args.subtask not in row["subtask"]:
+        return False
+    text = "\n".join(str(row[name]) for name in ("prompt", "target", "answer", "response"))
+    return not args.search or args.search.casefold() in text.casefold()
+
+
+def tasks(artifact: Artifact, args: argparse.Namespace) -> list[str]:
+    """The tasks to show: the one that was named, or all that have items."""
+    found = samples.results(artifact)["tasks"]
+    if args.task and args.task not in found:
+        raise BadInput(f"--task {args.task} is not known{nearest(args.task, list(found))}; the suite has "
+                       f"{', '.join(found)}")  # fmt: skip
+    return [args.task] if args.task else [name for name, entry in found.items() if entry["status"] == "done"]
+
+
+def show(row: Mapping[str, Any], task: str) -> str:
+    """One item as text: the end of its prompt, what was expected and what came."""
+    lines = [f"{task} / {row['subtask']} item {row['doc_id']}: score {row['score']:g}"
+             + (f", {row['error']}" if row["error"] else "")]  # fmt: skip
+    for name, text in (("prompt", str(row["prompt"])[-600:]), ("target", row["target"]), ("answer", row["answer"])):
+        lines += textwrap.wrap(" ".join(str(text).split()), WIDTH, initial_indent=f"  {name:<8}",
+                               subsequent_indent=" " * 10) or [f"  {name:<8}"]  # fmt: skip
+    return "\n".join(lines)
+
+
+def show_change(one: Mapping[str, Any], other: Mapping[str, Any], task: str, names: tuple[str, str]) -> str:
+    """One item whose score differs between two cells."""
+    lines = [show(one, task).split(": score")[0] + f": {one['score']:g} -> {other['score']:g}"]
+    for name, text in (("prompt", str(one["prompt"])[-600:]), ("target", one["target"]),
+                       (f"in {names[0]}", one["answer"]), (f"in {names[1]}", other["answer"])):  # fmt: skip
+        lines += textwrap.wrap(" ".join(str(text).split()), WIDTH, initial_indent=f"  {name}: ",
+                               subsequent_indent=" " * 10)  # fmt: skip
+    return "\n".join(lines)
+
+
+def listed(cell: Cell, store: Store, args: argparse.Namespace) -> tuple[list[str], str]:
+    """The rows of one cell as text or JSON, and how many there are of each kind."""
+    artifact = evaluated(cell, store)
+    out, counts = [], []
+    for task in tasks(artifact, args):
+        found = [row for row in samples.rows(artifact, task, args.filter) if wanted(row, args)]
+        out += [json.dumps({"task": task, **row}, ensure_ascii=False) if args.json else show(row, task)
+                for row in found]  # fmt: skip
+        counts.append(f"{task} {sum(row['score'] >= 1 for row in found)} right of {len(found)}")
+    return out, f"{cell.name}: " + ", ".join(counts)
+
+
+def changed(one: Cell, other: Cell, store: Store, args: argparse.Namespace) -> tuple[list[str], str]:
+    """The items whose score differs between two cells, and how many went which way."""
+    a, b = evaluated(one, store), evaluated(other, store)
+    both = samples.same_items(a, b)
+    out, counts = [], []
+    for task in tasks(a, args):
+        if task not in both and not args.task:
+            continue
+        found = [pair for pair in samples.diff(a, b, task) if wanted(pair[0], args)]
+        for x, y in found:
+            out.append(json.dumps({"task": task, one.name: x, other.name: y}, ensure_ascii=False) if args.json
+                       else show_change(x, y, task, (one.name, other.name)))  # fmt: skip
+        better = sum(y["score"] > x["score"] for x, y in found)
+        counts.append(f"{task} {better} better, {len(found) - better} worse")
+    return out, f"{one.name} -> {other.name}: " + ", ".join(counts)
+
+
+def printed(out: Iterable[str], limit: int) -> list[str]:
+    rows = list(out)
+    more = len(rows) - limit
+    return rows if limit == 0 or more <= 0 else [*rows[:limit], f"and {more} more (--limit 0 prints all)"]
+
+
+def main() -> None:
+    with plain_errors():
+        args = arguments()
+        chosen = cells(args.overrides)
+        count = 2 if args.diff else 1
+        if len(chosen) != count:
+            some = ", ".join(cell.name for cell in chosen[:6]) + (" ..." if len(chosen) > 6 else "")
+            raise BadInput(f"the overrides name {len(chosen)} cells ({some}), expected exactly {count}"
+                           f"{' for --diff' if args.diff else ''}: add backbone=, pool= and selector=")  # fmt: skip
+        store = Store(Path(chosen[0].config.exec.runs))
+        out, summary = changed(chosen[0], chosen[1], store, args) if args.diff else listed(chosen[0], store, args)
+        rows = printed(out, args.limit)
+        print("\n".join(rows) if args.json else "\n\n".join(rows))
+        print(summary, file=sys.stderr if args.json else sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The experiments beside the main table: what they share, how they run, and what their report says."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adg import records
+from adg.errors import BadInput
+from adg.store import Store, write_json
+from experiments import analyse, cells, paper, plan, report
+
+TRAINED = ("terms", "answers", "layers", "budget", "bins", "cross_backbone")
+
+
+@functools.cache
+def chosen(experiment: str, profile: str = "mini", *more: str) -> list[cells.Cell]:
+    return cells.cells([f"profile={profile}", f"experiment={experiment}", *more])
+
+
+def fingerprints(of: list[cells.Cell], role: str) -> set[str]:
+    return {cell.nodes[role].fingerprint for cell in of}
+
+
+@pytest.mark.parametrize("profile", ["mini", "paper"])
+def test_answers_layers_and_stability_share_one_pass_over_ten_answers(profile: str) -> None:
+    answers, layers, stability = (chosen(name, profile) for name in ("answers", "layers", "stability"))
+    assert {cell.config.sampling.n for cell in (*answers, *layers, *stability)} == {10}
+    assert len(fingerprints(answers, "grams")) == 1
+    assert fingerprints(answers, "grams") == fingerprints(layers, "grams") < fingerprints(stability, "grams")
+    assert [cell.selector.config.answers for cell in answers] == [3, 5, 7, 10]
+    assert {cell.selector.config.window for cell in layers} == set(layers[0].config.embedding.declared)
+
+
+def test_the_papers_layers_and_budgets_are_the_swept_ones() -> None:
+    figures = paper.figures()
+    shown = [report.row(cell, Store("nowhere")) for cell in chosen("layers", "paper")]
+    assert {row.paper["avg"] for row in shown if row.paper} == set(figures["layer_window_avg"].values())
+    assert [c.config.budget for c in chosen("budget", "paper", "selector=adg")] == figures["budget_avg"]["budgets"]
+    shown = [report.row(cell, Store("nowhere")) for cell in chosen("budget", "paper")]
+    assert [row.paper["avg"] for row in shown if row.paper and row.selector == "adg"] == figures["budget_avg"]["adg"]
+    shown = [report.row(cell, Store("nowhere")) for cell in chosen("answers", "paper")]
+    assert [row.paper and row.paper["avg"] for row in shown] == [*figures["sample_count_avg"].values()]
+    cross = chosen("cross_backbone", "paper")
+    assert all(report.row(cell, Store("nowhere")).paper for cell in cross) and len(cross) == 4
+
+
+def test_a_default_cell_is_the_main_tables() -> None:
+    """Where an analysis asks for what the main table has, nothing is trained or evaluated twice."""
+    main = fingerprints(chosen("main"), "eval")
+    assert len(fingerprints(chosen("budget"), "eval") & main) == 2, "random and ADG at the profile's own budget"
+    assert len(fingerprints(chosen("cross_backbone"), "eval") & main) == 2, "each backbone with its own choice"
+    assert fingerprints(chosen("terms"), "answers") <= fingerprints(
+        [cell for cell in chosen("main") if "answers" in cell.nodes], "answers")  # fmt: skip
+
+
+def test_cross_backbone_trains_one_and_asks_the_other() -> None:
+    of = chosen("cross_backbone")
+    found = {(c.config.backbone.name, c.config.selecting.name): c for c in of if c.config.selecting}
+    assert len(found) == 4
+    cell = found["smollm2_135m", "smollm2_qwen2"]
+    assert cell.variant == "chosen by smollm2_qwen2"
+    assert cell.nodes["adapter"].inputs["backbone"] is cell.nodes["backbone"]
+    assert cell.nodes["answers"].inputs["backbone"] is cell.nodes["selecting"]
+    assert "selecting" not in found["smollm2_135m", "smollm2_135m"].nodes
+    same = found["smollm2_qwen2", "smollm2_qwen2"].nodes["subset"]
+    assert cell.nodes["subset"].fingerprint == same.fingerprint
+
+
+def test_bins_cover_both_rules_none_and_every_part() -> None:
+    found = chosen("bins")
+    options = {(c.selector.config.bins, c.selector.config.rule, c.selector.config.part) for c in found}
+    assert len(found) == len(options) == 9
+    assert {(b, r) for b, r, _ in options} == {
+        (True, "largest_remainder"), (True, "released"), (False, "largest_remainder")}  # fmt: skip
+    with pytest.raises(BadInput, match=r"experiment\.choices\.non\.bins"):
+        chosen("bins", "mini", "experiment.choice=non")
+
+
+def test_stability_trains_nothing_and_keeps_each_presets_own_window() -> None:
+    found = chosen("stability")
+    assert all("adapter" not in cell.nodes and "eval" not in cell.nodes for cell in found)
+    first = {cell.config.preset.name: cell.config.embedding.declared[0] for cell in found}
+    assert first == {"paper": "last4", "released": "released"}
+    assert len({cell.name for cell in found}) == len(found)
+
+
+def test_the_chinese_experiment_composes_or_says_what_is_missing(root: Path) -> None:
+    if not (root / "conf" / "suite" / "chinese.yaml").exists():
+        with pytest.raises(BadInput, match="suite=chinese is not known"):
+            chosen("chinese")
+        return
+    assert {cell.config.pool.name for cell in chosen("chinese")} == {"mini_chinese"}
+
+
+def test_the_embedded_chinese_pool_is_read_whole(tmp_path: Path) -> None:
+    cell = cells.cells(["profile=mini", "pool=mini_chinese", "selector=random", "backbone=smollm2_135m"])[0]
+    loaded = records.load(Store(tmp_path, cell.config.exec).ensure(cell.nodes["pool"]))
+    assert len(loaded) == 36 and all(any("\u4e00" <= c <= "\u9fff" for c in r.instruction) for r in loaded)
+    assert len({r.instruction for r in loaded}) == 36 and all(r.output for r in loaded)
+
+
+@pytest.mark.parametrize("experiment", [*TRAINED, "stability"])
+def test_what_is_not_there_is_missing_and_never_a_number(experiment: str, tmp_path: Path) -> None:
+    of = chosen(experiment, "smoke", f"exec.runs={tmp_path}")
+    shown = report.write(of, Store(tmp_path))
+    assert "missing" in shown
+    folder = tmp_path / "report" / f"smoke-{experiment}"
+    assert (folder / "index.html").is_file()
+    if experiment == "stability":
+        rows = list(csv.reader((folder / "selections.csv").open()))[1:]
+        assert rows and all(row[1:] == ["missing", "–", "–"] for row in rows)
+    else:
+        rows = list(csv.DictReader((folder / "swept.csv").open()))
+        assert rows and all(row["average"] == "missing" and row["examples"] == "missing" for row in rows)
+        assert ">missing<" in (folder / "swept.svg").read_text() or experiment == "budget"
+
+
+@pytest.fixture(scope="module")
+def stability(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stability experiment on the tiny random model, through the command a person types."""
+    runs = tmp_path_factory.mktemp("stability") / "runs"
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.run", "-m", "profile=smoke", "experiment=stability", f"exec.runs={runs}"],
+        cwd=root, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "Subsets when one thing is made anew" in done.stdout
+    return runs
+
+
+def test_stability_is_measured_from_saved_matrices(stability: Path) -> None:
+    folder = stability / "report" / "smoke-stability"
+    between = {row["changed"]: row for row in csv.DictReader((folder / "between.csv").open())}
+    assert set(between) == {"sampling seed", "clustering seed", "preset"}
+    assert all(0 <= float(row["overlap"]) <= 1 and row["pairs missing"] == "0" for row in between.values())
+    within = list(csv.DictReader((folder / "within.csv").open()))
+    assert {row["changed"] for row in within} == {
+        "answers", "K", "lam", "layer window", "bins", "quota rule", "part"}  # fmt: skip
+    assert {row["preset"] for row in within} == {"paper", "released"}
+    lam = list(csv.reader((folder / "overlap-lam.csv").open()))
+    assert len(lam) == 12 and all(lam[i][i] == "1.000" for i in range(1, 12))
+    page = (folder / "index.html").read_text()
+    assert "high D, low I" in page and page.count("data:image/svg+xml") == 4
+    assert not list(stability.glob("adapter/*")) and not list(stability.glob("eval/*"))
+
+
+def test_the_report_repeats_what_the_selector_chose(stability: Path) -> None:
+    of = chosen("stability", "smoke", f"exec.runs={stability}")
+    store = Store(stability)
+    for cell in of:
+        matrices = analyse._matrices(cell, store)
+        ids = analyse._chosen_ids(cell, store)
+        assert matrices is not None and ids is not None
+        keys = json.loads(store.find(cell.nodes["grams"]).file("ids.json").read_text())  # type: ignore[union-attr]
+        mine = analyse.Terms(matrices).subset(analyse.reference(cell))
+        assert {keys[row] for row in mine} == set(ids)
+
+
+def test_manifests_say_that_fewer_answers_were_used(stability: Path) -> None:
+    infos = [json.loads(path.read_text())["info"] for path in stability.glob("scores/*/manifest.json")]
+    assert infos and all((info["answers"], info["answers_sampled"]) == (5, 10) for info in infos)
+    assert {info["window"] for info in infos} == {"last4", "released"}
+
+
+def test_a_report_is_the_same_each_time_and_needs_no_torch(root: Path, stability: Path) -> None:
+    folder = stability / "report" / "smoke-stability"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code = (
+        "import sys\nfrom experiments import report\n"
+        f"sys.argv = ['report', 'profile=smoke', 'experiment=stability', 'exec.runs={stability}']\n"
+        "report.main()\nheavy = {'torch', 'transformers', 'vllm', 'trl', 'lm_eval', 'wandb', 'sklearn', 'ray'}\n"
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_plan_names_hours_only_from_measured_rates(tmp_path: Path) -> None:
+    of = chosen("main", "paper", f"exec.runs={tmp_path}")
+    store = Store(tmp_path)
+    text = plan.render(of, store)
+    assert "52,002 examples with LLaMA-3-8B" in text and "1.78 h on 4 GPUs" in text
+    assert "sampling  no measured rate" in text and "scoring   no measured rate" in text and "together" not in text
+    bench = {"shape": "llama3_8b", "device": "a GPU", "answer_tokens": 250,
+             "scoring": {"answers_per_second": 260.01}, "sampling": "not measured"}  # fmt: skip
+    write_json(tmp_path / "bench" / "gpu.json", bench)
+    text = plan.render(of, store)
+    assert "scoring   0.28 GPU-hours" in text and "sampling  no measured rate" in text and "together" not in text
+    write_json(tmp_path / "bench" / "gpu.json", {**bench, "sampling": {"tokens_per_second": 26001.0, "engine": "vllm"}})
+    assert "together  0.97 GPU-hours, 0.24 h on 4 GPUs" in plan.render(of, store)
+    write_json(tmp_path / "bench" / "gpu.json", {**bench, "shape": "tiny"})
+    assert "scoring   no measured rate" in plan.render(of, store)
+    assert "52,002" not in plan.render(chosen("main", "smoke", f"exec.runs={tmp_path}"), store)

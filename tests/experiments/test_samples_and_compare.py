@@ -1,0 +1,205 @@
+"""Items of a cell, and cells against each other: only what answered the same items alike is compared."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adg.errors import BadInput
+from adg.evaluation import samples as samples_
+from adg.evaluation.contamination import words
+from adg.evaluation.suite import EMBEDDED
+from experiments import compare, contamination, report, samples
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call an entry point: (exit code, what it printed, its error)."""
+
+    def call(module: Any, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["x", *arguments])
+        code: Any = 0
+        try:
+            module.main()
+        except SystemExit as end:
+            code = end.code
+        shown = capsys.readouterr()
+        return (1 if isinstance(code, str) else code), shown.out, shown.err + (code if isinstance(code, str) else "")
+
+    return call
+
+
+def pair(study: Any, ours: Any, theirs: Any, **other: Any) -> list[Any]:
+    """The two cells of the smoke profile, finished with these scores; ``other`` changes random's evaluation."""
+    random, adg = sorted(study.cells(), key=lambda cell: cell.config.selector["name"], reverse=True)
+    study.finish(random, theirs, **other)
+    study.finish(adg, ours)
+    return [random, adg]
+
+
+def test_adg_is_compared_with_the_others_task_by_task(study: Any, flat: Any) -> None:
+    chosen = pair(study, flat(0.9), flat(0.3))
+    (found,) = compare.pairings(chosen, study.store)
+    assert (found.ours, found.theirs, found.reason, found.seeds) == ("adg", "random", "", (42,))
+    assert set(found.tasks) == {"bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "mbpp", "humaneval", "avg"}
+    assert found.tasks["avg"].difference == pytest.approx(0.6) and found.tasks["avg"].n == 120
+    assert found.tasks["bbh"].p_exact == pytest.approx(2 / 2**12), "twelve items changed, all for the better"
+    assert found.holm["avg"] == found.tasks["avg"].p < 0.01, "one comparison needs no correction"
+    text = compare.render([found])
+    assert "+60.00" in text and "training variance is left out" in text
+    again = compare.pairings(chosen, study.store)
+    assert compare.comma_separated(again) == compare.comma_separated([found]), "the same draws every time"
+
+
+def test_many_selectors_are_corrected_for_one_another(study: Any, flat: Any) -> None:
+    chosen = study.cells("selector=random,longest,all,adg")
+    shares = {"random": 0.3, "longest": 0.75, "all": 0.85, "adg": 0.9}
+    for cell in chosen:
+        study.finish(cell, flat(shares[cell.config.selector["name"]]))
+    found = compare.pairings(chosen, study.store)
+    assert [x.theirs for x in found] == ["random", "longest", "all"]
+    for task in found[0].tasks:
+        raw, adjusted = [x.tasks[task].p for x in found], [x.holm[task] for x in found]
+        assert all(p <= q for p, q in zip(raw, adjusted, strict=True)) and adjusted != raw
+    assert found[0].holm_exact["bbh"] == pytest.approx(3 * found[0].tasks["bbh"].p_exact)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"prompt": "Other"}, "items_hash of bbh"), ({"partial": True}, "partial (a limit)"),
+     ({"backend": "vllm"}, "backend is 'hf' and 'vllm'")],
+)  # fmt: skip
+def test_other_items_or_partial_results_are_refused(
+    study: Any, flat: Any, run: Run, change: dict[str, Any], said: str
+) -> None:
+    chosen = pair(study, flat(0.9), flat(0.3), **change)
+    (found,) = compare.pairings(chosen, study.store)
+    assert found.refused and not found.tasks and said in found.reason
+    code, out, err = run(compare, "profile=smoke", f"exec.runs={study.runs}")
+    assert code == 1 and "refused" in out and "1 of 1 comparisons were refused" in err
+    (line,) = csv.DictReader((study.runs / "report" / "smoke-main" / "compare.csv").open())
+    assert line["difference"] == "" and said in line["reason"]
+    with pytest.raises(BadInput, match="cannot be compared"):
+        samples_.diff(*(study.store.find(cell.nodes["eval"]) for cell in chosen), "bbh")
+
+
+def test_a_cell_that_is_not_done_is_missing_and_no_error(study: Any, flat: Any, run: Run) -> None:
+    study.finish(next(c for c in study.cells() if c.config.selector["name"] == "adg"), flat(0.5))
+    code, out, _ = run(compare, "profile=smoke", f"exec.runs={study.runs}")
+    assert code == 0 and "random is missing at scores" in out
+    code, out, _ = run(compare, "profile=smoke", "selector=random", f"exec.runs={study.runs}")
+    assert code == 0 and "no cell of adg" in out
+
+
+def test_seeds_are_compared_in_pairs(study: Any, flat: Any) -> None:
+    chosen = study.cells("seed=1,2,3")
+    for cell in chosen:
+        lift = 0.1 * cell.config.seed
+        study.finish(cell, flat((0.5 if cell.config.selector["name"] == "adg" else 0.3) + lift))
+    (found,) = compare.pairings(chosen, study.store)
+    assert found.seeds == (1, 2, 3) and found.tasks["avg"].difference == pytest.approx(0.2)
+    assert found.tasks["avg"].interval.seeds == 3 and found.tasks["bbh"].p_exact is None
+    assert "training variance" not in compare.render([found])
+
+
+def test_a_task_that_one_cell_did_not_run_is_left_out_with_the_average(study: Any, flat: Any) -> None:
+    fewer = {task: parts for task, parts in flat(0.3).items() if task != "mbpp"}
+    (found,) = compare.pairings(pair(study, flat(0.9), fewer), study.store)
+    assert set(found.tasks) == {"bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "humaneval"}
+
+
+def test_samples_that_do_not_give_the_score_back_are_refused(study: Any, flat: Any) -> None:
+    artifact = study.finish(study.cells()[0], flat(0.5))
+    results = json.loads((artifact.path / "results.json").read_text())
+    results["tasks"]["bbh"]["value"] = 0.75
+    (artifact.path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(Exception, match="mean is not that of results"):
+        samples_.scores(artifact, "bbh")
+
+
+# -- samples ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(study: Any, flat: Any, run: Run) -> Callable[..., tuple[int, str, str]]:
+    pair(study, flat(0.9), flat(0.3))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        return run(samples, "profile=smoke", f"exec.runs={study.runs}", *arguments)
+
+    return call
+
+
+def test_rows_are_filtered(shown: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = shown("selector=adg", "--task", "gsm8k", "--wrong")
+    assert (code, err) == (0, "") and out.count("gsm8k / gsm8k item") == 2
+    assert "0 right of 2" in out and "target" in out
+    _, out, _ = shown("selector=adg", "--task", "gsm8k", "--right", "--limit", "5")
+    assert out.count("score 1") == 5 and "and 13 more (--limit 0 prints all)" in out
+    _, out, _ = shown("selector=adg", "--search", "q 7 OF mm", "--limit", "0")
+    assert out.count(" item 7: ") == 1 and "mmlu 1 right of 1" in out and "bbh 0 right of 0" in out
+    _, out, _ = shown("selector=adg", "--subtask", "mbp", "--json", "--limit", "0")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert len(rows) == 20 and {row["task"] for row in rows} == {"mbpp"} and "prompt_hash" in rows[0]
+
+
+def test_two_cells_are_diffed_item_by_item(shown: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = shown("selector=random,adg", "--diff", "--task", "bbh", "--limit", "0")
+    assert code == 0 and out.count(": 0 -> 1") == 12 and ": 1 -> 0" not in out
+    assert "bbh 12 better, 0 worse" in out
+    _, out, _ = shown("selector=adg,random", "--diff", "--task", "bbh", "--search", "q 8 ")
+    assert out.count(": 1 -> 0") == 1 and "0 better, 1 worse" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [((), "name 2 cells"), (("selector=adg", "--diff"), "expected exactly 2 for --diff"),
+     (("selector=adg", "--task", "gsm"), "did you mean 'gsm8k'"), (("selector=longest",), "run it first"),
+     (("selector=adg", "--task", "bbh", "--filter", "x"), "no filter 'x'")],
+)  # fmt: skip
+def test_what_cannot_be_shown_is_said(
+    shown: Callable[..., tuple[int, str, str]], arguments: tuple[str, ...], said: str
+) -> None:
+    code, _, err = shown(*arguments)
+    assert code == 1 and said in err and "Traceback" not in err
+
+
+# -- in the report ------------------------------------------------------------------------------------
+
+
+def test_the_report_has_intervals_and_after_the_comparison_the_overlap_of_each_subset(
+    study: Any, flat: Any, run: Run, tmp_path: Path
+) -> None:
+    question = json.loads((EMBEDDED / "openai/gsm8k/main/train.jsonl").read_text().splitlines()[0])["question"]
+    rows = [{"instruction": question.upper(), "output": "?"}, {"instruction": "Name a bird.", "output": "Wren."}]
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = ["pool=local", f"pool.path={tmp_path / 'my.jsonl'}"]
+    chosen = study.cells(*own)
+    for cell in chosen:
+        study.finish(cell, flat(0.5))
+    before = [report.row(cell, study.store) for cell in chosen]
+    assert all(row.overlap is None for row in before)
+    assert all(row.interval and row.interval[0] < 0.5 < row.interval[1] for row in before)
+    code, out, _ = run(contamination, "profile=smoke", f"exec.runs={study.runs}", *own)
+    assert code == 0 and "gsm8k main/train item 0, question, in the prompt of record 0: ngram" in out
+    assert "subset of tiny_random/local/adg" in out and out.count(": gsm8k 1 train\n") == 2
+    assert " ".join(words(question))[:60] in out
+    after = [report.row(cell, study.store) for cell in chosen]
+    assert [row.overlap["gsm8k"] for row in after if row.overlap] == [{"test": 0, "train": 1}] * 2
+    assert [row.interval for row in after] == [row.interval for row in before], "the same draws every time"
+    code, out, _ = run(report, "profile=smoke", f"exec.runs={study.runs}", *own)
+    assert code == 0 and " ".join(out.split()).count(": GSM8K 0 test, 1 train") == 2
+
+
+def test_another_setting_is_another_comparison_of_the_same_cells(study: Any) -> None:
+    plain, changed = study.cells("selector=adg"), study.cells("selector=adg", "contamination.ngram=8")
+    assert contamination.node(plain[0]).fingerprint != contamination.node(changed[0]).fingerprint
+    assert [c.fingerprint for c in plain] == [c.fingerprint for c in changed] and changed[0].variant == ""
