@@ -99,7 +99,7 @@ class Ifd(Selector):
         return before | likelihood.nodes(pool, scorer, LossesConfig(c.prompt, c.max_tokens, slack), c)
 
     def note(self, backbone: Node) -> str:
-        return self.config.note(self.name, backbone, "a 7B model and of gpt2")
+        return self.config.note(self.name, backbone, "the 7B model of the original")
 
     def scores(self, data: SelectorData) -> ScoreTable:
         losses = likelihood.load(data.features["losses"], data.keys)

@@ -27,7 +27,7 @@ def node(adapter: Node, backbone: Node) -> Node:
 def build(job: Job) -> dict[str, Any]:
     """Stage "tuned": ``model/`` and ``source.json``, as a backbone has them; weights in the backbone's own dtype.
 
-    A LoRA adapter is added to the weights; a fully trained model is copied as it is.
+    A LoRA adapter is added to the weights, rounded to that dtype; a fully trained model is copied as it is.
     """
     backbone, adapter = job.inputs["backbone"], job.inputs["adapter"]
     dtype, target = models.dtype_of(backbone), job.folder / "model"
