@@ -17,6 +17,7 @@ from adg import seeds
 from adg.errors import BadInput
 from adg.evaluation import samples, statistics
 from adg.evaluation.statistics import Comparison
+from adg.report import signed
 from adg.store import Artifact, Store, write_atomic
 from experiments.cells import Cell, asked_for
 from experiments.config import plain_errors
@@ -104,9 +105,10 @@ def _correct(block: Sequence[Pairing]) -> None:
     """Holm's correction over the selectors of one backbone and pool, for each task by itself."""
     for task in dict.fromkeys(task for pairing in block for task in pairing.tasks):
         every = [pairing for pairing in block if task in pairing.tasks]
-        for pairing, adjusted in zip(every, statistics.holm([x.tasks[task].p for x in every]), strict=True):
-            pairing.holm[task] = adjusted
+        drawn = [(pairing, p) for pairing in every if (p := pairing.tasks[task].p) is not None]
         exact = [(pairing, p) for pairing in every if (p := pairing.tasks[task].p_exact) is not None]
+        for (pairing, _), adjusted in zip(drawn, statistics.holm([p for _, p in drawn]), strict=True):
+            pairing.holm[task] = adjusted
         for (pairing, _), adjusted in zip(exact, statistics.holm([p for _, p in exact]), strict=True):
             pairing.holm_exact[task] = adjusted
 
@@ -121,21 +123,22 @@ def render(found: Sequence[Pairing]) -> str:
             continue
         lines.append(f"  {'':<16}{HEAD[0]:>7}{HEAD[1]:>12}{HEAD[2]:>20}" + "".join(f"{h:>9}" for h in HEAD[3:]))
         for task, entry in pairing.tasks.items():
-            low, high = (f"{100 * value:+.2f}" for value in (entry.interval.low, entry.interval.high))
-            exact = [entry.p_exact, pairing.holm_exact.get(task)]
-            lines.append(f"  {task:<16}{entry.n:>7,}{100 * entry.difference:>+12.2f}{f'[{low}, {high}]':>20}"
-                         + "".join(f"{'–' if p is None else f'{p:.4f}':>9}"
-                                   for p in (entry.p, pairing.holm[task], *exact)))  # fmt: skip
+            ends = "–"
+            if entry.interval is not None:
+                ends = f"[{signed(100 * entry.interval.low)}, {signed(100 * entry.interval.high)}]"
+            values = (entry.p, pairing.holm.get(task), entry.p_exact, pairing.holm_exact.get(task))
+            lines.append(f"  {task:<16}{entry.n:>7,}{signed(100 * entry.difference):>12}{ends:>20}"
+                         + "".join(f"{'–' if p is None else f'{p:.4f}':>9}" for p in values))  # fmt: skip
         lines.append("")
     shown = [pairing for pairing in found if pairing.tasks]
     if shown:
-        level = next(iter(shown[0].tasks.values())).interval.level
-        lines.append(f"Points of percent, {100 * level:.0f} % bootstrap intervals over items and seeds; p of the "
-                     f"paired bootstrap and of McNemar's exact test, Holm over the selectors of a block.")  # fmt: skip
+        lines.append(f"Points of percent, {100 * statistics.LEVEL:.0f} % bootstrap intervals over items and seeds; p "
+                     "of the paired bootstrap and of McNemar's exact test,\neach also after Holm's correction over the "
+                     "selectors of a backbone and pool.")  # fmt: skip
         alone = [pairing for pairing in shown if len(pairing.seeds) == 1]
-        if alone:
-            caveat = next(iter(alone[0].tasks.values())).interval.caveat
-            lines.append(f"{len(alone)} of {len(shown)} comparisons rest on {caveat}.")
+        lines += [f"{len(alone)} of {len(shown)} comparisons rest on {statistics.ONE_SEED}."] * bool(alone)
+        if any(entry.interval is None for pairing in shown for entry in pairing.tasks.values()):
+            lines.append("–: a subtask with a single item, which cannot be resampled, or scores other than 0 and 1.")
     return "\n".join(lines) if found else f"no cell of {OURS} together with one of another selector"
 
 
@@ -151,8 +154,9 @@ def comma_separated(found: Sequence[Pairing]) -> str:
         if not pairing.tasks:
             writer.writerow([*first, *[""] * 9, pairing.reason])
         for task, x in pairing.tasks.items():
-            writer.writerow([*first, task, x.n, x.difference, x.interval.low, x.interval.high, x.p, pairing.holm[task],
-                             "" if x.p_exact is None else x.p_exact, pairing.holm_exact.get(task, ""), ""])  # fmt: skip
+            ends = [None, None] if x.interval is None else [x.interval.low, x.interval.high]
+            writer.writerow([*first, task, x.n, x.difference, *ends, x.p, pairing.holm.get(task), x.p_exact,
+                             pairing.holm_exact.get(task), ""])  # fmt: skip
     return out.getvalue()
 
 

@@ -2,6 +2,9 @@
 
 Everything is computed from the items' scores; every draw comes from the ``Generator`` that is passed in. Scores are
 fractions, arrays are (seeds, items): row s holds the scores of the same items by the model of seed s.
+
+Resampling a subtask with a single item changes nothing, and would make anything look certain: then there is no
+interval and no p-value, as there is no standard error.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from adg.evaluation import aggregate
 LEVEL = 0.95
 RESAMPLES = 10_000
 FEW = 64  # distinct columns up to which whole resamples are drawn as counts of these
+ONE_SEED = "one seed: training variance is left out"
 BLOCK = 4_000_000  # draws held in memory at a time
 
 Parts = Sequence[np.ndarray]  # the subtasks of a task, (seeds, items) each; resampled one by one, since they are fixed
@@ -36,20 +40,20 @@ class Interval:
     @property
     def caveat(self) -> str:
         """What the interval does not cover, or ""."""
-        return "one seed: training variance is left out" if self.seeds == 1 else ""
+        return ONE_SEED if self.seeds == 1 else ""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two cells on the same items: ``difference`` of their means, its interval and two-sided p-values.
 
-    ``p`` is that of the paired bootstrap, ``p_exact`` McNemar's exact one (None unless scores are 0 or 1 and there is
-    one seed), ``n`` the number of items.
+    ``p`` is that of the paired bootstrap (None, like the interval, where a subtask has a single item), ``p_exact``
+    McNemar's exact one (None unless scores are 0 or 1 and there is one seed), ``n`` the number of items.
     """
 
     difference: float
-    interval: Interval
-    p: float
+    interval: Interval | None
+    p: float | None
     p_exact: float | None
     n: int
 
@@ -66,6 +70,11 @@ def check(parts: Parts) -> int:
     if not parts:
         raise BadInput("there are no scores to resample")
     return int(parts[0].shape[0])
+
+
+def enough(parts: Parts) -> bool:
+    """Whether every part has the two items without which resampling it says nothing."""
+    return all(part.shape[1] > 1 for part in parts)
 
 
 def mean(parts: Parts) -> float:
@@ -114,19 +123,28 @@ def interval(values: np.ndarray, seeds: int, level: float = LEVEL) -> Interval:
     return Interval(float(low), float(high), seeds, level)
 
 
-def bootstrap(parts: Parts, draw: np.random.Generator, resamples: int = RESAMPLES, level: float = LEVEL) -> Interval:
-    """Interval of a task's score; over items, and over seeds too where there are several."""
+def bootstrap(
+    parts: Parts, draw: np.random.Generator, resamples: int = RESAMPLES, level: float = LEVEL
+) -> Interval | None:  # fmt: skip
+    """Interval of a task's score; over items, and over seeds too where there are several. None where a part has a
+    single item."""
     seeds = check(parts)
+    if not enough(parts):
+        return None
     return interval(replicates(parts, seed_weights(seeds, draw, resamples), draw), seeds, level)
 
 
 def bootstrap_average(
     tasks: Mapping[str, Parts], draw: np.random.Generator, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> Interval | None:
-    """Interval of the suite's average (``aggregate.categories``); None where a task that belongs to it is missing."""
+    """Interval of the suite's average (``aggregate.categories``); None where a task that belongs to it is missing or a
+    part of one has a single item."""
     if aggregate.weights(list(tasks)) is None:
         return None
-    seeds = check([part for parts in tasks.values() for part in parts])
+    every = [part for parts in tasks.values() for part in parts]
+    seeds = check(every)
+    if not enough(every):
+        return None
     weights = seed_weights(seeds, draw, resamples)
     values = _average({task: replicates(parts, weights, draw) for task, parts in tasks.items()})
     assert values is not None
@@ -140,32 +158,33 @@ def compare(
     scores, item by item and seed by seed (ours minus theirs).
 
     The paired bootstrap recentres: p is the share of replicates at least as far from the difference as the difference
-    is from 0 (Efron and Tibshirani 1993, section 16.4), counting the data itself as one.
+    is from 0 (Efron and Tibshirani 1993, section 16.4), counting the data itself as one. With few items that differ
+    it would claim too much, so it is never below 2 / 2^m, what a sign test of m such items gives at best.
     """
     found: dict[str, Comparison] = {}
     if not tasks:
         return found
-    seeds = check([part for parts in tasks.values() for part in parts])
-    weights = seed_weights(seeds, draw, resamples)
-    values: dict[str, np.ndarray] = {}
+    every = [part for parts in tasks.values() for part in parts]
+    weights = seed_weights(check(every), draw, resamples)
+    values = {task: replicates(parts, weights, draw) for task, parts in tasks.items()}
     for task, parts in tasks.items():
-        values[task] = replicates(parts, weights, draw)
-        found[task] = _comparison(mean(parts), values[task], seeds, level, sum(part.shape[1] for part in parts),
-                                  mcnemar(parts))  # fmt: skip
+        found[task] = _comparison(mean(parts), values[task], parts, level, mcnemar(parts))
     average = _average(values)
     if average is not None:
         centre = _average({task: np.array([found[task].difference]) for task in tasks})
         assert centre is not None
-        found["avg"] = _comparison(float(centre[0]), average, seeds, level, sum(c.n for c in found.values()), None)
+        found["avg"] = _comparison(float(centre[0]), average, every, level, None)
     return found
 
 
-def _comparison(
-    difference: float, values: np.ndarray, seeds: int, level: float, n: int, p_exact: float | None
-) -> Comparison:
-    further = np.abs(values - difference) >= abs(difference) - 1e-12
-    return Comparison(difference, interval(values, seeds, level), (1 + int(further.sum())) / (1 + len(values)),
-                      p_exact, n)  # fmt: skip
+def _comparison(difference: float, values: np.ndarray, parts: Parts, level: float, p_exact: float | None) -> Comparison:
+    n = sum(part.shape[1] for part in parts)
+    if not enough(parts):
+        return Comparison(difference, None, None, p_exact, n)
+    further = int((np.abs(values - difference) >= abs(difference) - 1e-12).sum())
+    differing = sum(int(part.any(axis=0).sum()) for part in parts)
+    p = max((1 + further) / (1 + len(values)), min(1.0, 2.0 ** (1 - differing)))
+    return Comparison(difference, interval(values, len(parts[0]), level), p, p_exact, n)
 
 
 def mcnemar(parts: Parts) -> float | None:

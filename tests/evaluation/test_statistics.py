@@ -90,6 +90,22 @@ def test_the_average_is_the_suites() -> None:
     assert statistics.bootstrap_average({"bbh": tasks["bbh"]}, draw(7)) is None
 
 
+def test_a_single_item_gives_no_interval_and_no_p_value() -> None:
+    alone = [np.ones((1, 5)), np.ones((1, 1))]
+    assert statistics.bootstrap(alone, draw(12)) is None
+    assert statistics.bootstrap_average({"cmmlu": alone}, draw(12)) is None
+    entry = statistics.compare({"cmmlu": alone}, draw(12))
+    assert (entry["cmmlu"].interval, entry["cmmlu"].p, entry["avg"].p) == (None, None, None)
+    assert entry["cmmlu"].difference == 1.0 and entry["cmmlu"].p_exact == pytest.approx(2 / 2**6)
+
+
+@pytest.mark.parametrize("m", [2, 3, 8])
+def test_few_items_that_all_differ_alike_claim_no_more_than_a_sign_test(m: int) -> None:
+    """Every replicate equals the difference, so that resampling alone would be certain."""
+    entry = statistics.compare({"gsm8k": [np.full((1, m), 0.25)]}, draw(13))["gsm8k"]
+    assert entry.p == 2 / 2**m
+
+
 def test_mcnemar_by_hand() -> None:
     """Five items changed, all for the better: 2 / 2**5."""
     assert statistics.mcnemar([np.array([[1.0] * 5 + [0.0] * 20])]) == pytest.approx(2 / 32)
