@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,7 @@ def over_ray(
                 f"{cores}; lower exec.actors or exec.tensor_parallel"
             )
         ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         data = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows)).map(
             _Actor, fn_constructor_args=(worker, arguments), num_gpus=each or None, num_cpus=1,
             compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows))),

@@ -206,35 +206,40 @@ def reference(cell: Cell) -> Choice:
 
 def _within(chosen: Sequence[Cell], store: Store) -> list[Section]:
     """What can be changed without other answers, from the first finished cell of each backbone and preset."""
-    done: dict[tuple[str, str], tuple[Cell, Terms]] = {}
+    body: list[list[str]] = []
+    maps: list[Section] = []
+    seen: set[tuple[str, str]] = set()
     for cell in chosen:
-        key = (cell.config.backbone.name, cell.config.preset.name)
-        if key not in done and (matrices := _matrices(cell, store)) is not None:
-            done[key] = (cell, Terms(matrices))
-    if not done:
-        return []
-    body = []
-    for (backbone, preset), (cell, terms) in done.items():
+        of = (cell.config.backbone.name, cell.config.preset.name)
+        if of in seen or (matrices := _matrices(cell, store)) is None:
+            continue
+        seen.add(of)
+        terms = Terms(matrices)
         for line in analysis.stability(terms, reference(cell), COUNTS, DRAWS, cell.config.seed):
-            body.append([backbone, preset, line.axis, line.setting, *_interval(line.jaccard), *_interval(line.overlap),
+            body.append([*of, line.axis, line.setting, *_interval(line.jaccard), *_interval(line.overlap),
                          "–" if line.first is None else f"{line.first:.3f}", f"{line.chance:.3f}"])  # fmt: skip
-    found = [Section("within", "Subsets when one setting changes", [
+        maps = maps or _maps(terms, reference(cell), ", ".join(of))
+    if not body:
+        return []
+    return [Section("within", "Subsets when one setting changes", [
         f"From saved matrices: each line changes one setting and nothing else. The interval holds the middle 95 % over "
         f"{DRAWS} random sub-sets of the answers, the same on both sides. K: a random sub-set against all answers; "
         f"answers: two sub-sets drawn apart, which is the noise of sampling. lam weighs otherwise at each K.",
         "first answers: the overlap when the first answers are used instead of drawn ones."],
         ("backbone", "preset", "changed", "to", "Jaccard", "95 %", "overlap", "95 %", "first answers", "by chance"),
-        body)]  # fmt: skip
-    (backbone, preset), (cell, terms) = next(iter(done.items()))
-    base, name = reference(cell), f"{backbone}, {preset}"
-    lams = [replace(base, lam=lam) for lam in analysis.LAMBDAS]
-    windows = [replace(base, window=window) for window in terms.matrices.windows]
-    counts = [c for c in COUNTS if c <= terms.matrices.answers]
+        body), *maps]  # fmt: skip
+
+
+def _maps(terms: Terms, base: Choice, name: str) -> list[Section]:
+    """All pairs of lam, of layer windows and of numbers of answers."""
+    counts = [count for count in COUNTS if count <= terms.matrices.answers]
+    found = []
     for stem, title, labels, choices in (
-        ("lam", "lam", [f"{lam:g}" for lam in analysis.LAMBDAS], lams),
-        ("windows", "layer windows", list(terms.matrices.windows), windows),
-        ("counts", "numbers of answers", [f"K = {c}" for c in counts],
-         [replace(base, answers=tuple(range(c))) for c in counts]),
+        ("lam", "lam", [f"{lam:g}" for lam in analysis.LAMBDAS], [replace(base, lam=lam) for lam in analysis.LAMBDAS]),
+        ("windows", "layer windows", list(terms.matrices.windows),
+         [replace(base, window=window) for window in terms.matrices.windows]),
+        ("counts", "numbers of answers", [f"K = {count}" for count in counts],
+         [replace(base, answers=tuple(range(count))) for count in counts]),
     ):  # fmt: skip
         if len(choices) > 1:
             values = analysis.pairwise([terms.subset(choice) for choice in choices])

@@ -86,7 +86,7 @@ class Cell:
     @property
     def swept(self) -> dict[str, str]:
         """The overrides of this cell by key."""
-        return dict(o.replace("\\", "").split("=", 1) for o in self.overrides)
+        return {key: value for key, _, value in (o.replace("\\", "").partition("=") for o in self.overrides)}
 
     @property
     def name(self) -> str:

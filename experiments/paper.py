@@ -56,12 +56,13 @@ def analysis(
         return None
     average: float | None = None
     if experiment == "answers":
-        average = figures()["sample_count_avg"].get(int(swept.get("selector.answers", 0)))
+        counts = {str(count): value for count, value in figures()["sample_count_avg"].items()}
+        average = counts.get(str(swept.get("selector.answers")))
     elif experiment == "layers":
         window = swept.get("selector.window")
         average = figures()["layer_window_avg"].get("28-31" if window == "last4" else window)
     elif experiment == "budget":
-        published, budget = figures()["budget_avg"], int(swept.get("budget", 0))
-        if budget in published["budgets"] and selector in published:
-            average = published[selector][published["budgets"].index(budget)]
+        published = figures()["budget_avg"]
+        budgets = dict(zip(map(str, published["budgets"]), published.get(selector, ()), strict=False))
+        average = budgets.get(str(swept.get("budget")))
     return None if average is None else {"avg": average}
