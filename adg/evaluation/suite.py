@@ -6,6 +6,7 @@ Versions, shots, metrics and data revisions stand here as expectations; the harn
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -141,7 +142,10 @@ class SuiteConfig:
                     f"hf download {task.repo} --repo-type dataset --revision {task.revision or 'main'} "
                     f"--local-dir {folder}"
                 )
-            found[task.repo] = _digest(folder, max(p.stat().st_mtime_ns for p in [folder, *folder.rglob("*")]))
+            files = _digests(folder, max(p.stat().st_mtime_ns for p in [folder, *folder.rglob("*")]))
+            _check_mirror(self.root, task, files)
+            listed = "".join(f"{path} {digest}\n" for path, digest in files.items())
+            found[task.repo] = hashlib.sha256(listed.encode()).hexdigest()
         return found
 
 
@@ -159,11 +163,32 @@ def _refuse_unknown(where: str, kind: type, values: Mapping[str, Any]) -> None:
             raise BadInput(f"{where} has no '{key}'{nearest(str(key), known)}; it has {', '.join(known)}")
 
 
+def _check_mirror(root: Path, task: TaskConfig, files: Mapping[str, str]) -> None:
+    """Hold a data set against the manifest of the mirror it lies in (adg/mirror.py), where there is one."""
+    manifest = root.parent / "manifest.json"
+    if not manifest.is_file():
+        return
+    entries = json.loads(manifest.read_text()).get("sources", {}).values()
+    known = [entry for entry in entries if entry["folder"] == f"{root.name}/{task.repo}"]
+    for entry in known:
+        if task.revision not in (None, entry["revision"]):
+            raise BadInput(
+                f"{root / task.repo} holds the revision {entry['revision']}, the suite expects {task.revision}; "
+                f"delete it and run python -m experiments.fetch again"
+            )
+        for path in sorted({*entry["files"], *files}):
+            expected, found = entry["files"].get(path, {}).get("sha256"), files.get(path)
+            if expected != found:
+                raise BadInput(
+                    f"{root / task.repo / path} has sha256 {str(found)[:16]}, {manifest} says {str(expected)[:16]}; "
+                    f"python -m experiments.fetch --repair fetches it again"
+                )
+
+
 @cache
-def _digest(folder: Path, changed: int) -> str:
-    """Of names and contents of all files below ``folder``; ``changed`` makes a later change a new question."""
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            total.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
-    return total.hexdigest()
+def _digests(folder: Path, changed: int) -> dict[str, str]:
+    """Path -> digest of all files below ``folder``; ``changed`` makes a later change a new question."""
+    return {
+        path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }  # fmt: skip

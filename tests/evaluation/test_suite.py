@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import yaml
 
 from adg.errors import BadInput
 from adg.evaluation.suite import EMBEDDED, SuiteConfig, TaskConfig
-from adg.store import plain
+from adg.store import plain, sha256_file
 
 PAPER = {  # task: (shots, metric, filter, data set, first digits of its revision)
     "bbh": (3, "exact_match", "get-answer", "SaylorTwift/bbh", "b5306be6"),
@@ -42,10 +44,11 @@ def test_mini_suite_differs_only_in_data_and_size(root: Path) -> None:
     paper, mini = read(root, "paper"), read(root, "mini")
     for name, task in mini.tasks.items():
         size = {"items": None, "subtasks": task.subtasks, "limit": task.limit, "num_fewshot": task.num_fewshot}
-        assert bool(task.num_fewshot) == bool(paper.tasks[name].num_fewshot)
+        assert task.num_fewshot <= paper.tasks[name].num_fewshot
         assert task == dataclasses.replace(paper.tasks[name], revision=None, **size)
         assert mini.partial_reasons(name, generates=True)
     assert list(mini.tasks) == list(paper.tasks)
+    assert {name for name, task in mini.tasks.items() if task.num_fewshot} == {"gsm8k", "mmlu"}  # one of each kind
     assert [len(t.subtasks) for t in mini.tasks.values() if t.subtasks] == [2, 2]
     assert {mini.limit_of(name) * len(task.subtasks or "1") for name, task in mini.tasks.items()} == {4}
     assert mini.root == EMBEDDED and EMBEDDED.is_dir()
@@ -120,3 +123,33 @@ def test_reasons_for_partial(root: Path) -> None:
     suite = dataclasses.replace(read(root, "paper"), max_gen_toks=64)
     assert suite.partial_reasons("mmlu", generates=False) == []
     assert len(suite.partial_reasons("bbh", generates=True)) == 1
+
+
+def test_a_mirror_is_held_against_its_manifest(root: Path, tmp_path: Path) -> None:
+    mini, revision = read(root, "mini"), "0123456789abcdef0123456789abcdef01234567"
+    assert mini.root is not None
+    task = dataclasses.replace(mini.tasks["gsm8k"], revision=revision)
+    suite = dataclasses.replace(mini, tasks={"gsm8k": task}, data_root=str(tmp_path / "benchmarks"))
+    folder = tmp_path / "benchmarks" / task.repo
+    shutil.copytree(mini.root / task.repo, folder)
+    plain = suite.digests()
+
+    def manifest(revision: str) -> None:
+        files = {path.relative_to(folder).as_posix(): {"sha256": sha256_file(path)} for path in folder.rglob("*.*")}
+        entry = {"folder": f"benchmarks/{task.repo}", "revision": revision, "files": files}
+        (tmp_path / "manifest.json").write_text(json.dumps({"sources": {"one": entry}}))
+
+    manifest(revision)
+    assert suite.digests() == plain
+    manifest("f" * 40)
+    with pytest.raises(BadInput, match=r"holds the revision ffff.*the suite expects 0123"):
+        suite.digests()
+    manifest(revision)
+    with (folder / "main" / "test.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(BadInput, match=r"main/test\.jsonl has sha256 .*--repair"):
+        suite.digests()
+    (folder / "main" / "test.jsonl").unlink()
+    os.utime(folder, ns=(2**62, 2**62))  # two changes within a tick of the clock look like one
+    with pytest.raises(BadInput, match=r"main/test\.jsonl has sha256 None"):
+        suite.digests()
