@@ -10,7 +10,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -55,8 +55,6 @@ class DeitaConfig(VectorOptions):
     batch that were rejected; batches begin at the second record) and where the threshold is below 0 (one is kept).
     """
 
-    default_text: ClassVar[str] = "conversation"
-
     variant: str = "corrected"
     threshold: float = 0.9  # a record more similar than this to one that is kept is left out
     batch_size: int = 1  # of the released filter
@@ -73,7 +71,6 @@ class DeitaConfig(VectorOptions):
     quality_scorer: str | None = field(default=None, metadata={"identity": False})
     quality_scorer_sha256: str | None = None
     vectors: str = "auto"
-    vector_pooling: str = "last"
     vector_tokens: int | None = 2048
     encoder_hub: str = "mistralai/Mistral-7B-v0.1"
 
@@ -95,6 +92,14 @@ class DeitaConfig(VectorOptions):
             raise BadInput("only one of selector.complexity_scorer and selector.quality_scorer is set; set both")
         if self.complexity_scorer is not None and self.annotations is not None:
             raise BadInput("selector.annotations and the scorers are set; expected one source of scores")
+
+    def defaults(self, own: bool) -> tuple[str, str]:
+        """The official text and pooling for the encoder; for a backbone the mean over the record's tokens.
+
+        The last token's states of a small language model are nearly parallel for all records, so that nothing would
+        pass the filter.
+        """
+        return ("record", "mean") if own else ("conversation", "last")
 
 
 # -- the diversity filter --------------------------------------------------------------------------------

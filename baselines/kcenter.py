@@ -19,7 +19,8 @@ from adg.store import Node
 from baselines import vectors
 from baselines.vectors import VectorOptions
 
-BLOCK = 64  # rows whose distances are brought up to date together
+GROUP = 1024  # of the farthest rows, compared with every new centre at once
+CHUNK = 4096  # rows compared with new centres in one product
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ def farthest_first(points: np.ndarray, budget: int, first: Sequence[int]) -> np.
     """``budget`` rows of ``points`` (n, d): ``first``, then again and again the row farthest from all chosen ones.
 
     Distances are Euclidean, computed in float64 and never below 0 (the released code takes roots of negative rounding
-    errors); ties go to the lowest row, and copies of a chosen row come last, lowest row first. Exact although lazy: a
-    distance to the chosen rows only falls as more are chosen, so one computed earlier is an upper bound, and whoever
-    still leads after being brought up to date is the farthest. Memory: one number a row besides the points.
+    errors); ties go to the lowest row, and copies of a chosen row come last, lowest row first. Exact although most rows
+    are left alone in most steps: a distance to the chosen rows only falls as more are chosen, so what was farthest when
+    all rows were compared last goes first, until a row outside that group might be farther; then all are compared with
+    the rows chosen since, in one product. Memory: one number a row and one block besides the points.
     """
     points = np.asarray(points)
     n = len(points)
@@ -52,39 +54,49 @@ def farthest_first(points: np.ndarray, budget: int, first: Sequence[int]) -> np.
         raise BadInput(f"{len(first)} first rows, budget {budget} and {n} points; expected 1 <= first <= budget <= n")
     owner = vectors.distinct(points)
     squares = np.einsum("ij,ij->i", points, points, dtype=np.float64)
-    # squared distance to the first ``seen`` chosen rows; below 0: taken, or a copy of another row
+    # squared distance to the chosen rows; below 0: taken, or a copy of another row
     nearest = np.where(owner == np.arange(n), np.inf, -1.0)
-    seen = np.zeros(n, dtype=np.int64)
     chosen: list[int] = []
-    centres = np.empty((budget, points.shape[1]))
+    centres, centre_squares = np.empty((budget, points.shape[1])), np.empty(budget)
 
     def take(row: int) -> None:
-        centres[len(chosen)] = points[row]
+        centres[len(chosen)], centre_squares[len(chosen)] = points[row], squares[row]
         chosen.append(row)
         nearest[owner[row]] = -1.0
 
-    def update(rows: np.ndarray) -> None:
-        since = int(seen[rows].min())
-        added = np.array(chosen[since:])
-        product = points[rows].astype(np.float64) @ centres[since : len(chosen)].T
-        distances = squares[rows, None] + squares[added] - 2 * product
+    def compare(rows: np.ndarray | slice, some: np.ndarray, since: int) -> None:
+        """Bring the distances of ``rows``, which are ``some`` points in float64, up to date."""
+        new = slice(since, len(chosen))
+        distances = some @ centres[new].T
+        distances *= -2
+        distances += squares[rows, None]
+        distances += centre_squares[new]
         nearest[rows] = np.minimum(nearest[rows], np.maximum(distances.min(axis=1), 0.0))
-        seen[rows] = len(chosen)
 
     for row in first:
         take(int(row))
+    compared = 0  # how many of the chosen all rows have been compared with
+    group, group_points, limit = np.empty(0, dtype=np.int64), np.empty((0, points.shape[1])), np.inf
     with progress(budget, "k-center", unit="records") as bar:
         bar.update(len(chosen))
         while len(chosen) < budget:
-            row = int(np.argmax(nearest))
-            if nearest[row] < 0:
-                break
-            if seen[row] == len(chosen):
-                take(row)
-                bar.update(1)
-                continue
-            block = np.argpartition(nearest, -BLOCK)[-BLOCK:] if n > BLOCK else np.arange(n)
-            update(block[nearest[block] >= 0])
+            best = int(group[np.argmax(nearest[group])]) if len(group) else -1
+            if best < 0 or not nearest[best] > limit:
+                for start in range(0, n, CHUNK):
+                    part = slice(start, start + CHUNK)
+                    compare(part, points[part].astype(np.float64), compared)
+                compared = len(chosen)
+                best = int(np.argmax(nearest))
+                if nearest[best] < 0:
+                    break
+                group, limit = np.arange(n), -1.0
+                if n > GROUP:
+                    order = np.argpartition(nearest, n - GROUP - 1)
+                    group, limit = np.sort(order[n - GROUP :]), float(nearest[order[n - GROUP - 1]])
+                group_points = points[group].astype(np.float64)
+            take(best)
+            compare(group, group_points, len(chosen) - 1)
+            bar.update(1)
     left = np.ones(n, dtype=bool)
     left[chosen] = False
     return np.concatenate([chosen, np.flatnonzero(left)[: budget - len(chosen)]]).astype(np.int64)
@@ -113,8 +125,8 @@ class Kcenter(Selector):
         valid = np.array([i for i in range(len(points)) if i not in invalid], dtype=np.int64)
         score = np.full(len(points), np.nan)
         if len(valid):
-            mean = points[valid].mean(axis=0, dtype=np.float64)  # below row by row: equal vectors tie exactly
-            score[valid] = [np.linalg.norm(points[row] - mean) for row in valid]
+            mean = points[valid].mean(axis=0, dtype=np.float64)
+            score[valid] = [np.linalg.norm(points[row] - mean) for row in valid]  # one by one: equal ones tie exactly
         return ScoreTable(score, invalid=invalid)
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:

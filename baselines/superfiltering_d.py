@@ -7,7 +7,6 @@ filter, then facility location over sentence vectors.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -34,8 +33,6 @@ class SuperfilteringDConfig(SuperfilteringConfig, VectorOptions):
     all within 1 % of 1, are not rebuilt: where rounding decided there, the choice may differ.
     """
 
-    default_text: ClassVar[str] = "record"
-
     variant: str = "corrected"
     candidates: int | None = None
     lower: float | None = None
@@ -46,8 +43,6 @@ class SuperfilteringDConfig(SuperfilteringConfig, VectorOptions):
         SuperfilteringConfig.__post_init__(self)
         if self.variant not in VARIANTS:
             raise BadInput(f"selector.variant is {self.variant!r}; expected one of {', '.join(VARIANTS)}")
-        if self.variant == "released" and self.vector_text is None and self.vectors != "bins":
-            object.__setattr__(self, "vector_text", "lines")
         VectorOptions.__post_init__(self)
         check_kernel(self.kernel)
         if self.candidates is not None and self.candidates < 1:
@@ -56,6 +51,9 @@ class SuperfilteringDConfig(SuperfilteringConfig, VectorOptions):
             raise BadInput(f"selector.lower is {self.lower}; expected 0 or more, below threshold ({self.threshold:g})")
         if self.lower is not None and self.candidates is not None:
             raise BadInput("selector.candidates and selector.lower are set; expected one of them")
+
+    def defaults(self, own: bool) -> tuple[str, str]:
+        return "lines" if self.variant == "released" else "record", "mean"
 
 
 class SuperfilteringD(Selector):

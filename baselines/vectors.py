@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -58,11 +58,9 @@ class VectorOptions:
     not run. All options but ``vectors`` count only where the vectors are not the bins'.
     """
 
-    default_text: ClassVar[str] = "instruction"
-
     vectors: str = "bins"
-    vector_text: str | None = None  # instruction | record | lines | conversation; None: the method's own
-    vector_pooling: str = "mean"  # over the tokens of the last hidden state | last: its last token
+    vector_text: str | None = None  # instruction | record | lines | conversation; None: as ``defaults``
+    vector_pooling: str | None = None  # mean over tokens of the last hidden state | last token; None: as ``defaults``
     vector_tokens: int | None = None  # first tokens kept; None: the tokenizer's own limit
     encoder_hub: str = "sentence-transformers/all-MiniLM-L6-v2"
     encoder_revision: str = "???"
@@ -75,16 +73,20 @@ class VectorOptions:
                 f"selector.vector_text is {self.vector_text!r}, but the bins' vectors are of the instruction; "
                 f"set selector.vectors=backbone (or encoder) too"
             )
-        if self.vector_text is None:
-            text = "instruction" if self.vectors == "bins" else self.default_text
-            object.__setattr__(self, "vector_text", text)
-        for name, allowed in (("vectors", SOURCES), ("vector_pooling", POOLINGS), ("vector_text", tuple(TEXTS))):
+        for name, allowed in (
+            ("vectors", SOURCES), ("vector_pooling", (None, *POOLINGS)), ("vector_text", (None, *TEXTS)),
+        ):  # fmt: skip
             if getattr(self, name) not in allowed:
+                allowed = tuple(str(value) for value in allowed if value)
                 raise BadInput(f"selector.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
         if self.vector_tokens is not None and self.vector_tokens < 1:
             raise BadInput(f"selector.vector_tokens is {self.vector_tokens}; expected a number above 0, or null")
         if self.encoder is None and self.encoder_sha256 is not None:
             raise BadInput("selector.encoder_sha256 is set without selector.encoder; set the path of the folder too")
+
+    def defaults(self, own: bool) -> tuple[str, str]:
+        """Text and pooling where the options leave them open; ``own``: of the backbone, else of the encoder."""
+        return "instruction", "mean"
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,16 @@ def nodes(pool: Node, backbone: Node, options: VectorOptions) -> dict[str, Node]
     """What ``Selector.extra`` returns for these options: the artifact "vectors", or nothing for the bins' vectors."""
     if options.vectors == "bins":
         return {}
-    o, text = options, str(options.vector_text)
-    if o.vectors == "backbone" or (o.vectors == "auto" and backbone.config.source == "embedded"):
-        own = Identity(text, o.vector_pooling, o.vector_tokens)
+    o = options
+    own = o.vectors == "backbone" or (o.vectors == "auto" and backbone.config.source == "embedded")
+    text, pooling = (
+        given or default for given, default in zip((o.vector_text, o.vector_pooling), o.defaults(own), strict=True)
+    )
+    if own:
         label = f"{pool.label}+{backbone.label}+{text}"
-        return {"vectors": Node(STAGE, label, own, {"pool": pool, "backbone": backbone})}
-    identity = Identity(text, o.vector_pooling, o.vector_tokens, o.encoder_hub, o.encoder_revision,
+        inputs = {"pool": pool, "backbone": backbone}
+        return {"vectors": Node(STAGE, label, Identity(text, pooling, o.vector_tokens), inputs)}
+    identity = Identity(text, pooling, o.vector_tokens, o.encoder_hub, o.encoder_revision,
                         o.encoder_sha256, o.encoder)  # fmt: skip
     label = f"{pool.label}+{o.encoder_hub.rsplit('/', 1)[-1]}+{text}"
     return {"vectors": Node(STAGE, label, identity, {"pool": pool})}

@@ -169,8 +169,7 @@ def test_options_are_checked(options: dict) -> None:
 def test_only_what_changes_a_score_is_identity() -> None:
     left_out = {"annotations", "complexity_scorer", "quality_scorer", "encoder"}
     assert not left_out & set(plain(DeitaConfig()))
-    assert plain(DeitaConfig())["vector_text"] == "conversation"
-    assert plain(DeitaConfig(vectors="bins"))["vector_text"] == "instruction"
+    assert DeitaConfig().defaults(own=False) == ("conversation", "last")
 
 
 # -- scorers -------------------------------------------------------------------------------------------------

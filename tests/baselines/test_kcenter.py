@@ -1,4 +1,4 @@
-"""K-center: points worked by hand, lazy against every distance in every step, copies, order, the first centre."""
+"""K-center: points worked by hand, groups against every distance in every step, copies, order, the first centre."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from adg.errors import BadInput
 from adg.records import Record
 from adg.selection import SelectorData, select
+from baselines import kcenter
 from baselines.kcenter import Kcenter, KcenterConfig, farthest_first
 
 
@@ -40,16 +41,21 @@ def test_ties_go_to_the_lowest_row_and_copies_come_last() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_lazy_equals_exhaustive_on_a_grid_with_copies(data: st.DataObject) -> None:
+def test_groups_equal_exhaustive_on_a_grid_with_copies(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 25))
     value = st.integers(-3, 3)
     points = np.array(data.draw(st.lists(st.lists(value, min_size=2, max_size=2), min_size=n, max_size=n)))
     budget = data.draw(st.integers(1, n))
     first = [data.draw(st.integers(0, n - 1))]
-    assert farthest_first(points, budget, first).tolist() == exhaustive(points, budget, first)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kcenter, "GROUP", data.draw(st.sampled_from([1, 4, 50])))
+        assert farthest_first(points, budget, first).tolist() == exhaustive(points, budget, first)
 
 
-def test_lazy_equals_exhaustive_with_more_rows_than_a_block() -> None:
+@pytest.mark.parametrize("group", [1, 7, 100])
+def test_groups_equal_exhaustive(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kcenter, "GROUP", group)
+    monkeypatch.setattr(kcenter, "CHUNK", 64)
     rng = np.random.default_rng(4)
     points = rng.normal(size=(300, 12)).astype(np.float32)
     points[200:240] = points[:40]

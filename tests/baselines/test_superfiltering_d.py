@@ -11,7 +11,6 @@ import pytest
 
 from adg.errors import BadInput
 from adg.selection import SelectorData, select
-from adg.store import plain
 from baselines.facility_location import greedy
 from baselines.superfiltering import Superfiltering, SuperfilteringConfig
 from baselines.superfiltering_d import SuperfilteringD, SuperfilteringDConfig
@@ -86,9 +85,8 @@ def test_released_ties_go_to_the_highest_id(world: Callable) -> None:
 
 
 def test_texts_and_options() -> None:
-    assert plain(SuperfilteringDConfig())["vector_text"] == "record"
-    assert plain(SuperfilteringDConfig(variant="released"))["vector_text"] == "lines"
-    assert plain(SuperfilteringDConfig(variant="released", vectors="bins"))["vector_text"] == "instruction"
+    assert SuperfilteringDConfig().defaults(own=False) == ("record", "mean")
+    assert SuperfilteringDConfig(variant="released").defaults(own=True) == ("lines", "mean")
     assert SuperfilteringD(SuperfilteringDConfig()).needs() == ("losses", "vectors")
     for options in (
         {"variant": "x"}, {"candidates": 0}, {"lower": 1.0}, {"lower": -0.1}, {"lower": 0.9, "candidates": 5},

@@ -17,6 +17,7 @@ from adg.records import Record
 from adg.selection import SelectorData, select
 from adg.store import Artifact, Store
 from baselines import pinned, vectors
+from baselines.deita import DeitaConfig
 from baselines.facility_location import FacilityLocation, FacilityLocationConfig
 from baselines.kcenter import Kcenter, KcenterConfig
 from baselines.kmq import Kmq, KmqConfig
@@ -247,6 +248,11 @@ def test_auto_is_the_embedded_backbone_or_the_encoder(tmp_path: Path) -> None:
     assert set(vectors.nodes(pool, BACKBONE, auto)["vectors"].inputs) == {"pool", "backbone"}
     far = vectors.nodes(pool, HUB_LIKE, auto)["vectors"]
     assert set(far.inputs) == {"pool"} and far.config.hub == "sentence-transformers/all-MiniLM-L6-v2"
+    for backbone, expected in ((BACKBONE, ("record", "mean")), (HUB_LIKE, ("conversation", "last"))):
+        identity = vectors.nodes(pool, backbone, DeitaConfig())["vectors"].config
+        assert (identity.text, identity.pooling, identity.tokens) == (*expected, 2048)
+    given = vectors.nodes(pool, HUB_LIKE, DeitaConfig(vector_text="lines", vector_pooling="mean"))["vectors"].config
+    assert (given.text, given.pooling) == ("lines", "mean")
     assert set(vectors.nodes(pool, HUB_LIKE, VectorOptions(vectors="backbone"))["vectors"].inputs) == {
         "pool", "backbone",
     }  # fmt: skip
