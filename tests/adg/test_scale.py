@@ -90,6 +90,7 @@ def test_the_workers_own_error_is_what_a_person_sees(cluster: Path, tmp_path: Pa
         scale.over_ray(rows, "doubles:Doubles", (2,), ExecConfig(device="cpu", actors=999), "test")
 
 
+@pytest.mark.timeout(1500)
 def test_one_and_two_actors_and_a_run_cut_short_choose_the_same(cluster: Path, root: Path, pool: Path) -> None:
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     one, two = pool / "one", pool / "two"
@@ -98,7 +99,7 @@ def test_one_and_two_actors_and_a_run_cut_short_choose_the_same(cluster: Path, r
     store.ensure(first.nodes["subset"])
     process = subprocess.Popen(command(pool, two, 2), cwd=root, env=env, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
-    deadline = time.time() + 400
+    deadline = time.time() + 600
     while len(list(two.glob("answers/*.partial/work/*.parquet"))) < 3 and process.poll() is None:
         assert time.time() < deadline
         time.sleep(0.05)
