@@ -268,6 +268,12 @@ def _model(job: Job) -> Iterator[Any]:
             f"set suite.chat_template=false (base models have none)"
         )
     with BACKENDS[job.config.suite.backend](job, tokenizer, dtype) as lm:
+        ours, theirs = tokenizer(PLAIN_SENTENCE)["input_ids"], lm.tok_encode(PLAIN_SENTENCE)
+        if ours != theirs:
+            raise BadMeasurement(
+                f"the backend {job.config.suite.backend} reads a plain sentence as {theirs[:6]}, the tokenizer of "
+                f"{backbone.path.name} as {ours[:6]}: scores of different backends would not compare"
+            )
         yield lm
 
 
@@ -463,6 +469,7 @@ def _run(job: Job, name: str, lm: Any) -> None:
     rows = [row for leaf in loaded["tasks"] for row in _rows(leaf, returned["samples"][leaf], cfg, lm)]
     summary = _summarise(name, cfg, suite, returned, rows, loaded)
     summary["prompts_cut"] = _prompts_cut(loaded, rows, lm)
+    summary["bos_tokens"] = int(models.adds_bos(lm.tokenizer))  # of every prompt, as _rows has made sure
     raw = {key: value for key, value in returned.items() if key != "samples"}
     write_atomic(job.folder / "samples" / f"{name}.parquet", _parquet(rows))
     shard = {"summary": summary, "raw": json.loads(json.dumps(raw, default=_name)),
