@@ -77,8 +77,8 @@ class VectorOptions:
             ("vectors", SOURCES), ("vector_pooling", (None, *POOLINGS)), ("vector_text", (None, *TEXTS)),
         ):  # fmt: skip
             if getattr(self, name) not in allowed:
-                allowed = tuple(str(value) for value in allowed if value)
-                raise BadInput(f"selector.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+                known = ", ".join(value for value in allowed if value)
+                raise BadInput(f"selector.{name} is {getattr(self, name)!r}; expected one of {known}")
         if self.vector_tokens is not None and self.vector_tokens < 1:
             raise BadInput(f"selector.vector_tokens is {self.vector_tokens}; expected a number above 0, or null")
         if self.encoder is None and self.encoder_sha256 is not None:
