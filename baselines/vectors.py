@@ -73,12 +73,10 @@ class VectorOptions:
                 f"selector.vector_text is {self.vector_text!r}, but the bins' vectors are of the instruction; "
                 f"set selector.vectors=backbone (or encoder) too"
             )
-        for name, allowed in (
-            ("vectors", SOURCES), ("vector_pooling", (None, *POOLINGS)), ("vector_text", (None, *TEXTS)),
-        ):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                known = ", ".join(value for value in allowed if value)
-                raise BadInput(f"selector.{name} is {getattr(self, name)!r}; expected one of {known}")
+        for name, allowed in (("vectors", SOURCES), ("vector_pooling", POOLINGS), ("vector_text", tuple(TEXTS))):
+            value = getattr(self, name)
+            if value not in allowed and (value is not None or name == "vectors"):
+                raise BadInput(f"selector.{name} is {value!r}; expected one of {', '.join(allowed)}")
         if self.vector_tokens is not None and self.vector_tokens < 1:
             raise BadInput(f"selector.vector_tokens is {self.vector_tokens}; expected a number above 0, or null")
         if self.encoder is None and self.encoder_sha256 is not None:
