@@ -55,7 +55,7 @@ def test_the_papers_layers_and_budgets_are_the_swept_ones() -> None:
 def test_a_default_cell_is_the_main_tables() -> None:
     """Where an analysis asks for what the main table has, nothing is trained or evaluated twice."""
     main = fingerprints(chosen("main"), "eval")
-    assert len(fingerprints(chosen("budget"), "eval") & main) == 2, "random and ADG at the profile's own budget"
+    assert len(fingerprints(chosen("budget"), "eval") & main) == 3, "the three at the profile's own budget"
     assert len(fingerprints(chosen("cross_backbone"), "eval") & main) == 2, "each backbone with its own choice"
     assert fingerprints(chosen("terms"), "answers") <= fingerprints(
         [cell for cell in chosen("main") if "answers" in cell.nodes], "answers")  # fmt: skip

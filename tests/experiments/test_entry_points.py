@@ -121,12 +121,12 @@ def test_the_mini_grid_is_the_papers_table(tmp_path: Path) -> None:
     mini = cells(["profile=mini", "pool=mini_cot", "backbone=smollm2_135m"])
     whole = cells(["profile=paper", "pool=cot", "backbone=llama3_8b"])
     assert [c.config.selector["name"] for c in mini] == [c.config.selector["name"] for c in whole]
-    folder, printed = report.write(mini, Store(tmp_path))
-    text = (folder / "table.md").read_text()
+    printed = report.write(mini, Store(tmp_path))
+    text = (tmp_path / "report" / "mini-main" / "table.md").read_text()
     for selector, official in (("ifd", "the 7B model of the original"), ("superfiltering", "gpt2")):
         note = f"{selector}: the embedded backbone gives the losses, in place of {official}"
         assert text.count(f"- {note}\n") == printed.count(note) == 1
-    folder, printed = report.write(whole, Store(tmp_path))
+    printed = report.write(whole, Store(tmp_path))
     assert "in place of" not in printed
 
 
@@ -138,9 +138,9 @@ def test_a_checkpoint_that_is_missing_is_no_failure(tmp_path: Path) -> None:
     assert run.run_cell(cell) == "not-run"
     assert "1 not-run" in status.render([cell], store) and "needs checkpoint" in status.render([cell], store)
     assert "not-run: needs checkpoint" in plan.render([cell], store)
-    folder, text = report.write([cell], store)
+    text = report.write([cell], store)
     assert "1 cell: 1 not run" in text and "FAILED" not in text
-    assert "not run: scores: needs checkpoint" in (folder / "table.md").read_text()
+    assert "not run: scores: needs checkpoint" in (tmp_path / "report" / "smoke-main" / "table.md").read_text()
 
 
 def test_equal_subsets_of_two_selectors_stay_two(tmp_path: Path) -> None:

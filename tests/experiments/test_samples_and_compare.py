@@ -15,7 +15,7 @@ from adg.errors import BadInput
 from adg.evaluation import samples as samples_
 from adg.evaluation.contamination import words
 from adg.evaluation.suite import EMBEDDED
-from experiments import compare, contamination, report, samples
+from experiments import analyse, compare, contamination, report, samples
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -176,7 +176,7 @@ def test_what_cannot_be_shown_is_said(
 
 
 def test_the_report_has_intervals_and_after_the_comparison_the_overlap_of_each_subset(
-    study: Any, flat: Any, run: Run, tmp_path: Path
+    study: Any, flat: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     question = json.loads((EMBEDDED / "openai/gsm8k/main/train.jsonl").read_text().splitlines()[0])["question"]
     rows = [{"instruction": question.upper(), "output": "?"}, {"instruction": "Name a bird.", "output": "Wren."}]
@@ -195,6 +195,7 @@ def test_the_report_has_intervals_and_after_the_comparison_the_overlap_of_each_s
     after = [report.row(cell, study.store) for cell in chosen]
     assert [row.overlap["gsm8k"] for row in after if row.overlap] == [{"test": 0, "train": 1}] * 2
     assert [row.interval for row in after] == [row.interval for row in before], "the same draws every time"
+    monkeypatch.setattr(analyse, "sections", lambda *_: [])  # they read scores, which these cells have not
     code, out, _ = run(report, "profile=smoke", f"exec.runs={study.runs}", *own)
     assert code == 0 and " ".join(out.split()).count(": GSM8K 0 test, 1 train") == 2
 
