@@ -92,7 +92,7 @@ def test_hostile_program_fails_and_reaches_nothing(box: Sandbox, name: str, tmp_
     outcome = box.run(program, TEST, QUICK)
     assert not outcome.passed
     assert reason in outcome.error, outcome.error
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 60
     assert not outside.exists()
     assert not Path("/tmp/large").exists() and not Path("/usr/written").exists()
 
