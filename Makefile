@@ -14,7 +14,7 @@ help:      ## this list
 setup:     ## create .venv from the full lock (other targets call it)
 	@$(PYTHON) requirements/install.py
 
-test: setup lint ## lint, then every test, offline (about 10 minutes on two cores)
+test: setup lint ## lint, then every test, offline (about 15 minutes on two cores)
 	$(RUN) -m pytest $(ARGS)
 
 smoke: setup ## every stage on a tiny random model (2 minutes)
