@@ -76,6 +76,35 @@ def bind_read_only(source: str, target: str) -> None:
             mount(point, point, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | kept)
 
 
+def enter_user_namespace(uid: int) -> None:
+    """Become root of a new user namespace in which ``uid`` exists; called by an ordinary user, become ``uid`` itself.
+
+    The host's root is never held to a number of processes, whatever it is called inside. So root's world also holds
+    an unused id to change to; mapping two ids takes a process that stays outside. Raises ``OSError``.
+    """
+    user, group, here = os.geteuid(), os.getegid(), os.getpid()
+    if user:
+        call(LIBC.unshare(NEWUSER), "new user namespace")
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {user} 1"), ("gid_map", f"{uid} {group} 1")):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+        return
+    entered = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        os.close(entered[1])
+        if os.read(entered[0], 1):
+            for name in ("uid_map", "gid_map"):
+                with open(f"/proc/{here}/{name}", "w") as file:
+                    file.write(f"0 0 1\n{uid} {uid} 1\n")
+        os._exit(0)
+    call(LIBC.unshare(NEWUSER), "new user namespace")
+    os.write(entered[1], b"x")
+    _, status = os.waitpid(helper, 0)
+    if status:
+        raise OSError(f"the user ids of the new user namespace could not be set (status {status})")
+
+
 def isolate(setup: dict) -> None:
     """Become process 1 of a new world without any privilege; the process that calls stays outside and waits.
 
@@ -85,12 +114,7 @@ def isolate(setup: dict) -> None:
     """
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if setup["user_namespace"]:
-        uid, gid = os.getuid(), os.getgid()
-        call(LIBC.unshare(NEWUSER), "new user namespace")
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{setup['uid']} {uid} 1"),
-                           ("gid_map", f"{setup['uid']} {gid} 1")):  # fmt: skip
-            with open(f"/proc/self/{name}", "w") as file:
-                file.write(text)
+        enter_user_namespace(setup["uid"])
     call(LIBC.unshare(NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS), "new namespaces")
     child = os.fork()
     if child:
@@ -125,7 +149,7 @@ def isolate(setup: dict) -> None:
     call(LIBC.umount2(b"/old", 2), "unmount of the old tree")
     os.rmdir("/old")
     mount("/", "/", None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
-    if not setup["user_namespace"]:
+    if os.getuid() != setup["uid"]:
         os.setgroups([])
         os.setresgid(*(setup["uid"],) * 3)
         os.setresuid(*(setup["uid"],) * 3)

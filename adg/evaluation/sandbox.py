@@ -138,20 +138,21 @@ def available() -> Sandbox | str:
 
 
 def _kinds() -> Iterator[str]:
-    """Kinds worth trying, best first. Root can become an unused user id, so that the limit on processes holds."""
-    root = os.geteuid() == 0
+    """Kinds worth trying, best first. Root's own id is never held to a number of processes, so the kinds for root are
+    those that become an unused one."""
     if sys.platform != "linux":
         return
-    if root and platform.machine() in ("x86_64", "aarch64"):
+    root, enter = os.geteuid() == 0, platform.machine() in ("x86_64", "aarch64")
+    if enter and root:
         yield "namespaces"
-    if shutil.which("bwrap"):
+    if not root and shutil.which("bwrap"):
         yield "bubblewrap"
-    if platform.machine() in ("x86_64", "aarch64"):
+    if enter:
         yield "user-namespaces"
 
 
 PROBE = """
-import os
+import os, time
 assert not os.path.exists({file!r}), "sees the host's files"
 assert not set(os.environ) - {known!r}, "sees the host's variables"
 assert {{p for p in os.listdir("/proc") if p.isdigit()}} == {{"1", str(os.getpid())}}, "sees the host's processes"
@@ -163,6 +164,19 @@ for place in ("/", "/usr", "/dev", "/proc"):
         continue
     raise AssertionError("writes to " + place)
 open("/tmp/written", "w").write("x")
+children = []
+try:
+    for _ in range({forks}):
+        children.append(os.fork())
+        if not children[-1]:
+            time.sleep(60)
+            os._exit(0)
+except BlockingIOError:
+    pass
+assert len(children) < max({forks}, 1), "starts any number of processes"
+for child in children:
+    os.kill(child, 9)
+    os.waitpid(child, 0)
 assert f(1) == 2
 """
 
@@ -171,7 +185,8 @@ def _check(sandbox: Sandbox) -> str:
     """Run programs whose verdict is known; "" when all are as they must be and nothing outside is in reach."""
     with tempfile.NamedTemporaryFile() as file:
         os.chmod(file.name, 0o644)
-        probe = PROBE.format(file=file.name, known={*_environment(), "LC_CTYPE", "PWD"})
+        forks = Limits().processes if _counts_this_world() else 0
+        probe = PROBE.format(file=file.name, known={*_environment(), "LC_CTYPE", "PWD"}, forks=forks)
         try:
             _, passing = sandbox._once("def f(x): return x + 1", probe, Limits())
             if not passing.passed:
@@ -287,15 +302,16 @@ def _uid() -> Iterator[int]:
 
 
 @functools.cache
-def _counts_a_namespace() -> bool:
-    """Since Linux 5.14 the limit on processes counts those of one user namespace, not all of the user's."""
+def _counts_this_world() -> bool:
+    """Whether the limit on processes counts those of one sandbox: where each has a user id of its own, and since Linux
+    5.14 in each user namespace. Else it counts all of the user's."""
     major, minor = platform.release().split(".")[:2]
-    return (int(major), int("".join(c for c in minor if c.isdigit()))) >= (5, 14)
+    return os.geteuid() == 0 or (int(major), int("".join(c for c in minor if c.isdigit()))) >= (5, 14)
 
 
 def _process_limit(processes: int) -> int:
     """RLIMIT_NPROC for ``processes`` in the sandbox; the supervisor also counts, so an excess is never allowed."""
-    if _counts_a_namespace() or os.geteuid() == 0:
+    if _counts_this_world():
         return processes
     mine = 0
     for entry in Path("/proc").iterdir():

@@ -208,6 +208,12 @@ def test_a_sandbox_that_stops_working_is_a_failed_measurement(monkeypatch) -> No
         Sandbox(KINDS[0]).run(GOOD, TEST)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_that_lets_any_number_of_processes_start_is_refused(monkeypatch, kind: str) -> None:
+    monkeypatch.setattr(sandbox, "_process_limit", lambda processes: 10_000)
+    assert "processes" in sandbox._check(Sandbox(kind))
+
+
 def test_unavailable_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setattr(sandbox, "_check", lambda box: "refused here")
     sandbox.available.cache_clear()
