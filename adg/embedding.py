@@ -625,7 +625,7 @@ def build(job: Job) -> dict[str, Any]:
         "windows": names, "hidden_states": dict(zip(names, model["tensors"], strict=True)),
         "blocks": model["blocks"], "blocks_run": model["blocks_run"], "width": model["width"],
         "dtype": model["dtype"], "preset": cfg.name, **counts,
-        "embedding": {"answers": embedded, "seconds": round(seconds, 3)},  # of this process, for rates
+        "embedding": {"answers": embedded, "seconds": round(seconds, 3), "device": models.device(job.exec)},  # rates
     }  # fmt: skip
 
 

@@ -224,7 +224,7 @@ def build(job: Job) -> dict[str, Any]:
         "dtype": models.dtype_of(backbone) if cfg.engine.dtype == "auto" else cfg.engine.dtype,
         "batches": len(batches),
         "resumed_batches": resumed,
-        "sampling": {"tokens": sampled, "seconds": round(seconds, 3)},  # of this process, for rates
+        "sampling": {"tokens": sampled, "seconds": round(seconds, 3), "device": models.device(job.exec)},  # for rates
     }
 
 

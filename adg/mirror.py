@@ -139,9 +139,34 @@ def read(mirror: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise BadInput(f"{mirror / MANIFEST} is not readable ({error}); delete it and fetch again") from error
-    if content.get("schema") != SCHEMA:
-        raise BadInput(f"{mirror / MANIFEST} has schema {content.get('schema')!r}, expected {SCHEMA!r}")
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise BadInput(
+            f"{mirror / MANIFEST} has schema {schema!r}, expected {SCHEMA!r}; it is no mirror's, so move it elsewhere"
+        )
     return content["sources"]
+
+
+def check(benchmarks: Path, task: TaskConfig, files: Mapping[str, str]) -> None:
+    """Hold a data set in the folder ``benchmarks`` of a mirror against the mirror's manifest, where there is one.
+
+    ``files``: path within the data set -> sha256. Raises ``BadInput`` naming the file or the revision that is wrong.
+    """
+    for entry in read(benchmarks.parent).values():
+        if entry["folder"] != f"{benchmarks.name}/{task.repo}":
+            continue
+        if task.revision not in (None, entry["revision"]):
+            raise BadInput(
+                f"{benchmarks / task.repo} holds the revision {entry['revision']}, the suite expects {task.revision}; "
+                f"delete it and run python -m experiments.fetch again"
+            )
+        for path in sorted({*entry["files"], *files}):
+            expected, found = entry["files"].get(path, {}).get("sha256"), files.get(path)
+            if expected != found:
+                raise BadInput(
+                    f"{benchmarks / task.repo / path} has sha256 {str(found)[:16]}, {MANIFEST} says "
+                    f"{str(expected)[:16]}; python -m experiments.fetch --repair fetches it again"
+                )
 
 
 def enter(source: Source, folder: Path, rows: int | None, mirror: Path) -> None:

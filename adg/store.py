@@ -82,6 +82,12 @@ class Stage:
     gpu: bool = False
 
 
+def file_name(label: str) -> str:
+    """``label`` as the beginning of a file's name: at most 80 bytes, of which a file system takes 255."""
+    safe = "".join(c if c.isalnum() or c in "._+" else "-" for c in label)
+    return safe.encode()[:80].decode(errors="ignore").strip("-")
+
+
 @dataclass(frozen=True)
 class Node:
     """An artifact named before it exists. ``config`` is its identity; inputs are keyed by role."""
@@ -108,8 +114,7 @@ class Node:
     @property
     def folder(self) -> str:
         """Relative path ``<stage>/<label>-<hash8>``."""
-        safe = "".join(c if c.isalnum() or c in "._+" else "-" for c in self.label)[:80].strip("-")
-        return f"{self.stage.name}/{safe}-{self.fingerprint[:8]}"
+        return f"{self.stage.name}/{file_name(self.label)}-{self.fingerprint[:8]}"
 
     def walk(self) -> Iterator[Node]:
         """This node after everything it depends on, each once."""

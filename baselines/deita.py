@@ -18,11 +18,11 @@ from adg import embedding, likelihood, models, records
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.prompts import instruction_text
 from adg.records import Record
-from adg.selection import ScoreTable, Selector, SelectorData
+from adg.selection import ScoreTable, SelectorData
 from adg.store import Job, Node, Stage, write_atomic
 from baselines import pinned, vectors
 from baselines.annotations import products, read
-from baselines.vectors import VectorOptions
+from baselines.vectors import VectorOptions, VectorSelector
 
 RATINGS = Stage("ratings", 1, "baselines.deita:build", gpu=True)
 
@@ -85,9 +85,7 @@ class DeitaConfig(VectorOptions):
                 f"selector.batch_size is {self.batch_size}; expected 1, or more with selector.variant=released: "
                 f"ours is the result of one at a time"
             )
-        for name in ("annotations", "complexity_scorer", "quality_scorer"):
-            if getattr(self, name) is None and getattr(self, f"{name}_sha256") is not None:
-                raise BadInput(f"selector.{name}_sha256 is set without selector.{name}; set the path too")
+        pinned.check_paths(self, "annotations", "complexity_scorer", "quality_scorer")
         if (self.complexity_scorer is None) != (self.quality_scorer is None):
             raise BadInput("only one of selector.complexity_scorer and selector.quality_scorer is set; set both")
         if self.complexity_scorer is not None and self.annotations is not None:
@@ -249,7 +247,7 @@ def build(job: Job) -> dict[str, Any]:
 # -- the selector ----------------------------------------------------------------------------------------
 
 
-class Deita(Selector):
+class Deita(VectorSelector):
     """Highest complexity x quality first (summed over turns), without records too similar to a better one.
 
     What the filter leaves out has no score but that reason, so a smaller budget is always the beginning of a larger
@@ -260,15 +258,14 @@ class Deita(Selector):
     name = "deita"
     title = "DEITA"
     Config = DeitaConfig
-    requires = ("vectors",)
 
     def needs(self) -> tuple[str, ...]:
         rated = () if self.config.complexity_scorer is None else ("ratings",)
-        return (*rated, *vectors.needs(self.config))
+        return (*rated, *super().needs())
 
     def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
         c = self.config
-        found = vectors.nodes(pool, backbone, c)
+        found = super().extra(pool, backbone)
         if c.complexity_scorer is not None:
             config = RatingsConfig(
                 (c.complexity_hub, c.complexity_revision, c.complexity_scorer_sha256),

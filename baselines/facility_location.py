@@ -13,10 +13,9 @@ import numpy as np
 
 from adg.errors import BadInput
 from adg.progress import progress
-from adg.selection import ScoreTable, Selector, SelectorData
-from adg.store import Node
+from adg.selection import ScoreTable, SelectorData
 from baselines import vectors
-from baselines.vectors import VectorOptions
+from baselines.vectors import VectorOptions, VectorSelector
 
 KERNELS = ("cosine", "distance")
 GRID = 2.0**30  # similarities are whole multiples of 1 / GRID, so that their sums are exact in float64
@@ -191,7 +190,7 @@ def greedy(
     return np.concatenate([taken, np.flatnonzero(left)[: budget - len(taken)]]).astype(np.int64)
 
 
-class FacilityLocation(Selector):
+class FacilityLocation(VectorSelector):
     """Greedy facility location over the records' vectors, in the order chosen.
 
     ``score`` is a record's mean cosine to the pool's records (itself included). With the cosine kernel the first
@@ -201,22 +200,9 @@ class FacilityLocation(Selector):
     name = "facility_location"
     title = "Facility location"
     Config = FacilityLocationConfig
-    requires = ("vectors",)
-
-    def needs(self) -> tuple[str, ...]:
-        return vectors.needs(self.config)
-
-    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
-        return vectors.nodes(pool, backbone, self.config)
 
     def scores(self, data: SelectorData) -> ScoreTable:
-        points, invalid = vectors.load(data)
-        valid = np.array([i for i in range(len(points)) if i not in invalid], dtype=np.int64)
-        score = np.full(len(points), np.nan)
-        if len(valid):
-            mean = points[valid].mean(axis=0, dtype=np.float64)
-            score[valid] = [float(points[row] @ mean) for row in valid]
-        return ScoreTable(score, invalid=invalid)
+        return vectors.about_mean(data, lambda point, mean: float(point @ mean))
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
         points, _ = vectors.load(data)

@@ -14,10 +14,9 @@ import numpy as np
 from adg import seeds
 from adg.errors import BadInput
 from adg.progress import progress
-from adg.selection import ScoreTable, Selector, SelectorData, top
-from adg.store import Node
+from adg.selection import ScoreTable, SelectorData, top
 from baselines import vectors
-from baselines.vectors import VectorOptions
+from baselines.vectors import VectorOptions, VectorSelector
 
 GROUP = 1024  # of the farthest rows, compared with every new centre at once
 CHUNK = 4096  # rows compared with new centres in one product
@@ -102,7 +101,7 @@ def farthest_first(points: np.ndarray, budget: int, first: Sequence[int]) -> np.
     return np.concatenate([chosen, np.flatnonzero(left)[: budget - len(chosen)]]).astype(np.int64)
 
 
-class Kcenter(Selector):
+class Kcenter(VectorSelector):
     """Farthest-first over the records' vectors, in the order chosen.
 
     ``score`` is a record's distance to the mean of the pool's vectors; the first centre is the record with the least,
@@ -112,22 +111,9 @@ class Kcenter(Selector):
     name = "kcenter"
     title = "K-center"
     Config = KcenterConfig
-    requires = ("vectors",)
-
-    def needs(self) -> tuple[str, ...]:
-        return vectors.needs(self.config)
-
-    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
-        return vectors.nodes(pool, backbone, self.config)
 
     def scores(self, data: SelectorData) -> ScoreTable:
-        points, invalid = vectors.load(data)
-        valid = np.array([i for i in range(len(points)) if i not in invalid], dtype=np.int64)
-        score = np.full(len(points), np.nan)
-        if len(valid):
-            mean = points[valid].mean(axis=0, dtype=np.float64)
-            score[valid] = [np.linalg.norm(points[row] - mean) for row in valid]  # one by one: equal ones tie exactly
-        return ScoreTable(score, invalid=invalid)
+        return vectors.about_mean(data, lambda point, mean: float(np.linalg.norm(point - mean)))
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
         points, _ = vectors.load(data)

@@ -14,11 +14,10 @@ import numpy as np
 from adg import seeds
 from adg.binning import MIN_PER_BIN
 from adg.errors import BadInput, NotRunnable
-from adg.selection import ScoreTable, Selector, SelectorData
-from adg.store import Node
-from baselines import vectors
+from adg.selection import ScoreTable, SelectorData
+from baselines import pinned, vectors
 from baselines.annotations import read, turns
-from baselines.vectors import VectorOptions
+from baselines.vectors import VectorOptions, VectorSelector
 
 VARIANTS = ("corrected", "released")
 WITHIN = ("quality", "random")
@@ -57,8 +56,7 @@ class KmqConfig(VectorOptions):
                 raise BadInput(f"selector.{name} is {getattr(self, name)}; expected a number above 0")
         if not 0 <= self.seed < 2**32:
             raise BadInput(f"selector.seed is {self.seed}; expected 0 to 2**32 - 1")
-        if self.annotations is None and self.annotations_sha256 is not None:
-            raise BadInput("selector.annotations_sha256 is set without selector.annotations; set the file's path too")
+        pinned.check_paths(self, "annotations")
 
 
 def equal_quotas(sizes: np.ndarray, budget: int) -> np.ndarray:
@@ -91,7 +89,7 @@ def drawn(quality: np.ndarray, keys: Sequence[str], seed: int) -> np.ndarray:
     return quality - np.log(-np.log(uniform))
 
 
-class Kmq(Selector):
+class Kmq(VectorSelector):
     """K-means clusters of the records' vectors, each giving the same number of records, drawn by quality.
 
     ``score`` is that of ``drawn``. Output: cluster by cluster, by score.
@@ -100,13 +98,6 @@ class Kmq(Selector):
     name = "kmq"
     title = "KMQ"
     Config = KmqConfig
-    requires = ("vectors",)
-
-    def needs(self) -> tuple[str, ...]:
-        return vectors.needs(self.config)
-
-    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
-        return vectors.nodes(pool, backbone, self.config)
 
     def scores(self, data: SelectorData) -> ScoreTable:
         n = len(data.records)

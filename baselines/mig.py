@@ -75,9 +75,7 @@ class MigConfig:
                     f"selector.{name} is {getattr(self, name)}; expected 0 <= threshold <= 1, prop_weight >= 0, a > 0, "
                     f"0 < b <= 1 and alpha > 0: with others gains could grow and the greedy choice would not be one"
                 )
-        for name in ("annotations", "valid_tags", "label_embeddings"):
-            if getattr(self, name) is None and getattr(self, f"{name}_sha256") is not None:
-                raise BadInput(f"selector.{name}_sha256 is set without selector.{name}; set the path of the file too")
+        pinned.check_paths(self, "annotations", "valid_tags", "label_embeddings")
 
 
 @dataclass(frozen=True)

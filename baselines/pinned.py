@@ -14,6 +14,13 @@ from adg.errors import BadInput
 from adg.store import sha256_file, sha256_text
 
 
+def check_paths(config: Any, *options: str) -> None:
+    """Raise ``BadInput`` where an option's digest is set without the option itself."""
+    for option in options:
+        if getattr(config, option) is None and getattr(config, f"{option}_sha256") is not None:
+            raise BadInput(f"selector.{option}_sha256 is set without selector.{option}; set the path of it too")
+
+
 def file(option: str, path: str, sha256: str | None) -> Path:
     """The file at ``path``, checked against ``sha256``. ``option`` is the name of the config's option."""
     found = Path(path).expanduser()

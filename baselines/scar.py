@@ -72,10 +72,7 @@ class ScarConfig:
             raise BadInput(f"selector.max_length is {self.max_length}; expected a number of tokens above 0")
         if not 0 < self.near_threshold <= 1:
             raise BadInput(f"selector.near_threshold is {self.near_threshold}; expected a number above 0, at most 1")
-        if self.checkpoint is None and self.checkpoint_sha256 is not None:
-            raise BadInput(
-                "selector.checkpoint_sha256 is set without selector.checkpoint; set the path of the folder too"
-            )
+        pinned.check_paths(self, "checkpoint")
         for name in ("exact_duplicates", "english"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.variant == "released")

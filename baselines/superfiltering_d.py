@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from adg.errors import BadInput
-from adg.selection import ScoreTable, Selector, SelectorData, top
+from adg.selection import ScoreTable, SelectorData, top
 from adg.store import Node
 from baselines import vectors
 from baselines.facility_location import check_kernel, greedy
 from baselines.superfiltering import Superfiltering, SuperfilteringConfig
-from baselines.vectors import VectorOptions
+from baselines.vectors import VectorOptions, VectorSelector
 
 VARIANTS = ("corrected", "released")
 SHARE = 10  # candidates for each record of the budget, as in the official script (10,400 for 1,040)
@@ -56,7 +56,7 @@ class SuperfilteringDConfig(SuperfilteringConfig, VectorOptions):
         return "lines" if self.variant == "released" else "record", "mean"
 
 
-class SuperfilteringD(Selector):
+class SuperfilteringD(VectorSelector):
     """Facility location among the records with the largest IFD below 1, in the order chosen. ``score`` is the IFD."""
 
     name = "superfiltering_d"
@@ -64,11 +64,8 @@ class SuperfilteringD(Selector):
     Config = SuperfilteringDConfig
     requires = ("losses", "vectors")
 
-    def needs(self) -> tuple[str, ...]:
-        return ("losses", *vectors.needs(self.config))
-
     def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
-        return {**Superfiltering(self.config).extra(pool, backbone), **vectors.nodes(pool, backbone, self.config)}
+        return {**Superfiltering(self.config).extra(pool, backbone), **super().extra(pool, backbone)}
 
     def scores(self, data: SelectorData) -> ScoreTable:
         table = Superfiltering(self.config).scores(data)

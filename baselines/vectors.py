@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.progress import progress
 from adg.prompts import instruction_text
 from adg.records import Record
-from adg.selection import SelectorData
+from adg.selection import ScoreTable, Selector, SelectorData
 from adg.store import Job, Node, Stage, sha256_text, write_atomic, write_json
 from baselines import pinned
 
@@ -79,8 +79,7 @@ class VectorOptions:
                 raise BadInput(f"selector.{name} is {value!r}; expected one of {', '.join(allowed)}")
         if self.vector_tokens is not None and self.vector_tokens < 1:
             raise BadInput(f"selector.vector_tokens is {self.vector_tokens}; expected a number above 0, or null")
-        if self.encoder is None and self.encoder_sha256 is not None:
-            raise BadInput("selector.encoder_sha256 is set without selector.encoder; set the path of the folder too")
+        pinned.check_paths(self, "encoder")
 
     def defaults(self, own: bool) -> tuple[str, str]:
         """Text and pooling where the options leave them open; ``own``: of the backbone, else of the encoder."""
@@ -100,9 +99,29 @@ class Identity:
     path: str | None = field(default=None, metadata={"identity": False})
 
 
-def needs(options: VectorOptions) -> tuple[str, ...]:
-    """The artifact that ``load`` reads, for ``Selector.needs``."""
-    return ("grams",) if options.vectors == "bins" else ("vectors",)
+class VectorSelector(Selector):
+    """A selector that compares records by their vectors; its ``Config`` inherits ``VectorOptions``."""
+
+    requires: ClassVar[tuple[str, ...]] = ("vectors",)
+
+    def needs(self) -> tuple[str, ...]:
+        """The bins' vectors are part of the grams."""
+        swap = {"vectors": "grams"} if self.config.vectors == "bins" else {}
+        return tuple(swap.get(name, name) for name in self.requires)
+
+    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
+        return nodes(pool, backbone, self.config)
+
+
+def about_mean(data: SelectorData, measure: Callable[[np.ndarray, np.ndarray], float]) -> ScoreTable:
+    """``measure`` of each record's vector and the mean of all, as a score."""
+    points, invalid = load(data)
+    valid = np.array([i for i in range(len(points)) if i not in invalid], dtype=np.int64)
+    score = np.full(len(points), np.nan)
+    if len(valid):
+        mean = points[valid].mean(axis=0, dtype=np.float64)
+        score[valid] = [measure(points[row], mean) for row in valid]  # one by one: equal ones tie exactly
+    return ScoreTable(score, invalid=invalid)
 
 
 def nodes(pool: Node, backbone: Node, options: VectorOptions) -> dict[str, Node]:

@@ -118,7 +118,7 @@ Rate = tuple[float, str]  # answers a second on one GPU, and where that was meas
 
 
 def _rates(chosen: list[Cell], store: Store, cell: Cell) -> tuple[Rate | None, Rate | None]:
-    """Measured rates of sampling and scoring with the backbone of ``cell``."""
+    """Rates of sampling and scoring with the backbone of ``cell`` that were measured on GPUs."""
     found: dict[str, Rate] = {}
     backbone = cell.nodes["backbone"].fingerprint
     for node in distinct(chosen):
@@ -131,7 +131,8 @@ def _rates(chosen: list[Cell], store: Store, cell: Cell) -> tuple[Rate | None, R
             continue
         gpus = max(1, int(how.get("tensor_parallel", 1)))
         spent = info.get("sampling" if node.stage.name == "answers" else "embedding") or {}
-        if not spent.get("seconds"):
+        done = spent.get("tokens") or spent.get("answers")
+        if not done or not spent["seconds"] or spent.get("device") != "cuda":  # all found again, or no GPU's rate
             continue
         if node.stage.name == "answers":
             answers = spent["tokens"] / (info["tokens"] / info["answers"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 import traceback
@@ -18,7 +17,7 @@ from typing import Any
 from adg import tracking
 from adg.errors import HarnessError, NotRunnable
 from adg.evaluation import harness
-from adg.store import Node, Store, plain, write_json
+from adg.store import Node, Store, file_name, plain, write_json
 from experiments import config as config_
 from experiments.cells import Cell, asked_for, overrides
 from experiments.config import Config
@@ -62,8 +61,7 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
     record: dict[str, Any] = {"cell": cell.name, "fingerprint": cell.fingerprint, "overrides": list(cell.overrides),
                               "nodes": {role: node.folder for role, node in cell.nodes.items()}}  # fmt: skip
     store = store_of(config)
-    label = re.sub(r"[/ ]+", "+", cell.name)[:120]  # a file system takes 255 bytes
-    path = store.root / "cells" / f"{label}-{cell.fingerprint[:8]}.json"
+    path = store.root / "cells" / f"{file_name(cell.name.replace('/', '+'))}-{cell.fingerprint[:8]}.json"
     try:
         with Runner() as runner, tracking.track(config.tracker, _info(cell)) as tracked:
             store.runner, store.exec = runner, config.exec

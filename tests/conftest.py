@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,3 +36,52 @@ def shared_dir() -> Path:
     if not path.is_dir():
         pytest.skip("no real data beside the checkout (set ADG_SHARED to its folder)")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The tiny random model, built once."""
+    from adg import models
+    from adg.execution import ExecConfig
+    from adg.store import Store
+
+    config = models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
+    return Store(tmp_path_factory.mktemp("tiny"), ExecConfig(device="cpu")).ensure(models.node(config))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_backbone: Any) -> Any:
+    from adg import models
+
+    return models.load_model(tiny_backbone, "cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_backbone: Any) -> Any:
+    """It adds a BOS."""
+    from adg import models
+
+    return models.load_tokenizer(tiny_backbone)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_without_bos(tiny_backbone: Any) -> Any:
+    """The same as one that adds none, as gpt2's."""
+    from tokenizers import processors
+
+    from adg import models
+
+    made = models.load_tokenizer(tiny_backbone)
+    made.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    assert not models.adds_bos(made)
+    return made
+
+
+@pytest.fixture
+def spoilt(tiny_model: Any) -> Any:
+    """The tiny model with one token (500) whose embedding is NaN: what holds it cannot be measured."""
+    import copy
+
+    made = copy.deepcopy(tiny_model)
+    made.base_model.embed_tokens.weight.data[500] = float("nan")
+    return made

@@ -6,7 +6,6 @@ Versions, shots, metrics and data revisions stand here as expectations; the harn
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -133,6 +132,8 @@ class SuiteConfig:
         """Digest of each local data set by its name; {} when the data comes from the hub. Raises ``BadInput``."""
         if self.root is None:
             return {}
+        from adg import mirror
+
         found = {}
         for name, task in sorted(self.tasks.items()):
             folder = self.root / task.repo
@@ -143,7 +144,7 @@ class SuiteConfig:
                     f"--local-dir {folder}"
                 )
             files = _digests(folder, max(p.stat().st_mtime_ns for p in [folder, *folder.rglob("*")]))
-            _check_mirror(self.root, task, files)
+            mirror.check(self.root, task, files)
             listed = "".join(f"{path} {digest}\n" for path, digest in files.items())
             found[task.repo] = hashlib.sha256(listed.encode()).hexdigest()
         return found
@@ -161,28 +162,6 @@ def _refuse_unknown(where: str, kind: type, values: Mapping[str, Any]) -> None:
     for key in values:
         if key not in known:
             raise BadInput(f"{where} has no '{key}'{nearest(str(key), known)}; it has {', '.join(known)}")
-
-
-def _check_mirror(root: Path, task: TaskConfig, files: Mapping[str, str]) -> None:
-    """Hold a data set against the manifest of the mirror it lies in (adg/mirror.py), where there is one."""
-    manifest = root.parent / "manifest.json"
-    if not manifest.is_file():
-        return
-    entries = json.loads(manifest.read_text()).get("sources", {}).values()
-    known = [entry for entry in entries if entry["folder"] == f"{root.name}/{task.repo}"]
-    for entry in known:
-        if task.revision not in (None, entry["revision"]):
-            raise BadInput(
-                f"{root / task.repo} holds the revision {entry['revision']}, the suite expects {task.revision}; "
-                f"delete it and run python -m experiments.fetch again"
-            )
-        for path in sorted({*entry["files"], *files}):
-            expected, found = entry["files"].get(path, {}).get("sha256"), files.get(path)
-            if expected != found:
-                raise BadInput(
-                    f"{root / task.repo / path} has sha256 {str(found)[:16]}, {manifest} says {str(expected)[:16]}; "
-                    f"python -m experiments.fetch --repair fetches it again"
-                )
 
 
 @cache

@@ -34,32 +34,6 @@ RECORDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return Store(tmp_path_factory.mktemp("models"), ExecConfig(device="cpu")).ensure(models.node(TINY))
-
-
-@pytest.fixture(scope="module")
-def model(backbone: Any) -> Any:
-    return models.load_model(backbone, "cpu")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(backbone: Any) -> Any:
-    return models.load_tokenizer(backbone)
-
-
-@pytest.fixture(scope="module")
-def without_bos(backbone: Any) -> Any:
-    """The same tokenizer as one that adds no BOS, as gpt2's or SmolLM2's."""
-    from tokenizers import processors
-
-    made = models.load_tokenizer(backbone)
-    made.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    assert not models.adds_bos(made)
-    return made
-
-
 def one_at_a_time(model: Any, text: Text) -> float:
     """The plain way: the whole sequence, the library's own loss."""
     import torch
@@ -81,20 +55,22 @@ def texts(tokenizer: Any, cfg: LossesConfig) -> list[Text]:
 
 @pytest.mark.parametrize("prompt", ["alpaca", "none"])
 @pytest.mark.parametrize("tokens_per_batch", [1, 200, 100_000])
-def test_losses_do_not_depend_on_the_batch(model: Any, tokenizer: Any, prompt: str, tokens_per_batch: int) -> None:
-    some = texts(tokenizer, LossesConfig(prompt, 256))
-    expected = [one_at_a_time(model, text) for text in some]
-    np.testing.assert_allclose(Scorer(model, tokens_per_batch).score(some), expected, rtol=0, atol=1e-5)
+def test_losses_do_not_depend_on_the_batch(
+    tiny_model: Any, tiny_tokenizer: Any, prompt: str, tokens_per_batch: int
+) -> None:
+    some = texts(tiny_tokenizer, LossesConfig(prompt, 256))
+    expected = [one_at_a_time(tiny_model, text) for text in some]
+    np.testing.assert_allclose(Scorer(tiny_model, tokens_per_batch).score(some), expected, rtol=0, atol=1e-5)
     order = np.random.default_rng(0).permutation(len(some))
-    found = Scorer(model, tokens_per_batch).score([some[i] for i in order])
+    found = Scorer(tiny_model, tokens_per_batch).score([some[i] for i in order])
     np.testing.assert_allclose(found, np.array(expected)[order], rtol=0, atol=1e-5)
 
 
-def test_the_tokenizers_padding_side_does_not_matter(model: Any, backbone: Any) -> None:
+def test_the_tokenizers_padding_side_does_not_matter(tiny_model: Any, tiny_backbone: Any) -> None:
     """Nor does a left-padded batch of the library give anything else."""
     import torch
 
-    left = models.load_tokenizer(backbone)
+    left = models.load_tokenizer(tiny_backbone)
     left.padding_side = "left"
     some = texts(left, LossesConfig())[:4]
     width = max(len(text.ids) for text in some)
@@ -105,21 +81,23 @@ def test_the_tokenizers_padding_side_does_not_matter(model: Any, backbone: Any) 
         mask[i, -len(text.ids) :] = 1
         labels[i, width - text.tokens :] = ids[i, width - text.tokens :]
     with torch.no_grad():
-        logits = model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
+        logits = tiny_model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
     losses = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
     expected = (losses.sum(1) / (labels != -100).sum(1)).numpy()
-    np.testing.assert_allclose(Scorer(model).score(some), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(Scorer(tiny_model).score(some), expected, rtol=0, atol=1e-5)
 
 
-def test_the_head_sees_response_positions_only_and_block_by_block(model: Any, tokenizer: Any, monkeypatch: Any) -> None:
-    some = texts(tokenizer, LossesConfig("none", 256))
-    expected = Scorer(model).score(some)
+def test_the_head_sees_response_positions_only_and_block_by_block(
+    tiny_model: Any, tiny_tokenizer: Any, monkeypatch: Any
+) -> None:
+    some = texts(tiny_tokenizer, LossesConfig("none", 256))
+    expected = Scorer(tiny_model).score(some)
     monkeypatch.setattr(likelihood, "LOGIT_BYTES", 1)  # blocks of 16 positions
     seen: list[int] = []
-    head = model.get_output_embeddings()
+    head = tiny_model.get_output_embeddings()
     hook = head.register_forward_hook(lambda module, args, output: seen.append(math.prod(args[0].shape[:-1])))
     try:
-        scorer = Scorer(model, 100_000)
+        scorer = Scorer(tiny_model, 100_000)
         scorer._checked = True
         found = scorer.score(some)
     finally:
@@ -128,7 +106,7 @@ def test_the_head_sees_response_positions_only_and_block_by_block(model: Any, to
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-def test_gpt2_like_models_too(tokenizer: Any) -> None:
+def test_gpt2_like_models_too(tiny_tokenizer: Any) -> None:
     """Learned positions and another name for everything."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -136,13 +114,13 @@ def test_gpt2_like_models_too(tokenizer: Any) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=1024, n_positions=256, n_embd=32, n_layer=2, n_head=2)).eval()
-    some = texts(tokenizer, LossesConfig("none", 256, 1))
+    some = texts(tiny_tokenizer, LossesConfig("none", 256, 1))
     np.testing.assert_allclose(Scorer(gpt2, 700).score(some), [one_at_a_time(gpt2, t) for t in some], atol=1e-5)
     with pytest.raises(BadInput, match=r"has 300 tokens .* 256 positions; set selector.max_tokens=256"):
         Scorer(gpt2).score([Text(np.zeros(300, dtype=np.int32), 1)])
 
 
-def test_a_model_that_changes_its_logits_is_refused(tokenizer: Any) -> None:
+def test_a_model_that_changes_its_logits_is_refused(tiny_tokenizer: Any) -> None:
     import torch
     from transformers import CohereConfig, CohereForCausalLM
 
@@ -153,65 +131,67 @@ def test_a_model_that_changes_its_logits_is_refused(tokenizer: Any) -> None:
             num_key_value_heads=2, logit_scale=0.0625, initializer_range=1.0,
         )).eval()  # fmt: skip
     with pytest.raises(BadInput, match="changes its logits after the head"):
-        Scorer(scaled).score(texts(tokenizer, LossesConfig()))
+        Scorer(scaled).score(texts(tiny_tokenizer, LossesConfig()))
 
 
 # -- the layout ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prompt", sorted(likelihood.PROMPTS))
-def test_both_texts_in_words(tokenizer: Any, prompt: str) -> None:
-    layout = Layout(LossesConfig(prompt, 4096), tokenizer)
+def test_both_texts_in_words(tiny_tokenizer: Any, prompt: str) -> None:
+    layout = Layout(LossesConfig(prompt, 4096), tiny_tokenizer)
     head = likelihood.PROMPTS[prompt].head
     for record in RECORDS:
         if not record.output:
             continue
         conditioned, alone = layout.texts(record)
         assert isinstance(conditioned, Text) and isinstance(alone, Text)
-        assert tokenizer.decode(conditioned.ids[1:]) == layout.prompt(record) + record.output
-        assert tokenizer.decode(alone.ids[1:]) == head + record.output
-        assert conditioned.ids[0] == alone.ids[0] == tokenizer.bos_token_id
+        assert tiny_tokenizer.decode(conditioned.ids[1:]) == layout.prompt(record) + record.output
+        assert tiny_tokenizer.decode(alone.ids[1:]) == head + record.output
+        assert conditioned.ids[0] == alone.ids[0] == tiny_tokenizer.bos_token_id
         assert ("sea" in layout.prompt(record)) == (record.id == 2), "the input is part of the prompt"
     assert layout.prompt(RECORDS[4]).count("{this} and {that}") == 1, "blanks are no input, braces are text"
 
 
-def test_without_a_bos_the_first_token_of_a_bare_response_has_no_loss(tokenizer: Any, without_bos: Any) -> None:
+def test_without_a_bos_the_first_token_of_a_bare_response_has_no_loss(
+    tiny_tokenizer: Any, tiny_tokenizer_without_bos: Any
+) -> None:
     cfg = LossesConfig("none", 256, 1)
-    _, bare = Layout(cfg, without_bos).texts(RECORDS[0])
-    _, led = Layout(cfg, tokenizer).texts(RECORDS[0])
+    _, bare = Layout(cfg, tiny_tokenizer_without_bos).texts(RECORDS[0])
+    _, led = Layout(cfg, tiny_tokenizer).texts(RECORDS[0])
     assert isinstance(bare, Text) and isinstance(led, Text)
     assert (bare.start, led.start) == (1, 1) and bare.tokens == led.tokens - 1
-    one = Layout(cfg, without_bos).texts(RECORDS[2])
+    one = Layout(cfg, tiny_tokenizer_without_bos).texts(RECORDS[2])
     assert isinstance(one[0], Text) and one[1] == "a response of one token has no loss without a prefix"
-    assert all(isinstance(text, Text) for text in Layout(LossesConfig(), without_bos).texts(RECORDS[2]))
+    assert all(isinstance(text, Text) for text in Layout(LossesConfig(), tiny_tokenizer_without_bos).texts(RECORDS[2]))
 
 
-def test_truncation_around_the_length_of_the_prompt(tokenizer: Any) -> None:
+def test_truncation_around_the_length_of_the_prompt(tiny_tokenizer: Any) -> None:
     """One token fewer, as many, and one more than the prompt has."""
     record = RECORDS[1]
-    prompt = len(Layout(LossesConfig(), tokenizer).encode(Layout(LossesConfig(), tokenizer).prompt(record)))
+    prompt = len(Layout(LossesConfig(), tiny_tokenizer).encode(Layout(LossesConfig(), tiny_tokenizer).prompt(record)))
     for limit in (prompt - 1, prompt):
-        assert Layout(LossesConfig(max_tokens=limit), tokenizer).texts(record) == (
+        assert Layout(LossesConfig(max_tokens=limit), tiny_tokenizer).texts(record) == (
             (f"the prompt fills all {limit} tokens",) * 2
         )
     for extra in (1, 2, 7):
-        layout = Layout(LossesConfig(max_tokens=prompt + extra), tokenizer)
+        layout = Layout(LossesConfig(max_tokens=prompt + extra), tiny_tokenizer)
         conditioned, alone = layout.texts(record)
         assert isinstance(conditioned, Text) and isinstance(alone, Text)
         assert conditioned.tokens == alone.tokens == extra
         assert (conditioned.ids[-extra:] == alone.ids[-extra:]).all(), "the same tokens of the response"
 
 
-def test_a_constant_for_another_tokenizer_is_carried_through(tokenizer: Any) -> None:
+def test_a_constant_for_another_tokenizer_is_carried_through(tiny_tokenizer: Any) -> None:
     """The official constant is that of LLaMA-1/2: with a longer head it cuts the alone text shorter, or away."""
-    record, layout = RECORDS[1], Layout(LossesConfig(), tokenizer)
+    record, layout = RECORDS[1], Layout(LossesConfig(), tiny_tokenizer)
     prompt = len(layout.encode(layout.prompt(record)))
     assert layout.head_tokens > 4, "this tokenizer's head is longer than LLaMA's"
     over = layout.head_tokens - 4
-    official = Layout(LossesConfig(max_tokens=prompt + over, slack=4), tokenizer)
+    official = Layout(LossesConfig(max_tokens=prompt + over, slack=4), tiny_tokenizer)
     conditioned, alone = official.texts(record)
     assert isinstance(conditioned, Text) and alone == "no token of the response is left"
-    generous = Layout(LossesConfig(max_tokens=prompt + 3, slack=layout.head_tokens + 1), tokenizer)
+    generous = Layout(LossesConfig(max_tokens=prompt + 3, slack=layout.head_tokens + 1), tiny_tokenizer)
     assert generous.texts(record)[1] == f"more of the response fits alone than beside its prompt in {prompt + 3} tokens"
 
 
@@ -230,10 +210,10 @@ def test_refusals(options: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 100_000])
-def test_the_loss_of_every_token(model: Any, tokenizer: Any, tokens_per_batch: int) -> None:
+def test_the_loss_of_every_token(tiny_model: Any, tiny_tokenizer: Any, tokens_per_batch: int) -> None:
     """Their mean is the text's loss; a shift of the embeddings moves the text it belongs to and no other."""
-    some = texts(tokenizer, LossesConfig("none", 64))
-    scorer = Scorer(model, tokens_per_batch)
+    some = texts(tiny_tokenizer, LossesConfig("none", 64))
+    scorer = Scorer(tiny_model, tokens_per_batch)
     found = scorer.tokens(some)
     assert [len(losses) for losses in found] == [text.tokens for text in some]
     np.testing.assert_allclose([losses.mean() for losses in found], scorer.score(some), rtol=0, atol=1e-5)
@@ -269,9 +249,9 @@ def test_shards_are_found_again_and_what_is_not_finite_is_not_kept(tmp_path: Pat
 # -- measuring -------------------------------------------------------------------------------------------
 
 
-def test_every_record_has_two_losses_or_a_reason(model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    layout = Layout(LossesConfig(max_tokens=128), tokenizer)
-    losses = likelihood.measure(RECORDS, layout, lambda: Scorer(model), tmp_path)
+def test_every_record_has_two_losses_or_a_reason(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    layout = Layout(LossesConfig(max_tokens=128), tiny_tokenizer)
+    losses = likelihood.measure(RECORDS, layout, lambda: Scorer(tiny_model), tmp_path)
     assert losses.ids == [record.key for record in RECORDS]
     assert losses.invalid() == {3: "the response is empty"}
     for values in (losses.nll_conditioned, losses.nll_alone):
@@ -282,34 +262,24 @@ def test_every_record_has_two_losses_or_a_reason(model: Any, tokenizer: Any, tmp
         conditioned, alone = layout.texts(record)
         assert isinstance(conditioned, Text) and isinstance(alone, Text)
         assert losses.tokens_conditioned[row] == conditioned.tokens and losses.tokens_alone[row] == alone.tokens
-        assert losses.nll_conditioned[row] == pytest.approx(one_at_a_time(model, conditioned), abs=1e-5)
-        assert losses.nll_alone[row] == pytest.approx(one_at_a_time(model, alone), abs=1e-5)
+        assert losses.nll_conditioned[row] == pytest.approx(one_at_a_time(tiny_model, conditioned), abs=1e-5)
+        assert losses.nll_alone[row] == pytest.approx(one_at_a_time(tiny_model, alone), abs=1e-5)
     assert losses.nll_alone[0] == losses.nll_alone[7], "copies have the very same loss"
 
 
-def test_copies_are_run_once(model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    scorer, run = Scorer(model), []
+def test_copies_are_run_once(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    scorer, run = Scorer(tiny_model), []
     original = scorer.batch
     scorer.batch = lambda some: run.extend(some) or original(some)  # type: ignore[method-assign]
     copies = [Record(i, "Name three primes.", "", "2, 3 and 5.") for i in range(50)]
-    losses = likelihood.measure(copies, Layout(LossesConfig(), tokenizer), lambda: scorer, tmp_path)
+    losses = likelihood.measure(copies, Layout(LossesConfig(), tiny_tokenizer), lambda: scorer, tmp_path)
     assert len(run) == 2 and len(set(losses.nll_conditioned)) == len(set(losses.nll_alone)) == 1
 
 
-@pytest.fixture
-def spoilt(model: Any) -> Any:
-    """The model with one token whose embedding is NaN: every text that holds it has no loss."""
-    import copy
-
-    made = copy.deepcopy(model)
-    made.base_model.embed_tokens.weight.data[500] = float("nan")
-    return made
-
-
-def test_nan_is_a_reason_and_never_a_number(spoilt: Any, tokenizer: Any, tmp_path: Path) -> None:
-    word = tokenizer.decode([500])
+def test_nan_is_a_reason_and_never_a_number(spoilt: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    word = tiny_tokenizer.decode([500])
     pool = [*RECORDS, Record(9, "Say it.", "", f"so {word}{word} it is")]
-    layout = Layout(LossesConfig(), tokenizer)
+    layout = Layout(LossesConfig(), tiny_tokenizer)
     held = [i for i, r in enumerate(pool) if any(isinstance(t, Text) and 500 in t.ids[:-1] for t in layout.texts(r))]
     assert held and len(held) < len(pool) - 1
     with pytest.raises(BadMeasurement, match=rf"have a loss of NaN .*exec.max_failed allows 0.*{pool[held[-1]].key}"):

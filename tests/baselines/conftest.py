@@ -101,53 +101,6 @@ def _node(name: str) -> Any:
     return models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
 
 
-@pytest.fixture(scope="session")
-def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The tiny random model, built once."""
-    from adg.execution import ExecConfig
-    from adg.store import Store
-
-    return Store(tmp_path_factory.mktemp("tiny"), ExecConfig(device="cpu")).ensure(_node("backbone"))
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tiny_backbone: Artifact) -> Any:
-    from adg import models
-
-    return models.load_model(tiny_backbone, "cpu")
-
-
-@pytest.fixture(scope="session")
-def tiny_tokenizer(tiny_backbone: Artifact) -> Any:
-    """It adds a BOS."""
-    from adg import models
-
-    return models.load_tokenizer(tiny_backbone)
-
-
-@pytest.fixture(scope="session")
-def tiny_tokenizer_without_bos(tiny_backbone: Artifact) -> Any:
-    """The same as one that adds none, as gpt2's."""
-    from tokenizers import processors
-
-    from adg import models
-
-    made = models.load_tokenizer(tiny_backbone)
-    made.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    assert not models.adds_bos(made)
-    return made
-
-
-@pytest.fixture
-def spoilt(tiny_model: Any) -> Any:
-    """The tiny model with one token (500) whose embedding is NaN: what holds it cannot be measured."""
-    import copy
-
-    made = copy.deepcopy(tiny_model)
-    made.base_model.embed_tokens.weight.data[500] = float("nan")
-    return made
-
-
 @pytest.fixture
 def embedded(tmp_path: Path) -> Callable[..., SelectorData]:
     """What a selector reads, with the given vectors (n, d) of ``pool``; a row of zeros is a record without one."""

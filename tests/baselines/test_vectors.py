@@ -21,6 +21,7 @@ from baselines.deita import DeitaConfig
 from baselines.facility_location import FacilityLocation, FacilityLocationConfig
 from baselines.kcenter import Kcenter, KcenterConfig
 from baselines.kmq import Kmq, KmqConfig
+from baselines.kcenter import Kcenter, KcenterConfig
 from baselines.vectors import TEXTS, TextEncoder, VectorOptions
 
 BACKBONE = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
@@ -180,7 +181,7 @@ def test_the_bins_vectors_are_joined_by_id(tmp_path: Path) -> None:
     data = SelectorData([Record(i, "q") for i in range(3)], {"grams": artifact})
     found, missing = vectors.load(data)
     assert found.tolist() == [[1, 0], [0, 0], [0, 1]] and list(missing) == [1]
-    assert vectors.needs(VectorOptions()) == ("grams",) and vectors.nodes(BACKBONE, BACKBONE, VectorOptions()) == {}
+    assert Kcenter(KcenterConfig()).needs() == ("grams",) and vectors.nodes(BACKBONE, BACKBONE, VectorOptions()) == {}
 
 
 # -- an encoder's --------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from adg import mirror
 from adg.errors import BadInput
 from adg.evaluation.suite import EMBEDDED, SuiteConfig, TaskConfig
 from adg.store import plain, sha256_file
@@ -137,7 +138,7 @@ def test_a_mirror_is_held_against_its_manifest(root: Path, tmp_path: Path) -> No
     def manifest(revision: str) -> None:
         files = {path.relative_to(folder).as_posix(): {"sha256": sha256_file(path)} for path in folder.rglob("*.*")}
         entry = {"folder": f"benchmarks/{task.repo}", "revision": revision, "files": files}
-        (tmp_path / "manifest.json").write_text(json.dumps({"sources": {"one": entry}}))
+        (tmp_path / "manifest.json").write_text(json.dumps({"schema": mirror.SCHEMA, "sources": {"one": entry}}))
 
     manifest(revision)
     assert suite.digests() == plain

@@ -14,7 +14,7 @@ import pytest
 
 from adg import records
 from adg.errors import BadInput
-from adg.store import Store, write_json
+from adg.store import SCHEMA, Store, write_json
 from experiments import analyse, cells, paper, plan, report
 
 TRAINED = ("terms", "answers", "layers", "budget", "bins", "cross_backbone")
@@ -198,3 +198,24 @@ def test_the_plan_names_hours_only_from_measured_rates(tmp_path: Path) -> None:
     write_json(tmp_path / "bench" / "gpu.json", {**bench, "shape": "tiny"})
     assert "scoring   no measured rate" in plan.render(of, store)
     assert "52,002" not in plan.render(chosen("main", "smoke", f"exec.runs={tmp_path}"), store)
+
+
+def test_a_pace_counts_only_when_a_gpu_showed_it(tmp_path: Path) -> None:
+    of, store = chosen("main", "paper", f"exec.runs={tmp_path}"), Store(tmp_path)
+    node = next(c for c in of if c.selector.name == "adg" and "llama" in c.name.lower()).nodes["answers"]
+
+    def sampled(tokens: int, seconds: float, device: str) -> str:
+        info = {"tokens": 2500, "answers": 10, "sampling": {"tokens": tokens, "seconds": seconds, "device": device}}
+        manifest = {
+            "schema": SCHEMA,
+            "fingerprint": node.fingerprint,
+            "info": info,
+            "seconds": 1.0,
+            "machine": {"host": "here"},
+        }
+        write_json(store.path(node) / "manifest.json", manifest)
+        return plan.render(of, store)
+
+    assert "sampling  0.72 GPU-hours" in sampled(25_000, 1.0, "cuda")  # 260,010 answers at 100 a second
+    assert "no measured rate" in sampled(25_000, 1.0, "cpu")
+    assert "no measured rate" in sampled(0, 0.0, "cuda"), "every batch was there already"
