@@ -179,28 +179,43 @@ def load_tokenizer(artifact: Artifact) -> Any:
     return _tokenizer(model_path(artifact))
 
 
-def load_model(artifact: Artifact, device: str, dtype: str | None = None, headless: bool = False) -> Any:
+def load_model(artifact: Artifact, device: str, dtype: str | None = None, headless: bool = False, gpus: int = 1) -> Any:
     """The model in eval mode on ``device``; ``headless`` leaves out the language-model head.
 
-    ``dtype`` None or "auto" is the backbone's own. The checkpoint's generation defaults (penalties, top-k) are
-    dropped: nothing that samples may inherit a setting that is not in its config.
+    ``dtype`` None or "auto" is the backbone's own. Over more than one of ``gpus`` accelerate lays the layers out.
+    """
+    chosen = dtype_of(artifact) if dtype is None or dtype == "auto" else dtype
+    return load_folder(model_path(artifact), device, chosen, headless, gpus)
+
+
+def load_folder(folder: Path, device: str, dtype: str, headless: bool = False, gpus: int = 1) -> Any:
+    """As ``load_model``, from a folder as ``save_pretrained`` writes it.
+
+    The checkpoint's generation defaults (penalties, top-k) are dropped: nothing that samples may inherit a setting
+    that is not in its config. Raises ``BadInput``, and ``BadMeasurement`` where weights are missing.
     """
     import torch
     from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
 
-    folder = model_path(artifact)
-    chosen = dtype_of(artifact) if dtype is None or dtype == "auto" else dtype
-    if chosen not in DTYPES:
-        raise BadInput(f"dtype is {chosen!r}; expected auto or one of {', '.join(DTYPES)}")
+    if dtype not in DTYPES:
+        raise BadInput(f"dtype is {dtype!r}; expected auto or one of {', '.join(DTYPES)}")
+    spread = gpus > 1 and device == "cuda"
+    if spread and torch.cuda.device_count() < gpus:
+        raise BadInput(
+            f"exec.tensor_parallel is {gpus} but torch sees {torch.cuda.device_count()} GPUs; set it to that"
+        )
+    placed: dict[str, Any] = {}
+    if spread:
+        placed = {"device_map": "balanced", "max_memory": {i: torch.cuda.mem_get_info(i)[0] for i in range(gpus)}}
     kind = AutoModel if headless else AutoModelForCausalLM
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report warns of the head that is left out; what is missing is checked here
     try:
         model, report = kind.from_pretrained(
-            folder, dtype=getattr(torch, chosen), use_safetensors=True, trust_remote_code=False,
-            local_files_only=True, output_loading_info=True,
+            folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False,
+            local_files_only=True, output_loading_info=True, **placed,
         )  # fmt: skip
     finally:
         logging.set_verbosity(verbosity)
@@ -208,10 +223,10 @@ def load_model(artifact: Artifact, device: str, dtype: str | None = None, headle
         lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
         raise BadMeasurement(
             f"{folder} lacks {len(lacking)} weights of {type(model).__name__} (first: {lacking[0]}); "
-            f"they would be random. Fetch the model again"
+            f"they would be random. Delete {folder} and run the same command again, which makes or fetches it anew"
         )
     model.generation_config = GenerationConfig()
-    return model.to(device).eval()
+    return (model if spread else model.to(device)).eval()
 
 
 def device(exec_: ExecConfig) -> str:

@@ -288,9 +288,9 @@ def _hf(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
 
     backbone, adapter, device = job.inputs["backbone"], job.inputs.get("adapter"), models.device(job.exec)
     if adapter is not None and (adapter.path / "model").is_dir():
-        model = _full_model(adapter, dtype, device)
+        model = models.load_folder(adapter.path / "model", device, dtype, gpus=job.exec.tensor_parallel)
     else:
-        model = models.load_model(backbone, device, dtype)
+        model = models.load_model(backbone, device, dtype, gpus=job.exec.tensor_parallel)
         if adapter is not None:
             from peft import PeftModel
 
@@ -385,22 +385,6 @@ def _vllm_wrapper() -> Any:
 
 
 BACKENDS: dict[str, Any] = {"hf": _hf, "vllm": _vllm}
-
-
-def _full_model(adapter: Artifact, dtype: str, device: str) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model, report = AutoModelForCausalLM.from_pretrained(
-        adapter.path / "model", dtype=getattr(torch, dtype), use_safetensors=True,
-        trust_remote_code=False, local_files_only=True, output_loading_info=True,
-    )  # fmt: skip
-    if report["missing_keys"] or report["mismatched_keys"]:
-        raise BadMeasurement(
-            f"{adapter.path}/model lacks the weights {sorted(report['missing_keys'])[:3]}; they would "
-            f"be random. Delete {adapter.path} and run the same command again"
-        )
-    return model.to(device).eval()
 
 
 def _check_finite(model: Any, tokenizer: Any) -> None:

@@ -311,3 +311,11 @@ def test_the_package_file_is_checked(monkeypatch):
     monkeypatch.setattr(models, "GGUF_PACKAGE", "no-such-package")
     with pytest.raises(BadInput, match="is not installed"):
         models._gguf()
+
+
+def test_more_gpus_than_there_are_is_refused_before_loading(tiny_backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(BadInput, match=r"exec\.tensor_parallel is 2 but torch sees 1 GPUs"):
+        models.load_model(tiny_backbone, "cuda", gpus=2)

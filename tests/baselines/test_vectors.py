@@ -21,7 +21,6 @@ from baselines.deita import DeitaConfig
 from baselines.facility_location import FacilityLocation, FacilityLocationConfig
 from baselines.kcenter import Kcenter, KcenterConfig
 from baselines.kmq import Kmq, KmqConfig
-from baselines.kcenter import Kcenter, KcenterConfig
 from baselines.vectors import TEXTS, TextEncoder, VectorOptions
 
 BACKBONE = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
