@@ -37,3 +37,10 @@ def test_the_memory_benchmark_on_small_pools(root: Path) -> None:
     found = json.loads(done.stdout)
     assert [run_["records"] for run_ in found["runs"]] == [40, 160]
     assert all(run_["peak_mib"] >= run_["peak_before_mib"] > 0 for run_ in found["runs"])
+
+
+def test_lm_evals_own_command_line_gives_the_same_scores(root: Path) -> None:
+    done = run(root, "bench_evaluation", "--backbone", "tiny_random", "--limit", "1", "--new-tokens", "4")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["items"] == 6 and found["different_prompts"] == found["different_scores"] == []
