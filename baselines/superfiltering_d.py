@@ -67,6 +67,10 @@ class SuperfilteringD(VectorSelector):
     def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
         return {**Superfiltering(self.config).extra(pool, backbone), **super().extra(pool, backbone)}
 
+    def note(self, backbone: Node) -> str:
+        losses = self.config.note(self.name, backbone, "gpt2")
+        return "; ".join(part for part in (losses, super().note(backbone)) if part)
+
     def scores(self, data: SelectorData) -> ScoreTable:
         table = Superfiltering(self.config).scores(data)
         _, missing = vectors.load(data)

@@ -112,6 +112,12 @@ class VectorSelector(Selector):
     def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
         return nodes(pool, backbone, self.config)
 
+    def note(self, backbone: Node) -> str:
+        """What a table must say where an embedded backbone embeds in place of the sentence encoder."""
+        if self.config.vectors != "auto" or backbone.config.source != "embedded":
+            return ""
+        return f"{self.name}: the embedded backbone gives the vectors, in place of {self.config.encoder_hub}"
+
 
 def about_mean(data: SelectorData, measure: Callable[[np.ndarray, np.ndarray], float]) -> ScoreTable:
     """``measure`` of each record's vector and the mean of all, as a score."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adg import models
 from adg.errors import BadInput
 from adg.selection import SelectorData, select
 from baselines.facility_location import greedy
@@ -100,3 +101,10 @@ def test_fewer_candidates_than_the_budget_are_refused(world: Callable) -> None:
     selector, data, _ = world(candidates=4)
     with pytest.raises(BadInput, match=r"selector\.candidates is 4 but the budget 5"):
         select(selector, data, selector.scores(data), 5)
+
+
+def test_the_table_says_what_stands_in_for_the_official_models() -> None:
+    embedded = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+    note = SuperfilteringD(SuperfilteringDConfig()).note(embedded)
+    assert "losses, in place of gpt2" in note and "vectors, in place of sentence-transformers/all-MiniLM-L6-v2" in note
+    assert SuperfilteringD(SuperfilteringDConfig(vectors="encoder", scorer="gpt2")).note(embedded) == ""
