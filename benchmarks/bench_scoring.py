@@ -31,9 +31,9 @@ def main() -> None:
     parser.add_argument("--preset", default="paper", choices=("paper", "released"))
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--records", type=int, default=24)
-    parser.add_argument("--samples", type=int, default=5)
-    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--records", type=int, default=16)
+    parser.add_argument("--samples", type=int, nargs="+", default=[5, 10], help="answers a record")
+    parser.add_argument("--new-tokens", type=int, nargs="+", default=[16, 64], help="longest answer")
     parser.add_argument("--tokens-per-batch", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plain", action="store_true", help="time the path without shared prefixes as well")
@@ -64,54 +64,75 @@ def main() -> None:
         """Wall seconds, and CPU seconds of this process: the second hardly feels other work on the machine."""
         return np.array([time.perf_counter(), time.process_time()])
 
-    def ours(used: Encoder) -> tuple[np.ndarray, np.ndarray, int]:
+    def ours(used: Encoder, items: list) -> tuple[np.ndarray, np.ndarray, int]:
         started = clock()
-        vectors = used.embed(items, args.samples)
+        vectors = used.embed(items, len(items[0][1]))
         grams = geometry.gram(vectors.answers[:, :, 0])
         taken = clock() - started
         if vectors.failed:
             raise SystemExit(f"records failed: {vectors.failed}")
         return taken, grams, vectors.counts["tokens"]
 
-    def theirs() -> tuple[np.ndarray, np.ndarray, int]:
+    def theirs(items: list) -> tuple[np.ndarray, np.ndarray, int]:
         started = clock()
         grams = np.stack([_reference(whole, tokenizer, cfg, record, answers) for record, answers in items])
         return clock() - started, grams, 0
 
-    runs: dict[str, list[np.ndarray]] = {"reference": [], "ours": [], **({"plain": []} if args.plain else {})}
-    grams: dict[str, np.ndarray] = {}
-    tokens = 0
-    ours(encoder)  # warm-up
-    for _ in range(args.repeats):
-        taken, grams["reference"], _ = theirs()
-        runs["reference"].append(taken)
-        taken, grams["ours"], tokens = ours(encoder)
-        runs["ours"].append(taken)
-        if args.plain:
-            taken, grams["plain"], _ = ours(plain)
-            runs["plain"].append(taken)
-    median, cpu = ({name: statistics.median(times[i] for times in all_) for name, all_ in runs.items()} for i in (0, 1))
-    texts = len(items) * (args.samples + 1)
+    def compare(items: list) -> dict[str, Any]:
+        runs: dict[str, list[np.ndarray]] = {"reference": [], "ours": [], **({"plain": []} if args.plain else {})}
+        grams: dict[str, np.ndarray] = {}
+        tokens = 0
+        for _ in range(args.repeats):
+            taken, grams["reference"], _ = theirs(items)
+            runs["reference"].append(taken)
+            taken, grams["ours"], tokens = ours(encoder, items)
+            runs["ours"].append(taken)
+            if args.plain:
+                taken, grams["plain"], _ = ours(plain, items)
+                runs["plain"].append(taken)
+        median, cpu = (
+            {name: statistics.median(times[i] for times in all_) for name, all_ in runs.items()} for i in (0, 1)
+        )
+        return {
+            "distinct_tokens": tokens,
+            "ratio": {name: round(median["reference"] / seconds, 2) for name, seconds in median.items()},
+            "ratio_in_cpu_time": {name: round(cpu["reference"] / seconds, 2) for name, seconds in cpu.items()},
+            "seconds": {name: [round(float(times[0]), 2) for times in all_] for name, all_ in runs.items()},
+            "cpu_seconds": {name: [round(float(times[1]), 2) for times in all_] for name, all_ in runs.items()},
+            "texts_per_second": {name: round(len(items) * (len(items[0][1]) + 1) / t, 1) for name, t in median.items()},
+            "largest_gram_difference": {
+                name: float(np.abs(values - grams["reference"]).max()) for name, values in grams.items()
+            },
+            "largest_score_difference": {
+                name: float(np.abs(geometry.divergence(values) - geometry.divergence(grams["reference"])).max())
+                for name, values in grams.items()
+            },
+        }
+
+    ours(encoder, items)  # warm-up
+    found = {
+        f"K={samples}, up to {length} tokens": compare(_cut(items, tokenizer, samples, length))
+        for samples in args.samples
+        for length in args.new_tokens
+    }
     print(json.dumps({
         "benchmark": "scoring", "preset": args.preset, "dtype": args.dtype, "records": len(items),
-        "answers": args.samples, "distinct_tokens": tokens, "tokens_per_batch": args.tokens_per_batch,
-        "ratio": {name: round(median["reference"] / seconds, 2) for name, seconds in median.items()},
-        "ratio_in_cpu_time": {name: round(cpu["reference"] / seconds, 2) for name, seconds in cpu.items()},
-        "seconds": {name: [round(float(times[0]), 2) for times in all_] for name, all_ in runs.items()},
-        "cpu_seconds": {name: [round(float(times[1]), 2) for times in all_] for name, all_ in runs.items()},
-        "texts_per_second": {name: round(texts / t, 1) for name, t in median.items()},
-        "largest_gram_difference": {
-            name: float(np.abs(values - grams["reference"]).max()) for name, values in grams.items()
-        },
-        "largest_score_difference": {
-            name: float(np.abs(geometry.divergence(values) - geometry.divergence(grams["reference"])).max())
-            for name, values in grams.items()
-        },
+        "tokens_per_batch": args.tokens_per_batch, "runs": found,
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "machine": store.machine(), "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "versions": {name: store.library_versions()[name] for name in ("torch", "transformers")},
     }, indent=2))  # fmt: skip
+
+
+def _cut(items: list, tokenizer: Any, samples: int, length: int) -> list:
+    """The first ``samples`` answers of each record, ended after ``length`` tokens."""
+    from adg import prompts
+
+    return [
+        (record, [tokenizer.decode(prompts.encode(tokenizer, text)[:length]) for text in answers[:samples]])
+        for record, answers in items
+    ]
 
 
 def _reference(model: Any, tokenizer: Any, cfg: Any, record: Any, answers: list[str]) -> Any:
@@ -150,12 +171,15 @@ def _reference(model: Any, tokenizer: Any, cfg: Any, record: Any, answers: list[
 
 
 def _items(args: argparse.Namespace, model: Any, tokenizer: Any) -> list[tuple[Any, list[str]]]:
-    """Evenly spaced records with ``--samples`` answers each, sampled now or read from ``--answers``."""
+    """Evenly spaced records with the most and longest answers asked for, sampled now or read from ``--answers``."""
     from adg.records import Record
 
     if args.answers and args.answers.is_file():
         kept = json.loads(args.answers.read_text())
-        return [(Record(**entry["record"]), entry["answers"][: args.samples]) for entry in kept][: args.records]
+        items = [(Record(**entry["record"]), entry["answers"]) for entry in kept][: args.records]
+        if any(len(answers) < max(args.samples) for _, answers in items):
+            raise SystemExit(f"{args.answers} has fewer than {max(args.samples)} answers a record; delete it")
+        return items
     rows = _rows(args.pool)
     step = max(1, len(rows) // args.records)
     chosen = [Record(i, row["instruction"], row.get("input") or "", "") for i, row in enumerate(rows[::step])]
@@ -196,11 +220,11 @@ def _sample(args: argparse.Namespace, model: Any, tokenizer: Any, chosen: list[A
             torch.manual_seed(seeds.child(0, "bench", start))
             output = model.generate(
                 ids, attention_mask=mask, do_sample=True, temperature=1.4, top_p=0.9, top_k=0,
-                max_new_tokens=args.new_tokens, num_return_sequences=args.samples,
+                max_new_tokens=max(args.new_tokens), num_return_sequences=max(args.samples),
                 pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
             )  # fmt: skip
         texts = [text.strip() for text in tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)]
-        answers += [texts[i : i + args.samples] for i in range(0, len(texts), args.samples)]
+        answers += [texts[i : i + max(args.samples)] for i in range(0, len(texts), max(args.samples))]
     return answers
 
 
