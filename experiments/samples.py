@@ -4,7 +4,8 @@
     python -m experiments.samples profile=mini pool=mini_cot backbone=smollm2_135m selector=random,adg --diff
 
 The overrides name one cell, or two for --diff, which shows the items whose score differs between the first and the
-second. Rows are printed as text, or as JSON Lines with every column (--json).
+second; of one cell evaluated by two backends (suite.backend=hf,vllm) those on which the backends disagree. Rows are
+printed as text, or as JSON Lines with every column (--json).
 """
 
 from __future__ import annotations
@@ -109,20 +110,25 @@ def listed(cell: Cell, store: Store, args: argparse.Namespace) -> tuple[list[str
 
 
 def changed(one: Cell, other: Cell, store: Store, args: argparse.Namespace) -> tuple[list[str], str]:
-    """The items whose score differs between two cells, and how many went which way."""
+    """The items that differ between two cells, and how many went which way, or how many two backends agree on."""
     a, b = evaluated(one, store), evaluated(other, store)
-    both = samples.same_items(a, b)
+    backends = (one.config.suite.backend, other.config.suite.backend)
+    across = backends[0] != backends[1]
+    names = backends if across else (one.name, other.name)
+    both = {task for task, entry in samples.results(b)["tasks"].items() if entry["status"] == "done"}
     out, counts = [], []
     for task in tasks(a, args):
         if task not in both and not args.task:
             continue
-        found = [pair for pair in samples.diff(a, b, task) if wanted(pair[0], args)]
+        pairs, of = samples.apart(a, b, task) if across else (samples.diff(a, b, task), 0)
+        found = [pair for pair in pairs if wanted(pair[0], args)]
         for x, y in found:
-            out.append(json.dumps({"task": task, one.name: x, other.name: y}, ensure_ascii=False) if args.json
-                       else show_change(x, y, task, (one.name, other.name)))  # fmt: skip
+            out.append(json.dumps({"task": task, names[0]: x, names[1]: y}, ensure_ascii=False) if args.json
+                       else show_change(x, y, task, names))  # fmt: skip
         better = sum(y["score"] > x["score"] for x, y in found)
-        counts.append(f"{task} {better} better, {len(found) - better} worse")
-    return out, f"{one.name} -> {other.name}: " + ", ".join(counts)
+        counts.append(f"{task} {of - len(pairs)} of {of} alike" if across
+                      else f"{task} {better} better, {len(found) - better} worse")  # fmt: skip
+    return out, f"{names[0]} -> {names[1]}: " + ", ".join(counts)
 
 
 def printed(out: Iterable[str], limit: int) -> list[str]:

@@ -19,7 +19,10 @@ SETTINGS = ("suite", "backend", "lm_eval", "prompt", "chat_template")  # of two 
 MEASURES = ("metric", "filter", "version", "num_fewshot", "items_hash")  # the same of each of their tasks
 KEY = ("subtask", "doc_id")
 
+ROUNDING = 1e-3  # by which scores made of log-likelihoods may differ between backends
+
 Item = tuple[str, int]  # subtask and number of an item
+Pair = tuple[dict[str, Any], dict[str, Any]]  # rows of the same item in two results
 
 
 def results(artifact: Artifact) -> dict[str, Any]:
@@ -66,15 +69,15 @@ def scores(artifact: Artifact, task: str) -> dict[str, dict[Item, float]]:
     return found
 
 
-def same_items(one: Artifact, other: Artifact) -> list[str]:
+def same_items(one: Artifact, other: Artifact, settings: Sequence[str] = SETTINGS) -> list[str]:
     """The tasks that both measured, after making sure that they measured the same thing.
 
-    Raises ``BadInput`` when suite, backend, prompt or a task's items, metric, filter, version or shots differ, or when
+    Raises ``BadInput`` when one of ``settings`` or a task's items, metric, filter, version or shots differ, or when
     one result is partial and the other is not: such figures are never held against each other.
     """
     a, b = results(one), results(other)
     where = f"{one.path} and {other.path}"
-    for name in SETTINGS:
+    for name in settings:
         if a[name] != b[name]:
             raise BadInput(f"{where} cannot be compared: {name} is {a[name]!r} and {b[name]!r}; evaluate both alike")
     done = [{task for task, entry in found["tasks"].items() if entry["status"] == harness.DONE} for found in (a, b)]
@@ -117,10 +120,21 @@ def differences(pairs: Sequence[tuple[Artifact, Artifact]]) -> dict[str, list[np
     }  # fmt: skip
 
 
-def diff(one: Artifact, other: Artifact, task: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The items of ``task`` whose score differs, as (row of one, row of the other), in the order of the items."""
-    if task not in same_items(one, other):
+def diff(one: Artifact, other: Artifact, task: str) -> list[Pair]:
+    """The items of ``task`` whose score differs, in the order of the items."""
+    return [(a, b) for a, b in _pairs(one, other, task, SETTINGS) if a["score"] != b["score"]]
+
+
+def apart(one: Artifact, other: Artifact, task: str) -> tuple[list[Pair], int]:
+    """Of one model evaluated by two backends: the items with another answer (text, or choice) or a score that differs
+    by more than ``ROUNDING``, and the number of all items."""
+    pairs = _pairs(one, other, task, [name for name in SETTINGS if name != "backend"])
+    differ = [(a, b) for a, b in pairs if a["answer"] != b["answer"] or abs(a["score"] - b["score"]) > ROUNDING]
+    return differ, len(pairs)
+
+
+def _pairs(one: Artifact, other: Artifact, task: str, settings: Sequence[str]) -> list[Pair]:
+    if task not in same_items(one, other, settings):
         raise BadInput(f"{task} has not been measured in both {one.path} and {other.path}")
     theirs = {(row["subtask"], row["doc_id"]): row for row in rows(other, task)}
-    pairs = [(row, theirs[row["subtask"], row["doc_id"]]) for row in rows(one, task)]
-    return [(a, b) for a, b in pairs if a["score"] != b["score"]]
+    return [(row, theirs[row["subtask"], row["doc_id"]]) for row in rows(one, task)]

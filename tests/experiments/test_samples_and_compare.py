@@ -159,6 +159,16 @@ def test_two_cells_are_diffed_item_by_item(shown: Callable[..., tuple[int, str, 
     assert out.count(": 1 -> 0") == 1 and "0 better, 1 worse" in out
 
 
+def test_two_backends_are_held_against_each_other_item_by_item(study: Any, flat: Any, run: Run) -> None:
+    options = ("selector=random", "suite.backend=hf,vllm", "suite.merge_adapter=false")
+    hf, vllm = study.cells(*options)
+    study.finish(hf, flat(0.5))
+    study.finish(vllm, {**flat(0.5), "bbh": {"bbh": [1.0] * 9 + [0.0] * 11}}, backend="vllm")
+    code, out, _ = run(samples, "profile=smoke", f"exec.runs={study.runs}", *options, "--diff")
+    assert code == 0 and out.count("bbh / bbh item 9: 1 -> 0") == 1 and out.count(" item ") == 1
+    assert "hf -> vllm: bbh 19 of 20 alike, gsm8k 20 of 20 alike" in out and "in vllm: a0" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [((), "name 2 cells"), (("selector=adg", "--diff"), "expected exactly 2 for --diff"),
