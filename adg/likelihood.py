@@ -546,12 +546,13 @@ def _saved_arrays(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
-def check_failed(keys: Sequence[str], reader: Reader) -> None:
-    """Raise ``BadMeasurement`` when more records than ``exec.max_failed`` gave a value that is not finite."""
+def check_failed(keys: Sequence[str], reader: Reader, option: str = "selector.scorer_dtype") -> None:
+    """Raise ``BadMeasurement`` when more records than ``exec.max_failed`` gave a value that is not finite; ``option``
+    sets the dtype."""
     if len(keys) > reader.max_failed:
         raise BadMeasurement(
             f"{len(keys)} records gave NaN or infinity in {reader.dtype}, exec.max_failed allows "
-            f"{reader.max_failed}; their ids: {', '.join(keys[:REPORTED])}. Try selector.scorer_dtype=float32, drop "
+            f"{reader.max_failed}; their ids: {', '.join(keys[:REPORTED])}. Try {option}=float32, drop "
             f"them from the pool, or allow failures with exec.max_failed=<n>"
         )
 

@@ -27,10 +27,10 @@ def field(row: Any, name: str) -> Any:
     return row
 
 
-def turns(row: Mapping[str, Any], name: str) -> list[float] | None:
+def turns(row: Mapping[str, Any], name: str, low: float = 0.0) -> list[float] | None:
     """The numbers in the field ``name``: one, or a list with one a turn; None where the row has no such field.
 
-    Raises ``ValueError`` saying what is there instead of finite numbers of 0 or more.
+    Raises ``ValueError`` saying what is there instead of finite numbers of ``low`` or more.
     """
     value = field(row, name)
     if value is None:
@@ -38,8 +38,9 @@ def turns(row: Mapping[str, Any], name: str) -> list[float] | None:
     values = value if isinstance(value, list) else [value]
     if not values or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
         raise ValueError(f"'{name}' is {value!r:.60}, expected a number or a list of numbers")
-    if not all(math.isfinite(v) and v >= 0 for v in values):
-        raise ValueError(f"'{name}' is {value!r:.60}, expected finite numbers of 0 or more")
+    if not all(math.isfinite(v) and v >= low for v in values):
+        limit = f" of {low:g} or more" if math.isfinite(low) else ""
+        raise ValueError(f"'{name}' is {value!r:.60}, expected finite numbers{limit}")
     return values
 
 

@@ -235,7 +235,7 @@ def build(job: Job) -> dict[str, Any]:
                 rater.append(Rater(*pinned.pretrained(folder, device, head=True), tokens))
             return rater[0].rate(some)
 
-        found = dict(zip(unique, vectors.in_shards(unique, job.work, side, run), strict=True))
+        found = dict(zip(unique, vectors.in_shards(unique, job.work, side, run, nan_is_a_result=True), strict=True))
         columns[side] = pa.array([found[text] for text in texts], pa.float64(), from_pandas=True)
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)

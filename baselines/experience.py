@@ -115,7 +115,7 @@ def build(job: Job) -> dict[str, Any]:
                 vectors[owners[names[i]]], losses[owners[names[i]]] = vector, loss
                 if not (np.isfinite(vector).all() and np.isfinite(loss)):
                     failed += [pool[row].key for row in owners[names[i]]]
-            likelihood.check_failed(failed, reader)
+            likelihood.check_failed(failed, reader, "backbone.dtype")
     lost = set(failed)
     rows = np.array([row for row, record in enumerate(pool) if record.key not in lost], dtype=np.int64)
     if vectors is None or not len(rows):

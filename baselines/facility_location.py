@@ -1,8 +1,8 @@
 """Facility location: records that together are similar to every record of the pool, each to its most similar one.
 
-Greedy maximisation of the sum over i of max over chosen j of s_ij (the form that QDIT and SuperFiltering.D share),
-lazy and without the N x N matrix: similarities are computed in blocks, and of those of the leading candidates only the
-pairs that can still matter are held, fewer and fewer as the chosen records cover the pool.
+Greedy maximisation of the sum over i of max over chosen j of s_ij (SuperFiltering.D's form, and QDIT's without its
+weight on quality), lazy and without the N x N matrix: similarities are computed in blocks, and of those of the leading
+candidates only the pairs that can still matter are held, fewer and fewer as the chosen records cover the pool.
 """
 
 from __future__ import annotations
@@ -182,6 +182,7 @@ def greedy(
                         if 2 * state.size <= pairs:
                             break
                 block = np.argpartition(bounds, -BLOCK)[-BLOCK:] if len(rows) > BLOCK else np.arange(len(rows))
+                block = np.union1d(block, best)  # among ties the others may all be held
                 block = np.array([i for i in block.tolist() if bounds[i] > 0 and i not in state.pairs])
                 bounds[block], computed[block] = state.block(block), len(chosen)
     taken = rows[chosen]

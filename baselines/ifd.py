@@ -33,6 +33,7 @@ class IfdConfig(ScorerOptions):
     - ``released``: the first generation of the official scripts. The alone text is cut with the constant of LLaMA-1/2
       (4, vicuna 6), ties go to the highest id, output in pool order. Prompts alpaca only: its wiz prompt drops the
       input in one script and not in the other.
+      An input of blanks counts as none, as everywhere here.
     - ``released_vic``: the later ``_vic`` scripts. The constant too, but ties and order as ours.
     """
 
@@ -110,8 +111,10 @@ class Ifd(Selector):
         for row in map(int, np.flatnonzero(~np.isfinite(ratio))):
             invalid.setdefault(row, "the loss of the response alone is 0")
         if not self.config.allow_above_one:
-            above = "IFD above 1, read as a response that does not match (selector.allow_above_one=true admits it)"
-            invalid |= {int(row): above for row in np.flatnonzero(ratio > 1)}
+            above = "IFD above 1, read as a response that does not match"
+            if self.config.variant == "corrected":
+                above += " (selector.allow_above_one=true admits it)"
+            invalid |= {int(row): above for row in np.flatnonzero((ratio > 1) & np.isfinite(ratio))}
         score = ratio.copy()
         score[list(invalid)] = np.nan
         parts = {"ifd": ratio, "nll_conditioned": losses.nll_conditioned, "nll_alone": losses.nll_alone,

@@ -1,7 +1,8 @@
 """KMQ: the same share of every cluster, drawn by quality (Diversify and Conquer, arXiv 2409.11378).
 
-Follows for-ai/iterative-data-selection at 6ac5772, its single-round samplers; the iterative version, which trains
-between rounds, is not built. Quality scores are read, not computed.
+Follows for-ai/iterative-data-selection at 6ac5772, its single-round samplers by chance. Not built: the sampler that
+takes the records nearest to a cluster's median distance, and the iterative version, which trains between rounds. Quality
+scores are read, not computed.
 """
 
 from __future__ import annotations
@@ -118,7 +119,10 @@ class Kmq(VectorSelector):
         if c.within == "random":
             return np.zeros(len(data.records)), {}
         found, source = read(
-            data, c.annotations, c.annotations_sha256, lambda row: turns(row, c.quality) or "no quality score"
+            data,
+            c.annotations,
+            c.annotations_sha256,
+            lambda row: turns(row, c.quality, low=-np.inf) or "no quality score",  # a reward may be negative
         )
         if all(isinstance(value, str) for value in found):
             raise NotRunnable(

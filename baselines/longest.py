@@ -29,6 +29,7 @@ class Longest(Selector):
 
     name = "longest"
     title = "Longest"
+    version = 2
     Config = LongestConfig
     requires = ("backbone",)
 
@@ -42,6 +43,8 @@ class Longest(Selector):
         tokenizer = models.load_tokenizer(data.features["backbone"])
         lengths: list[int] = []
         for start in range(0, len(texts), 1000):
-            batch = tokenizer(texts[start : start + 1000], add_special_tokens=False)["input_ids"]
+            batch = tokenizer(
+                texts[start : start + 1000], add_special_tokens=False, split_special_tokens=True, verbose=False
+            )["input_ids"]
             lengths.extend(len(ids) for ids in batch)
         return ScoreTable(np.array(lengths, dtype=np.float64))

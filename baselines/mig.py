@@ -38,9 +38,9 @@ class MigConfig:
     ``annotation.deita.complexity_scores``). A score is a number, or a list with one number a turn.
 
     ``label_graph="embeddings"`` is the method: labels whose vectors have a cosine of ``threshold`` or more are
-    neighbours. ``"identity"`` has no neighbours: no propagation, hence no encoder, and not the paper's MIG. ``None``
-    means embeddings for an annotations file and identity for tags that the pool itself carries (the mini pools'
-    tags are written by hand); the manifest shows which it was.
+    neighbours. ``"identity"`` has no neighbours: no propagation, hence no encoder, and not the paper's MIG; the table
+    says so. ``None`` means identity for tags that the pool itself carries where no label embeddings are given either
+    (the mini pools' tags are written by hand), and embeddings otherwise.
     """
 
     tags: str = "tags"
@@ -63,7 +63,10 @@ class MigConfig:
 
     def __post_init__(self) -> None:
         if self.label_graph is None:
-            object.__setattr__(self, "label_graph", "identity" if self.annotations_sha256 is None else "embeddings")
+            bare = self.annotations_sha256 is None and self.label_embeddings_sha256 is None
+            object.__setattr__(self, "label_graph", "identity" if bare else "embeddings")
+        if self.label_graph == "identity" and self.label_embeddings_sha256 is not None:
+            raise BadInput("selector.label_graph is identity, which uses no selector.label_embeddings; leave one out")
         for name, allowed in (("label_graph", ("embeddings", "identity")), ("phi", ("pow", "exp"))):
             if getattr(self, name) not in allowed:
                 raise BadInput(f"selector.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
@@ -249,8 +252,12 @@ class Mig(Selector):
     Config = MigConfig
 
     def note(self, backbone: Node) -> str:
-        if backbone.config.source != "embedded" or self.config.label_graph != "identity":
+        if self.config.label_graph != "identity":
             return ""
+        if backbone.config.source != "embedded":
+            return (
+                f"{self.name}: no label graph spreads the tags (selector.label_graph=identity), as the original's does"
+            )
         return (f"{self.name}: tags and scores are the pool's own and no label graph spreads them, in place of "
                 "InsTagger's and DEITA's")  # fmt: skip
 

@@ -196,7 +196,7 @@ def build(job: Job) -> dict[str, Any]:
                     if not np.isfinite(values).all():
                         reasons[row] = likelihood.FAILED
                         failed[pool[row].key] = None
-            likelihood.check_failed(list(failed), reader)
+            likelihood.check_failed(list(failed), reader, "selector.dtype")
     np.save(job.folder / "ratings.npy", found)
     write_json(job.folder / "records.json", {"ids": [record.key for record in pool], "invalid": reasons})
     return {

@@ -61,6 +61,7 @@ class SuperfilteringD(VectorSelector):
 
     name = "superfiltering_d"
     title = "SuperFiltering.D"
+    version = 2
     Config = SuperfilteringDConfig
     requires = ("losses", "vectors")
 
@@ -89,7 +90,10 @@ class SuperfilteringD(VectorSelector):
                 f"selector.candidates is {wanted:,} but the budget {budget:,}; set it to the budget or more, or to null"
             )
         number = usable if self.config.lower is not None else min(wanted, usable)
-        rows = np.sort(top(table.score, table.valid, number))
+        rows = top(table.score, table.valid, number)
+        released = self.config.variant == "released"
+        if not released or self.config.lower is not None:  # the official list of candidates is in the order of IFD
+            rows = np.sort(rows)
         points, _ = vectors.load(data)
-        ties = "highest" if self.config.variant == "released" else "lowest"
+        ties = "highest" if released else "lowest"
         return rows[greedy(points[rows], budget, self.config.kernel, ties)]

@@ -37,7 +37,8 @@ NO_BIN_VECTOR = "it has no instruction vector: its answers could not be sampled 
 TEXTS: dict[str, Callable[[Record], str]] = {
     "instruction": instruction_text,
     "record": lambda r: f"{instruction_text(r)}\n{r.output}",
-    # SuperFiltering.D as released: a line for the input even where it is empty
+    # SuperFiltering.D as released: a line for the input even where it is empty (the official code leaves the line out
+    # where a row has no such field at all, which a record no longer tells)
     "lines": lambda r: f"{r.instruction}\n{r.input}\n{r.output}",
     # Vicuna v1.1, what DEITA embeds; the end-of-text token follows it
     "conversation": lambda r: (
@@ -250,19 +251,31 @@ class TextEncoder:
 
 
 def in_shards(
-    texts: Sequence[str], work: Path, name: str, run: Callable[[list[str]], np.ndarray], size: int = SHARD
+    texts: Sequence[str],
+    work: Path,
+    name: str,
+    run: Callable[[list[str]], np.ndarray],
+    size: int = SHARD,
+    nan_is_a_result: bool = False,
 ) -> np.ndarray:
-    """``run`` over ``texts``, ``size`` at a time, a row a text; what is done is saved in ``work`` and found again."""
+    """``run`` over ``texts``, ``size`` at a time, a row a text; what is done is saved in ``work`` and found again.
+
+    A shard with a number that is not finite has failed, and is run again next time, unless ``nan_is_a_result``.
+    """
     shards: list[np.ndarray] = []
     with progress(len(texts), name, unit="texts") as bar:
         for start in range(0, len(texts), size):
             some = list(texts[start : start + size])
             path = work / f"{name}-{sha256_text(json.dumps(some))[:32]}.npy"
-            if not path.is_file():
-                buffer = io.BytesIO()
-                np.save(buffer, run(some))
-                write_atomic(path, buffer.getvalue())
-            shards.append(np.load(path, allow_pickle=False))
+            if path.is_file():
+                values = np.load(path, allow_pickle=False)
+            else:
+                values = run(some)
+                if nan_is_a_result or np.isfinite(values).all():
+                    buffer = io.BytesIO()
+                    np.save(buffer, values)
+                    write_atomic(path, buffer.getvalue())
+            shards.append(values)
             bar.update(len(some))
     return np.concatenate(shards)
 

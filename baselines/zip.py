@@ -208,11 +208,15 @@ def _check_released(n: int, budget: int, config: ZipConfig) -> None:
     if n >= config.k1 + used:
         return
     room = n - used
-    change = f"selector.k1 to {room:,} or less, " if room >= config.k2 else "selector.k2 and k3, "
+    change = f"Lower selector.k1 to {room:,} or less"
+    if room < config.k2:
+        change = f"Bring selector.k2 nearer to selector.k3={config.k3:,}, and lower selector.k1"
+    if used:
+        change += ", or lower the budget"
     raise BadInput(
         f"zip's released code needs {config.k1 + used:,} records for budget {budget:,} (k1={config.k1:,}, and "
         f"k2={config.k2:,} set aside in each round but the last) and found {n:,}: it would select some twice. "
-        f"Lower {change}or the budget, or use selector.variant=corrected"
+        f"{change}, or use selector.variant=corrected"
     )
 
 

@@ -70,6 +70,11 @@ def test_ties_and_copies_on_a_few_directions(data: st.DataObject) -> None:
     assert greedy(points, budget, "cosine", ties, pairs).tolist() == exhaustive(points, budget, "cosine", ties)
 
 
+@pytest.mark.parametrize("n", [200, 300])
+def test_more_ties_than_a_block_holds(n: int) -> None:
+    assert greedy(np.eye(n, dtype=np.float32), n // 2, pairs=5000).tolist() == list(range(n // 2))
+
+
 def test_groups_of_copies_by_hand() -> None:
     points = np.eye(3)[[0, 1, 1, 2, 2, 2]]
     assert greedy(points, 6).tolist() == [3, 1, 0, 2, 4, 5], "gains 4.5, 1, 0.5, then nothing"

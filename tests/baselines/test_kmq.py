@@ -87,13 +87,13 @@ def test_the_released_rule(embedded: Callable) -> None:
 
 
 def test_quality_is_read_and_a_list_counts_with_its_mean(embedded: Callable, tmp_path: Path) -> None:
-    rows = [{"id": 0, "s": {"q": [1, 3]}}, {"id": 1, "s": {"q": 5.0}}, {"id": 3, "s": {}}, {"id": 4, "s": {"q": 1}}]
+    rows = [{"id": 0, "s": {"q": [1, 3]}}, {"id": 1, "s": {"q": 5.0}}, {"id": 3, "s": {}}, {"id": 4, "s": {"q": -1}}]
     files = write(tmp_path / "a.jsonl", rows)
     points = np.eye(2)[[0, 0, 0, 0, 1, 1]]
     points[5] = 0
     selector = Kmq(KmqConfig(vectors="backbone", quality="s.q", **files))
     table = selector.scores(embedded(points))
-    assert table.parts["quality"][[0, 1, 4]].tolist() == [2.0, 5.0, 1.0]
+    assert table.parts["quality"][[0, 1, 4]].tolist() == [2.0, 5.0, -1.0]
     assert table.invalid == {2: "no annotation", 3: "no quality score", 5: "no annotation"}
     assert np.isnan(table.score[[2, 3, 5]]).all()
 

@@ -183,6 +183,13 @@ def test_neighbours_share_what_is_covered(tmp_path: Path) -> None:
     assert chosen(data_of(range(3)), 3, prop_weight=0.0, **files, **near) == [0, 1, 2]
 
 
+def test_label_embeddings_bring_the_label_graph() -> None:
+    given = {"label_embeddings": "labels.safetensors", "label_embeddings_sha256": "0" * 64}
+    assert MigConfig(**given).label_graph == "embeddings" and MigConfig().label_graph == "identity"
+    with pytest.raises(BadInput, match=r"identity, which uses no selector\.label_embeddings"):
+        MigConfig(label_graph="identity", **given)
+
+
 def test_tags_of_the_pool_itself_and_records_without_them(tmp_path: Path) -> None:
     path = tmp_path / "pool.jsonl"
     rows = [{"id": i, "instruction": "i", "output": "o", "tags": ["a", "b"][i % 2 :], "quality": 2, "complexity": 3}

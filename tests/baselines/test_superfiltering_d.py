@@ -11,7 +11,7 @@ import pytest
 
 from adg import models
 from adg.errors import BadInput
-from adg.selection import SelectorData, select
+from adg.selection import ScoreTable, SelectorData, select
 from baselines.facility_location import greedy
 from baselines.superfiltering import Superfiltering, SuperfilteringConfig
 from baselines.superfiltering_d import SuperfilteringD, SuperfilteringDConfig
@@ -83,6 +83,15 @@ def test_released_ties_go_to_the_highest_id(world: Callable) -> None:
     for low, high in twins:
         assert found["corrected"].index(low) < found["corrected"].index(high)
         assert found["released"].index(low) > found["released"].index(high)
+
+
+def test_released_ties_count_in_the_order_of_ifd(embedded: Callable) -> None:
+    """Of records with one vector the official code takes the last of its list, which is the smallest IFD."""
+    data = embedded(np.ones((3, 4)))
+    table = ScoreTable(np.array([0.92, 0.90, 0.95]))
+    for variant, expected in (("released", [1, 0, 2]), ("corrected", [0, 1, 2])):
+        selector = SuperfilteringD(SuperfilteringDConfig(variant=variant))
+        assert selector.choose(data, table, 3).tolist() == expected
 
 
 def test_texts_and_options() -> None:

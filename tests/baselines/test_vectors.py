@@ -167,6 +167,19 @@ def test_a_killed_run_continues_where_it_stopped(store: Store, tmp_path: Path) -
     assert seen == texts[20:]
 
 
+def test_a_failed_shard_is_run_again_unless_nan_is_a_result(tmp_path: Path) -> None:
+    answers = iter([np.nan, 1.0])
+
+    def run(some: list[str]) -> np.ndarray:
+        return np.full((len(some), 1), next(answers))
+
+    assert np.isnan(vectors.in_shards(["a"], tmp_path, "once", run)).all()
+    assert vectors.in_shards(["a"], tmp_path, "once", run).tolist() == [[1.0]]
+    answers = iter([np.nan])
+    for _ in range(2):
+        assert np.isnan(vectors.in_shards(["a"], tmp_path, "kept", run, nan_is_a_result=True)).all()
+
+
 # -- the bins' -----------------------------------------------------------------------------------------------
 
 

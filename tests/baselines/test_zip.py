@@ -162,7 +162,7 @@ def test_the_refusal_of_released_names_settings_that_work(pool: list[Record]) ->
     with pytest.raises(BadInput, match=r"Lower selector.k1 to 100 or less"):
         chosen(pool, 40, variant="released", k1=101, k2=20, k3=10)
     assert len(set(chosen(pool, 40, variant="released", k1=100, k2=20, k3=10))) == 40
-    with pytest.raises(BadInput, match=r"Lower selector.k2 and k3"):
+    with pytest.raises(BadInput, match=r"Bring selector.k2 nearer to selector.k3"):
         chosen(pool, 120, variant="released", k1=80, k2=40, k3=20)
 
 
