@@ -1,8 +1,8 @@
 """KMQ: the same share of every cluster, drawn by quality (Diversify and Conquer, arXiv 2409.11378).
 
 Follows for-ai/iterative-data-selection at 6ac5772, its single-round samplers by chance. Not built: the sampler that
-takes the records nearest to a cluster's median distance, and the iterative version, which trains between rounds. Quality
-scores are read, not computed.
+takes the records nearest to a cluster's median distance, and the iterative version, which trains between rounds.
+Quality scores are read, not computed.
 """
 
 from __future__ import annotations
