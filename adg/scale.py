@@ -19,6 +19,7 @@ from adg import errors
 from adg.errors import BadInput, HarnessError
 from adg.execution import ExecConfig
 from adg.progress import progress
+from adg.tracking import SECRET_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -101,7 +102,11 @@ class _Actor:
 
 
 def environment() -> dict[str, str]:
-    """What an actor's process needs to find this project and to compute as this process does."""
+    """What an actor's process needs to find this project and to compute as this process does.
+
+    Ray writes these into its logs, so no secret is among them; actors read local files only.
+    """
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    kept = {name: value for name, value in os.environ.items() if name.startswith(("HF_", "OMP_", "TOKENIZERS_"))}
+    kept = {name: value for name, value in os.environ.items()
+            if name.startswith(("HF_", "OMP_", "TOKENIZERS_")) and not SECRET_NAMES.search(name)}  # fmt: skip
     return {**kept, "PYTHONPATH": path}

@@ -18,7 +18,9 @@ from experiments.config import Config
 from finetune import sft
 
 GROUPS = ("backbone", "pool", "selector")
-ASIDE = ("exec.", "contamination.", "hydra", "tracker", "out=")  # overrides that say nothing about a result
+# overrides that say nothing about a result: where things are and how they are run
+ASIDE = ("exec.", "contamination.", "hydra", "tracker", "out=", "suite.data_root=", "selector.checkpoint",
+         "selector.scorer_path=", "selector.encoder")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,24 @@ class Cell:
         plain = {"backbone@selecting": "chosen by {}", "selector.window": "layers {}", "sampling.seed": "sampling {}",
                  "embedding.bins.seed": "clustering {}"}  # fmt: skip
         words = []
-        for override in (o.replace("\\", "") for o in self.overrides):
-            key, _, value = override.partition("=")
-            if override in labels:
-                words.append(labels[override])
-            elif key in plain:
-                words.append(plain[key].format(value))
-            elif key not in (*GROUPS, "profile", "experiment", "preset", "suite") and not override.startswith(ASIDE):
-                words.append(override)
+        for key, value in self.varied.items():
+            override = f"{key}={value}"
+            words.append(labels.get(override) or (plain[key].format(value) if key in plain else override))
         return ", ".join(words)
+
+    @property
+    def varied(self) -> dict[str, str]:
+        """The overrides by key that make a variant of the cell: not its names, nor where and how it is run."""
+        usual = {"preset": "paper", "suite": None, "profile": None, "experiment": None, **dict.fromkeys(GROUPS)}
+        labels = self.config.experiment.labels
+
+        def says(key: str, value: str) -> bool:
+            if f"{key}={value}" in labels:
+                return True
+            aside = f"{key}={value}".startswith(ASIDE) or key.endswith(("_sha256", "_revision"))
+            return usual.get(key, "") not in (None, value) and not aside
+
+        return {key: value for key, value in self.swept.items() if says(key, value)}
 
     @property
     def swept(self) -> dict[str, str]:

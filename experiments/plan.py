@@ -50,6 +50,8 @@ def render(chosen: list[Cell], store: Store) -> str:
         pending = [role for role, node in cell.nodes.items() if states[node.fingerprint].state != "done"]
         problems = [f"{states[n.fingerprint].state}: {states[n.fingerprint].reason}" for n in cell.nodes.values()
                     if states[n.fingerprint].state in ("failed", "not-run")]  # fmt: skip
+        problems += [f"will not run: needs a pinned revision of {n.config.unpinned}" for role, n in cell.nodes.items()
+                     if role in pending and getattr(n.config, "unpinned", None)]  # fmt: skip
         what = "cached" if not pending else "to do: " + ", ".join(pending)
         lines.append(f"  {cell.name:<48} {what}" + (f"  [{problems[0]}]" if problems else ""))
     lines += ["", f"  {'stage':<10}{'distinct':>9}{'cached':>8}{'to build':>10}{'shared':>8}   {'rough cost':<30}"]

@@ -20,6 +20,9 @@ from experiments.status import cell_status
 RESAMPLES = 2_000  # of an interval in a table
 
 
+SAME_FIGURE = {"seed", "preset", "finetune", "suite.backend", "engine"}  # varied beside the same published figure
+
+
 def row(cell: Cell, store: Store) -> report.Row:
     """One row of the table; what is not there stays missing."""
     c = cell.config
@@ -36,7 +39,7 @@ def row(cell: Cell, store: Store) -> report.Row:
     if store.complete(cell.nodes["subset"]):
         subset = store.find(cell.nodes["subset"])
         facts = dict(subset.info) if subset else None
-    if cell.variant:
+    if cell.variant and not (c.experiment.name == "main" and set(cell.varied) <= SAME_FIGURE):
         by = (c.selecting or c.backbone).paper
         figure = paper.analysis(c.experiment.name, c.backbone.paper, c.pool.paper, name, cell.swept, by)
     else:
@@ -86,7 +89,10 @@ def write(chosen: list[Cell], store: Store) -> str:
              if b.statement]  # fmt: skip
     notes += [note for note in dict.fromkeys(c.selector.note(c.nodes["backbone"]) for c in chosen) if note]
     title = first.experiment.title or first.experiment.name
-    folder = store.root / "report" / f"{first.profile.name}-{first.experiment.name}"
+    name = f"{first.profile.name}-{first.experiment.name}"
+    if {c.config.preset.name for c in chosen} == {first.preset.name} != {"paper"}:
+        title, name = f"{title} ({first.preset.name} preset)", f"{name}-{first.preset.name}"
+    folder = store.root / "report" / name
     table = report.Table(title=title, profile=first.profile.name, statement=first.profile.statement, rows=rows,
                          notes=notes, ledger=ledger.load(), source=paper.source(),
                          sections=analyse.sections(chosen, store, rows))  # fmt: skip

@@ -11,10 +11,11 @@ import functools
 import os
 import shutil
 import subprocess
+import threading
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,18 @@ def _remote(node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_: Exe
         raise RemoteFailure(f"{type(error).__name__}: {error}\n{traceback.format_exc()}") from None
 
 
+def _end_with_parent() -> None:
+    """In a worker: end when the process that started it ends, however that happens. It held the locks."""
+
+    def wait() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(70)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 class Runner:
     """Calls builders, each in the process where it belongs. Use as a context manager."""
 
@@ -63,7 +76,8 @@ class Runner:
             return run_builder(node, folder, inputs, exec_)
         if self._pool is None or self._kind != node.stage.name:
             self.close()
-            self._pool, self._kind = ProcessPoolExecutor(1, mp_context=get_context("spawn")), node.stage.name
+            self._kind = node.stage.name
+            self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent)
         try:
             return self._pool.submit(_remote, node, folder, dict(inputs), exec_).result()
         except BaseException as error:

@@ -22,7 +22,7 @@ from typing import Any
 
 from adg import generation, models, prompts
 from adg.errors import BadInput, BadMeasurement, nearest
-from adg.evaluation import aggregate, code_eval, sandbox
+from adg.evaluation import aggregate, code_eval, items, sandbox
 from adg.evaluation.suite import SuiteConfig, TaskConfig
 from adg.execution import ExecConfig
 from adg.progress import progress
@@ -151,11 +151,13 @@ def _manager(folders: tuple[str, ...]) -> Any:
     return TaskManager(include_defaults=False, include_path=list(folders))
 
 
-def load_task(name: str, suite: SuiteConfig) -> dict[str, Any]:
+def load_task(name: str, suite: SuiteConfig, offline: bool = False) -> dict[str, Any]:
     """lm-eval's ``{"tasks", "groups", ...}`` of one task of the suite, set up and checked.
 
     Overrides go through the member list of a registered group: the only place where lm-eval merges them with tasks
-    and groups alike, and where a number of shots also replaces a 0 of the task itself.
+    and groups alike, and where a number of shots also replaces a 0 of the task itself. The data is loaded from its
+    folder, also the hub's: asked for by name, `datasets` would answer an unreachable hub with whatever revision it
+    prepared last.
     """
     from lm_eval.tasks._index import TaskIndex
 
@@ -169,11 +171,9 @@ def load_task(name: str, suite: SuiteConfig) -> dict[str, Any]:
             )
     manager = _manager(tuple(sorted(set().union(*(known[member] for member in members)))))
     override: dict[str, Any] = {"num_fewshot": cfg.num_fewshot}
-    if suite.root is not None:
-        override["dataset_path"] = str(suite.root / cfg.repo)
-        override["dataset_kwargs"] = {"cache_dir": str(_cache(suite.digests()[cfg.repo]))}
-    else:
-        override["dataset_kwargs"] = {"revision": cfg.revision}
+    override["dataset_path"] = str(items.locate(cfg.repo, cfg.revision, suite.root, offline))
+    digest = suite.digests()[cfg.repo] if suite.root else sha256_text(f"{cfg.repo}@{cfg.revision}")
+    override["dataset_kwargs"] = {"cache_dir": str(_cache(digest))}
     kind = {member: "group" if member in manager.all_groups else "task" for member in members}
     group = {"group": f"adg_{name}", "task": [{kind[member]: member, **override} for member in members]}
     try:
@@ -445,7 +445,7 @@ def _run(job: Job, name: str, lm: Any) -> None:
 
     suite: SuiteConfig = job.config.suite
     cfg, started = suite.tasks[name], time.time()
-    loaded = load_task(name, suite)
+    loaded = load_task(name, suite, job.exec.offline)
     returned = evaluate(
         lm=lm, task_dict=loaded, limit=suite.limit_of(name), log_samples=True, apply_chat_template=suite.chat_template,
         fewshot_as_multiturn=suite.chat_template, confirm_run_unsafe_code=cfg.runs_code,
@@ -514,10 +514,10 @@ def _summarise(
 ) -> dict[str, Any]:  # fmt: skip
     """The task's entry of results.json, every figure computed from items and equal to what lm-eval returned."""
     leaves = list(loaded["tasks"])
-    items = sum(returned["n-samples"][leaf]["original"] for leaf in leaves)
-    if cfg.items is not None and cfg.subtasks is None and items != cfg.items:
+    count = sum(returned["n-samples"][leaf]["original"] for leaf in leaves)
+    if cfg.items is not None and cfg.subtasks is None and count != cfg.items:
         raise BadMeasurement(
-            f"the data of {name} holds {items} items, expected {cfg.items} "
+            f"the data of {name} holds {count} items, expected {cfg.items} "
             f"(suite.tasks.{name}.items); it is not the data set {cfg.repo} at {cfg.revision}"
         )
     for leaf in leaves:

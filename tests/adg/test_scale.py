@@ -113,3 +113,10 @@ def test_one_and_two_actors_and_a_run_cut_short_choose_the_same(cluster: Path, r
     found = json.loads(manifest.read_text())
     assert found["info"]["resumed_batches"] >= kept > 0
     assert (found["exec"]["distributed"], found["exec"]["actors"]) == ("ray", 2)
+
+
+def test_no_secret_goes_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    kept = scale.environment()
+    assert kept["HF_HUB_OFFLINE"] == "1" and "hf_secret" not in str(kept)

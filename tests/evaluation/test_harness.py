@@ -472,6 +472,28 @@ def test_missing_subset_of_local_data_names_the_command(suite: SuiteConfig, tmp_
         harness.load_task("gsm8k", lacking)
 
 
+def test_data_of_the_hub_is_loaded_from_the_folder_of_its_revision(
+    suite: SuiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    pin, other = "e53f048" + "0" * 33, "f" * 40
+    asked: list[tuple[Any, ...]] = []
+
+    def snapshot_download(repo: str, repo_type: str, revision: str | None, local_files_only: bool) -> str:
+        asked.append((repo, repo_type, revision, local_files_only))
+        if revision != pin:
+            raise OSError("no such revision here")
+        return str(suite.root / repo)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    pinned = part(changed(suite, "gsm8k", revision=pin), "gsm8k", data_root=None)
+    (task,) = harness.load_task("gsm8k", pinned, offline=True)["tasks"].values()
+    assert asked == [("openai/gsm8k", "dataset", pin, True)] and len(list(task.test_docs())) > 0
+    with pytest.raises(BadInput, match=f"openai/gsm8k at {other} is not on this machine"):
+        harness.load_task("gsm8k", part(changed(suite, "gsm8k", revision=other), "gsm8k", data_root=None))
+
+
 def test_identity(suite: SuiteConfig, backbone: Node, root: Path) -> None:
     base = harness.node(None, backbone, suite).fingerprint
     assert harness.node(None, backbone, suite).fingerprint == base

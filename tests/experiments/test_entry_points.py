@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,12 @@ def write_pid(job: Job) -> dict:
     return {"pid": os.getpid()}
 
 
+def linger(job: Job) -> dict:
+    Path(job.config.word).write_text(str(os.getpid()))
+    time.sleep(60)
+    return {}
+
+
 def refuse(job: Job) -> dict:
     raise BadInput("the file has no rows; add some")
 
@@ -41,6 +49,7 @@ def vanish(job: Job) -> dict:
 
 
 MODULE = "tests_worker_stages"
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +75,31 @@ def test_a_kind_of_gpu_stage_has_one_process_that_ends_when_another_kind_starts(
     deadline = time.time() + 20
     while any(os.path.exists(f"/proc/{pid}") for pid in (first, other)):
         assert time.time() < deadline, "the worker processes ended with the runner"
+        time.sleep(0.05)
+
+
+def test_a_worker_ends_when_what_started_it_is_killed(tmp_path: Path) -> None:
+    """kill -9: the locks are free again, so nothing may go on writing."""
+    said = tmp_path / "worker"
+    script = (
+        "from adg.execution import ExecConfig\nfrom adg.store import Node, Stage, Store\n"
+        f"from experiments.worker import Runner\nfrom {MODULE} import Nothing\n"
+        "if __name__ == '__main__':\n"
+        f"    node = Node(Stage('train', 1, '{MODULE}:linger', True), 'a', Nothing({str(said)!r}))\n"
+        f"    Store({str(tmp_path / 'runs')!r}, ExecConfig(isolation='process'), Runner()).ensure(node)\n"
+    )
+    (tmp_path / "host.py").write_text(script)
+    path = f"{ROOT}{os.pathsep}{os.environ['PYTHONPATH']}"
+    host = subprocess.Popen([sys.executable, str(tmp_path / "host.py")], env={**os.environ, "PYTHONPATH": path})
+    deadline = time.time() + 60
+    while not said.is_file() or not said.read_text():
+        assert host.poll() is None and time.time() < deadline
+        time.sleep(0.05)
+    host.kill()
+    host.wait()
+    worker, deadline = Path(f"/proc/{said.read_text()}"), time.time() + 20
+    while worker.exists() and "Z (zombie)" not in (worker / "status").read_text():
+        assert time.time() < deadline, "the worker outlives the process that started it"
         time.sleep(0.05)
 
 
@@ -163,3 +197,22 @@ def test_stages_that_selectors_add_have_their_place_in_the_plan(tmp_path: Path) 
     assert stages[:5] == ["pool", "backbone", "answers", "grams", "bins"]
     assert stages[-4:] == ["scores", "subset", "adapter", "eval"]
     assert set(stages[5:-4]) == {"deltas", "ratings", "experience", "tuned", "losses"}
+
+
+def test_where_things_are_is_no_variant_and_a_preset_is(tmp_path: Path) -> None:
+    common = ("profile=paper", "backbone=llama3_8b", "pool=alpaca_gpt4", "selector=adg", f"exec.runs={tmp_path}")
+
+    def shown(*more: str) -> tuple[str, object]:
+        (cell,) = cells([*common, *more])
+        return cell.name, report.row(cell, Store(tmp_path)).paper
+
+    plain, figure = shown()
+    assert figure is not None and shown("suite.data_root=mini:", "exec.tensor_parallel=2") == (plain, figure)
+    for override in ("preset=released", "finetune=full", "seed=2"):
+        assert shown(override) == (f"{plain}/{override}", figure), "the same published figure stands beside it"
+    assert shown("budget=5000") == (f"{plain}/budget=5000", None)
+    text = report.write(cells([*common, "preset=released"]), Store(tmp_path))
+    assert "Main table (released preset)" in text and "paper-main-released" in text
+    assert "needs a pinned revision of gpt2" in plan.render(
+        cells([*common[:3], "selector=superfiltering"]), Store(tmp_path)
+    )
