@@ -4,6 +4,9 @@ PYTHON ?= python3
 ARGS ?=
 RUN = .venv/bin/python
 # The embedded models are too small to keep several cores busy: two cells at a time, each on its share of the cores.
+# At paper scale one cell a GPU; each takes GPUs that are free.
+GPUS = $(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU)
+LAUNCHER_paper = $(if $(filter-out 0 1,$(GPUS)),hydra/launcher=joblib hydra.launcher.n_jobs=$(GPUS))
 LAUNCHER_mini = hydra/launcher=joblib hydra.launcher.n_jobs=2
 
 .PHONY: help setup test smoke reproduce plan status report ablation bench bench-gpu lint clean-env

@@ -80,9 +80,14 @@ class Terms:
         return self._last[key]
 
     def subset(self, choice: Choice) -> np.ndarray:
-        """Rows that the ADG selector would choose, (m,) int64; m is ``choice.budget`` but for the released rule."""
-        d, i = self.of(choice.window, choice.answers)
-        score = (1 - choice.lam) * d + choice.lam * i
+        """Rows that the ADG selector would choose, (m,) int64; m is ``choice.budget`` but for the released rule.
+
+        Raises ``BadInput`` as ``of`` does, and for lam = 1 with two answers, under which every record scores 0.
+        """
+        answers = self.matrices.answers if choice.answers is None else len(choice.answers)
+        if answers < (fewest := geometry.fewest_answers(choice.lam)):
+            raise BadInput(f"{answers} answers with lam = {choice.lam:g}: all score 0; expected {fewest} or more")
+        score = geometry.combine(*self.of(choice.window, choice.answers), choice.lam)
         bins = self.matrices.bins if choice.bins else np.zeros(len(score), dtype=np.int64)
         return binwise(score, bins, choice.budget, choice.rule, choice.part)
 
@@ -144,6 +149,11 @@ class Variation:
     chance: float  # expected overlap coefficient of random subsets of these sizes
 
 
+def lambdas(answers: int) -> list[float]:
+    """The values of ``LAMBDAS`` under which the scores of that many answers differ."""
+    return [lam for lam in LAMBDAS if geometry.fewest_answers(lam) <= answers]
+
+
 def stability(terms: Terms, reference: Choice, counts: Sequence[int], draws_: int, seed: int) -> list[Variation]:
     """Each setting changed alone, everything else as in ``reference`` (whose ``answers`` say how many are used).
 
@@ -169,13 +179,13 @@ def stability(terms: Terms, reference: Choice, counts: Sequence[int], draws_: in
         shared = max(0, 2 * size - k)
         add("answers", f"other {size} of {k}" + (f" ({shared} shared)" if shared else ""), pairs, None)
     whole = terms.subset(replace(reference, answers=None))
-    for count in sorted({c for c in counts if 2 <= c < k}):
+    for count in sorted({c for c in counts if geometry.fewest_answers(reference.lam) <= c < k}):
         pairs = [(terms.subset(replace(reference, answers=a)), whole) for a, _ in draws(k, count, draws_, seed)]
         mine = terms.subset(replace(reference, answers=tuple(range(count))))
         add("K", f"{count} instead of {k}", pairs, overlap(mine, whole) if len(mine) and len(whole) else None)
     others: list[tuple[str, str, Choice]] = []
     others += [("lam", f"{lam:g} instead of {reference.lam:g}", replace(reference, lam=lam))
-               for lam in LAMBDAS if lam != reference.lam]  # fmt: skip
+               for lam in lambdas(size) if lam != reference.lam]  # fmt: skip
     first_window = reference.window or matrices.windows[0]
     others += [("layer window", f"{window} instead of {first_window}", replace(reference, window=window))
                for window in matrices.windows if window != first_window]  # fmt: skip

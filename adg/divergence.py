@@ -6,6 +6,7 @@ smaller number of answers costs nothing more than reading them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +30,12 @@ class DivergenceConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.lam <= 1:
             raise BadInput(f"selector.lam is {self.lam}; expected a weight between 0 and 1")
-        if self.answers is not None and self.answers < 2:
-            raise BadInput(f"selector.answers is {self.answers}; the spread of fewer than 2 answers is not defined")
+        fewest = geometry.fewest_answers(self.lam)
+        if self.answers is not None and self.answers < fewest:
+            raise BadInput(
+                f"selector.answers is {self.answers}; with selector.lam={self.lam:g} every record would score 0; "
+                f"expected {fewest} or more"
+            )
         if self.part not in PARTS:
             raise BadInput(f"selector.part is {self.part!r}; expected one of {', '.join(PARTS)}")
         if self.rule not in RULES:
@@ -52,7 +57,28 @@ class Divergence(Selector):
     def needs(self) -> tuple[str, ...]:
         return ("grams", "bins") if self.config.bins else ("grams",)
 
+    def check_answers(self, sampled: int, windows: Sequence[str]) -> None:
+        c, fewest = self.config, geometry.fewest_answers(self.config.lam)
+        if c.window is not None and c.window not in windows:
+            raise BadInput(
+                f"selector.window is {c.window!r}; the declared windows are {', '.join(windows)} (embedding.windows)"
+            )
+        if c.answers is not None and c.answers > sampled:
+            raise BadInput(
+                f"selector.answers is {c.answers} but sampling.n is {sampled}; set sampling.n={c.answers} or more"
+            )
+        if sampled < fewest:
+            raise BadInput(
+                f"sampling.n is {sampled}; with selector.lam={c.lam:g} every record would score 0; "
+                f"set sampling.n={fewest} or more"
+            )
+
     def scores(self, data: SelectorData) -> ScoreTable:
+        """D, I and their weighted sum by record; NaN, with the reason, where a record has no matrix.
+
+        Raises ``BadInput`` for a window that was not declared or too few sampled answers, ``BadMeasurement`` for the
+        matrices of another pool.
+        """
         artifact = data.features["grams"]
         grams = embedding.load(artifact)
         place = {key: i for i, key in enumerate(grams.ids)}
@@ -62,22 +88,18 @@ class Divergence(Selector):
                 f"{artifact.path} holds {len(strangers)} records that the pool does not, first {min(strangers)}; "
                 f"delete that folder and run the same command again"
             )
-        window = 0 if self.config.window is None else _index(grams.windows, self.config.window)
+        sampled = grams.grams.shape[-1]
+        self.check_answers(sampled, grams.windows)
+        window = 0 if self.config.window is None else grams.windows.index(self.config.window)
         matrices = np.asarray(grams.grams[:, window], dtype=np.float64)
-        sampled = matrices.shape[1]
         if self.config.answers is not None:
-            if self.config.answers > sampled:
-                raise BadInput(
-                    f"selector.answers is {self.config.answers} but {sampled} answers were sampled; "
-                    f"set sampling.n={self.config.answers} or more"
-                )
             matrices = matrices[:, : self.config.answers, : self.config.answers]
         rows = np.array([i for i, key in enumerate(data.keys) if key in place], dtype=np.int64)
         order = np.array([place[data.keys[i]] for i in rows], dtype=np.int64)
         parts = {name: np.full(len(data.records), np.nan) for name in ("dispersion", "anisotropy")}
         parts["dispersion"][rows] = geometry.dispersion(matrices)[order]
         parts["anisotropy"][rows] = geometry.anisotropy(matrices)[order]
-        score = (1 - self.config.lam) * parts["dispersion"] + self.config.lam * parts["anisotropy"]
+        score = geometry.combine(parts["dispersion"], parts["anisotropy"], self.config.lam)
         if self.config.bins:
             labels = binning.load(data.features["bins"])
             parts["bin"] = np.array([labels.get(key, -1) for key in data.keys], dtype=np.int64)
@@ -102,11 +124,3 @@ class Divergence(Selector):
 
     def may_return_fewer(self) -> bool:
         return self.config.rule == "released"
-
-
-def _index(windows: list[str], name: str) -> int:
-    if name not in windows:
-        raise BadInput(
-            f"selector.window is {name!r}; the declared windows are {', '.join(windows)} (embedding.windows)"
-        )
-    return list(windows).index(name)

@@ -19,7 +19,7 @@ class ExecConfig:
     tokens_per_batch: int = 4096  # padded tokens in one forward pass
     train_micro_batch: int = 4  # examples on a device at once; the effective batch is finetune.batch_size
     eval_batch_size: int = 8
-    workers: int = 0  # processes that score model-written programs; 0 = one a core
+    workers: int = 0  # model-written programs scored at once; 0: one a core
     tensor_parallel: int = 1
     distributed: str = "none"  # none | ray: sampling and scoring over Ray Data (set with engine.distributed)
     actors: int = 0  # of Ray; 0: one for every tensor_parallel GPUs, or one where there is no GPU

@@ -79,7 +79,7 @@ class EngineConfig:
     dtype: str = "auto"  # auto (the backbone's) | float32 | bfloat16 | float16
     distributed: str = field(default="none", metadata={"identity": False})  # none | ray: batches spread over actors
     batch_size: int = 16  # prompts that share a seed and a shard
-    max_num_seqs: int = _vllm(256)  # answers decoded at once
+    max_num_seqs: int = _vllm(1024)  # answers decoded at once
     max_num_batched_tokens: int = _vllm(8192)  # tokens in one step
     enforce_eager: bool = _vllm(False)  # no compilation: starts sooner, runs slower
     cpu_cache_gb: int = _vllm(4, identity=False)  # memory for keys and values on CPU; on GPU exec.gpu_memory counts
@@ -488,11 +488,19 @@ def draw(
 
 
 class Reseed:
-    """Added to vLLM's workers: sets the generator they sample with (CPU builds know no seed per request)."""
+    """Added to vLLM's workers: sets every generator they may sample with (CPU builds know no seed per request).
+
+    On GPUs a request without a seed is given one by numpy's, elsewhere torch's draws the tokens.
+    """
 
     def reseed(self, seed: int) -> None:
+        import random
+
+        import numpy as np
         import torch
 
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - vLLM draws from the global one
         torch.manual_seed(seed)  # every GPU's generator too
 
 
@@ -588,6 +596,7 @@ def prepare_vllm() -> Callable[[], None]:
     """Let vLLM run inside this process, quietly; returns a function that undoes what it changes here."""
     restore = _process_state()
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
+    os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # it draws with a generator of its own, where it is installed
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     return restore
 
@@ -606,10 +615,19 @@ def shut_down(llm: Any) -> None:
 
 @contextmanager
 def _forked_rng() -> Iterator[None]:
+    """The states of all three global generators as they were, afterwards."""
+    import random
+
+    import numpy as np
     import torch
 
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        yield
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - vLLM seeds the global one
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _process_state() -> Any:

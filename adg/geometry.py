@@ -68,24 +68,37 @@ def anisotropy(grams: Any) -> np.ndarray:
     return result
 
 
-def divergence(grams: Any, lam: float = LAMBDA) -> np.ndarray:
-    """The ADG score s(x) = (1 - lam) D(x) + lam I(x) (paper, lam = 0.4).
+def combine(dispersion: np.ndarray, anisotropy: np.ndarray, lam: float = LAMBDA) -> np.ndarray:
+    """The ADG score s(x) = (1 - lam) D(x) + lam I(x) of the two terms (paper, lam = 0.4).
 
-    ``grams`` (n, K, K) -> (n,). lam = 0 is the dispersion alone, 1 the shape alone.
-    Raises ``BadInput`` for lam outside [0, 1] and ``BadMeasurement`` as ``gram`` does.
+    D and I (n,) -> (n,); NaN where a term is NaN. lam = 0 is the dispersion alone, 1 the shape alone.
+    Raises ``BadInput`` for lam outside [0, 1].
     """
+    _weight(lam)
+    return (1.0 - lam) * dispersion + lam * anisotropy
+
+
+def divergence(grams: Any, lam: float = LAMBDA) -> np.ndarray:
+    """The ADG score of each matrix: ``combine`` of its two terms.
+
+    ``grams`` (n, K, K) -> (n,). Raises ``BadInput`` as ``combine`` does and ``BadMeasurement`` as ``gram`` does.
+    """
+    return combine(dispersion(grams), anisotropy(grams), lam)
+
+
+def fewest_answers(lam: float) -> int:
+    """How many answers a record must have for its score to say anything: 2, and 3 for lam = 1.
+
+    One answer has no spread, and two lie on one line, so that I is 0: with fewer every record would score 0.
+    Raises ``BadInput`` for lam outside [0, 1].
+    """
+    _weight(lam)
+    return 3 if lam == 1 else 2
+
+
+def _weight(lam: float) -> None:
     if not 0.0 <= lam <= 1.0:
         raise BadInput(f"lam is {lam!r}; expected a number from 0 (dispersion only) to 1 (anisotropy only)")
-    grams = _grams(grams)
-    k = grams.shape[1]
-    result = np.empty(len(grams))
-    for rows in _chunks(len(grams), k * k):
-        part = _part(grams, rows)
-        trace = _trace(part)
-        result[rows] = (1.0 - lam) * trace / k
-        if lam > 0:
-            result[rows] += lam * _shape(part, trace)
-    return result
 
 
 def _trace(part: np.ndarray) -> np.ndarray:

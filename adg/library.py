@@ -97,17 +97,28 @@ def score(grams: np.ndarray, lam: float = geometry.LAMBDA, answers: int | None =
     """D, I and (1 - lam) D + lam I of Gram matrices (n, K, K), from the first ``answers`` of them if given.
 
     lam weighs otherwise at each K, because I reaches at most 1 - 1/(K-1).
-    Raises ``BadInput`` for lam outside [0, 1] or a number of answers that is not there, ``BadMeasurement`` for values
-    that are not finite.
+    Raises ``BadInput`` for lam outside [0, 1], fewer than 2 answers (3 for lam = 1) or more than are there,
+    ``BadMeasurement`` for values that are not finite.
     """
-    if not 0.0 <= lam <= 1.0:
-        raise BadInput(f"lam is {lam!r}; expected a number from 0 (dispersion only) to 1 (anisotropy only)")
+    held = grams.shape[-1]
+    fewest = _enough(held, lam)
     if answers is not None:
-        if not 2 <= answers <= grams.shape[-1]:
-            raise BadInput(f"answers is {answers}; these matrices hold {grams.shape[-1]}, expected 2 to that many")
+        if not fewest <= answers <= held:
+            raise BadInput(f"answers is {answers}; these matrices hold {held}, expected {fewest} to that many")
         grams = grams[:, :answers, :answers]
     d, i = geometry.dispersion(grams), geometry.anisotropy(grams)
-    return Scores(d, i, (1.0 - lam) * d + lam * i)
+    return Scores(d, i, geometry.combine(d, i, lam))
+
+
+def _enough(answers: int, lam: float) -> int:
+    """The fewest answers that can be scored with ``lam``. Raises ``BadInput`` where a record has fewer."""
+    fewest = geometry.fewest_answers(lam)
+    if answers < fewest:
+        raise BadInput(
+            f"{answers} of the {fewest} answers that lam {lam:g} needs: every record would score 0; "
+            f"sample {fewest} or more for each record (paper: 5)"
+        )
+    return fewest
 
 
 def choose(
@@ -134,12 +145,15 @@ def select_from_answers(
     """The whole method on answers that are there: embed, score, cluster the instructions, best of each cluster.
 
     Records are worked on in canonical id order, so the result does not depend on the order of the lists.
-    Raises ``BadMeasurement`` when more than ``max_failed`` records cannot be embedded.
+    Raises ``BadInput`` for lists that do not fit together or too few answers, and ``BadMeasurement`` when more than
+    ``max_failed`` records cannot be embedded.
     """
     from adg.records import order
 
     if len(records) != len(answers):
         raise BadInput(f"{len(records)} records and {len(answers)} lists of answers; expected one list a record")
+    if answers:
+        _enough(max(map(len, answers)), lam)
     rows = sorted(range(len(records)), key=lambda row: order(records[row].id))
     vectors = embed([records[row] for row in rows], [answers[row] for row in rows], model, tokenizer, cfg)
     place = {records[row].key: row for row in rows}

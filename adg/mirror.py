@@ -98,7 +98,7 @@ def looked_at(source: Source, folder: Path) -> int | None:
     Raises ``BadInput`` when rows or weights are missing.
     """
     if source.kind == MODEL:
-        models._check_folder(folder, "the download is incomplete; run the same command again")
+        models.check_folder(folder, "the download is incomplete; run the same command again")
         return None
     total = 0
     for check in source.checks:

@@ -45,13 +45,12 @@ class BackboneConfig:
     """One backbone: exactly one of ``hub``, ``path`` and ``builder`` says where it comes from."""
 
     name: str = "???"
-    title: str = ""  # how tables name it; "" = name
+    title: str = ""  # how the plan names it; "" = name
     hub: str | None = None  # hub id, needs a revision
     revision: str | None = None  # commit hash of the hub repository
     path: str | None = None  # folder as written by save_pretrained
     builder: str | None = None  # smollm2_135m | smollm2_qwen2 | tiny_random
     dtype: str = "bfloat16"  # of the weights in memory
-    chat: bool = False  # an instruction-tuned checkpoint; said in tables, prompts are the same either way
     paper: str | None = None  # key of this backbone in the paper's figures
     trained_on: str | None = None  # of a published fine-tuned checkpoint: the pool, as the paper's figures name it
     statement: str = ""  # what a reader of a table must know about it
@@ -96,12 +95,13 @@ def node(cfg: BackboneConfig) -> Node:
         if not re.fullmatch(r"[0-9a-f]{40}", cfg.revision or ""):
             raise BadInput(
                 f"backbone {cfg.name!r}: the revision of {cfg.hub} is {cfg.revision!r}, a 40-digit commit "
-                f"hash is expected; take it from the model's page and set backbone.revision=<commit>"
+                f"hash is expected; take it from the model's page and write it into conf/backbone/{cfg.name}.yaml "
+                f"(revision: <commit>), or set backbone.revision=<commit> where one backbone is run"
             )
         source, origin = "hub", {"hub": cfg.hub, "revision": cfg.revision}
     else:
         folder = Path(str(cfg.path)).expanduser().absolute()
-        _check_folder(folder, "give a folder written by save_pretrained as backbone.path")
+        check_folder(folder, "give a folder written by save_pretrained as backbone.path")
         source, path, origin = "local", str(folder), {"files": _digests(folder)}
     inputs = {}
     if cfg.builder is not None and (made_from := BUILDERS[cfg.builder].made_from) is not None:
@@ -152,7 +152,7 @@ def model_path(artifact: Artifact) -> Path:
     if source["source"] == "hub":
         return _snapshot(source["hub"], source["revision"], offline=True)
     folder = Path(source["path"])
-    _check_folder(
+    check_folder(
         folder,
         f"it was there when {artifact.path.name} was made; put it back, or delete "
         f"{artifact.path} and run the same command with the new backbone.path",
@@ -305,7 +305,7 @@ def _pad_token(tokenizer: Any) -> str:
     return tokenizer.eos_token
 
 
-def _check_folder(folder: Path, hint: str) -> None:
+def check_folder(folder: Path, hint: str) -> None:
     """Raise ``BadInput`` naming what a model folder lacks: config, tokenizer or a shard of its weights."""
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder; {hint}")
@@ -358,7 +358,7 @@ def _snapshot(hub: str, revision: str, offline: bool) -> Path:
             f"{hub} at {revision[:12]} is not on this machine and could not be fetched "
             f"({type(error).__name__}); with access to the hub run `{fetch}`"
         ) from error
-    _check_folder(Path(folder), f"the download is incomplete; run `{fetch}`")
+    check_folder(Path(folder), f"the download is incomplete; run `{fetch}`")
     return Path(folder)
 
 

@@ -72,7 +72,6 @@ class PoolConfig:
     """Where a pool comes from and what is done with doubtful rows. Exactly one of ``path`` and ``hub`` is set."""
 
     name: str = _not_identity("???")
-    title: str = _not_identity("")
     path: str | None = _not_identity(None)  # a file; "mini:x.jsonl" is one of the embedded pools
     format: str = "auto"  # auto | json | jsonl | parquet
     hub: str | None = None  # id of a dataset repository
@@ -134,7 +133,7 @@ def node(cfg: PoolConfig) -> Node:
 
     Raises ``BadInput`` when the source is not said, the file is missing or its digest is not ``cfg.sha256``.
     """
-    if cfg.path == "???":
+    if cfg.path in (None, "???") and cfg.hub is None:
         raise BadInput(f"pool '{cfg.name}' needs a file: add pool.path=<file.json, .jsonl or .parquet>")
     if (cfg.path is None) == (cfg.hub is None):
         raise BadInput(f"pool '{cfg.name}' has path {cfg.path!r} and hub {cfg.hub!r}; expected exactly one of them")
@@ -176,8 +175,8 @@ def build(job: Job) -> dict[str, Any]:
         entries = [entries[i] for i in sorted(drawn.tolist())]
     records = [record for record, _ in entries]
     save_rows(job.folder / "records.parquet", records)
-    _write_lines(job.folder / "original.jsonl", ({"id": r.key, "row": row} for r, row in entries))
-    _write_lines(job.folder / "dropped.jsonl", ({"id": key(id), "reason": reason} for id, reason in dropped))
+    write_lines(job.folder / "original.jsonl", ({"id": r.key, "row": row} for r, row in entries))
+    write_lines(job.folder / "dropped.jsonl", ({"id": key(id), "reason": reason} for id, reason in dropped))
     return {
         "rows_in": len(raw), "rows_out": len(records), "failed": [], "dropped": len(dropped), "sampled_from": kept,
         **counts, "source": source, "sha256": digest,
@@ -565,7 +564,8 @@ def _encodable(text: str) -> bool:
 # -- writing -----------------------------------------------------------------------------------------
 
 
-def _write_lines(path: Path, entries: Iterable[Any]) -> None:
+def write_lines(path: Path, entries: Iterable[Any]) -> None:
+    """Write JSON Lines atomically, what JSON cannot hold as ``_line`` says."""
     write_atomic(path, b"".join(_line(entry) for entry in entries))
 
 

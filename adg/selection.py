@@ -7,11 +7,9 @@ budget. Everything else (order, ties, exact budget, the tables on disk) is done 
 from __future__ import annotations
 
 import dataclasses
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +17,7 @@ import numpy as np
 from adg import records as records_
 from adg.errors import BadInput, BadMeasurement, nearest
 from adg.records import Record
-from adg.store import Artifact, Job, Node, Stage, write_atomic, write_json
+from adg.store import Artifact, Job, Node, Stage
 
 SCORES = Stage("scores", 1, "adg.selection:build_scores", gpu=True)
 SUBSET = Stage("subset", 1, "adg.selection:build_subset")
@@ -198,7 +196,6 @@ class Selector(ABC):
     """
 
     name: ClassVar[str]
-    title: ClassVar[str] = ""
     version: ClassVar[int] = 1
     Config: ClassVar[type]
     requires: ClassVar[tuple[str, ...]] = ()
@@ -217,6 +214,12 @@ class Selector(ABC):
         Those that the selector reads itself are named in ``requires`` as well. Nothing is built or fetched here.
         """
         return {}
+
+    def check_answers(self, sampled: int, windows: Sequence[str]) -> None:  # noqa: B027 - nothing to refuse by default
+        """Raise ``BadInput`` where ``sampled`` answers a record and these layer windows do not serve this selector.
+
+        Asked before anything is built of a cell that reads grams.
+        """
 
     def note(self, backbone: Node) -> str:
         """One sentence that stands above every table with this selector; default none ("")."""
@@ -251,6 +254,12 @@ def make(types: Mapping[str, type[Selector]], options: Mapping[str, Any]) -> Sel
     return cls(cls.Config(**options))
 
 
+def check_budget(budget: int, n: int) -> None:
+    """Refuse a budget that a pool of ``n`` records cannot give."""
+    if budget < 1 or budget > n:
+        raise BadInput(f"budget is {budget:,} but the pool holds {n:,} records; set budget between 1 and {n}")
+
+
 def select(selector: Selector, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
     """Row indices chosen by ``selector``, checked: the exact budget, distinct, all of them valid rows.
 
@@ -261,8 +270,7 @@ def select(selector: Selector, data: SelectorData, table: ScoreTable, budget: in
     table.check(n)
     if selector.whole_pool:
         budget = n
-    if budget < 1 or budget > n:
-        raise BadInput(f"budget is {budget} but the pool holds {n:,} records; set budget between 1 and {n}")
+    check_budget(budget, n)
     usable = int(table.valid.sum())
     if budget > usable:
         reasons = counted(table.invalid.values())
@@ -376,9 +384,9 @@ def build_subset(job: Job) -> dict[str, Any]:
     pq.write_table(pool.take(rows), job.folder / "records.parquet")
     originals = records_.load_original(job.inputs["pool"])
     keys = data.keys
-    write_lines(job.folder / "subset.jsonl", [originals[keys[i]] for i in rows])
+    records_.write_lines(job.folder / "subset.jsonl", [originals[keys[i]] for i in rows])
     place = {int(row): i for i, row in enumerate(rows)}
-    write_lines(job.folder / "scores.jsonl", [
+    records_.write_lines(job.folder / "scores.jsonl", [
         {
             "id": record.id,
             "score": None if i in table.invalid else float(table.score[i]),
@@ -389,20 +397,13 @@ def build_subset(job: Job) -> dict[str, Any]:
         for i, record in enumerate(data.records)
     ])  # fmt: skip
     chosen = [data.records[i] for i in rows]
-    facts = {
+    return {
         "rows_in": len(data.records), "rows_out": len(rows), "budget": budget, "shortfall": budget - len(rows),
         "invalid": counted(table.invalid.values()),
         "mean_output_characters": round(float(np.mean([len(r.output) for r in chosen])), 1) if chosen else None,
     }  # fmt: skip
-    write_json(job.folder / "facts.json", facts)
-    return facts
 
 
 def _json_value(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def write_lines(path: Path, rows: Sequence[Any]) -> None:
-    """Write JSON Lines atomically."""
-    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())

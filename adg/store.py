@@ -19,6 +19,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,7 @@ class Store:
     def find(self, node: Node) -> Artifact | None:
         """The complete artifact, its payload verified once per process; None when there is none."""
         path = self.path(node)
-        artifact = _read(path)
+        artifact = read_artifact(path)
         if artifact is None:
             return None
         if artifact.fingerprint != node.fingerprint:
@@ -254,7 +255,7 @@ class Store:
 
     def complete(self, node: Node) -> bool:
         """Whether the artifact is there, by its manifest alone (no payload is read)."""
-        artifact = _read(self.path(node))
+        artifact = read_artifact(self.path(node))
         return artifact is not None and artifact.fingerprint == node.fingerprint
 
     def status(self, node: Node) -> Status:
@@ -264,7 +265,7 @@ class Store:
         partial = self.partial(node)
         if partial.is_dir() and _held(self._lock_file(node)):
             return Status("running", path=partial)
-        failure = _json(partial / "failed.json")
+        failure = read_json(partial / "failed.json")
         if failure is not None:
             return Status(failure.get("state", "failed"), failure["reason"], partial)
         for parent in node.inputs.values():
@@ -316,22 +317,7 @@ class Store:
         try:
             info = self.runner(node, folder, inputs, self.exec)
         except Exception as error:
-            state = "not-run" if isinstance(error, NotRunnable) else "failed"
-            reason = f"{error}" if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
-            write_json(
-                folder / "failed.json",
-                {
-                    "state": state,
-                    "reason": reason,
-                    "traceback": traceback.format_exc(),
-                    "when": _now(),
-                    "payload": node.payload,
-                },
-            )
-            kept: Exception = error
-            if not isinstance(error, HarnessError):
-                kept = StageFailed(f"{node.folder}: {reason} (traceback in {folder}/failed.json)", node)
-            self._failed[node.fingerprint] = kept
+            kept, state = self._keep_failure(node, error)
             if on_build:
                 on_build(node, state, time.time() - started)
             if kept is error:
@@ -374,16 +360,47 @@ class Store:
         assert built is not None, f"{folder}/manifest.json was written just now"
         return built
 
+    def _keep_failure(self, node: Node, error: Exception) -> tuple[Exception, str]:
+        """Write ``failed.json``; returns what to raise whenever this process meets the node, and the state."""
+        folder = self.partial(node)
+        state = "not-run" if isinstance(error, NotRunnable) else "failed"
+        reason = f"{error}" if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+        write_json(
+            folder / "failed.json",
+            {
+                "state": state,
+                "reason": reason,
+                "traceback": "".join(traceback.format_exception(error)),
+                "when": _now(),
+                "payload": node.payload,
+            },
+        )
+        kept: Exception = error
+        if not isinstance(error, HarnessError):
+            kept = StageFailed(f"{node.folder}: {reason} (traceback in {folder}/failed.json)", node)
+        self._failed[node.fingerprint] = kept
+        return kept, state
+
+    def refuse(self, node: Node, error: HarnessError) -> None:
+        """Fail ``node`` before anything it needs is built, for a reason that is known already. Raises ``error``."""
+        with self._locked(node):
+            self.partial(node).mkdir(parents=True, exist_ok=True)
+            self._keep_failure(node, error)
+        raise error
+
     def _adopt(self, node: Node, on_build: Any = None, seconds: float = 0.0) -> Artifact | None:
         """Move a finished partial folder (its manifest is there) to its final name."""
         folder = self.partial(node)
-        artifact = _read(folder)
+        artifact = read_artifact(folder)
         if artifact is None or artifact.fingerprint != node.fingerprint:
             return None
         target = self.path(node)
-        if target.exists():  # a folder without a valid manifest: somebody deleted part of it
-            shutil.rmtree(target)
-        folder.rename(target)
+        if self.complete(node):  # another machine's, which a network file system showed too late
+            shutil.rmtree(folder)
+        else:
+            if target.exists():  # a folder without a valid manifest: somebody deleted part of it
+                shutil.rmtree(target)
+            folder.rename(target)
         found = self.find(node)
         if on_build:
             on_build(node, "done", seconds)
@@ -393,13 +410,27 @@ class Store:
         path = self.path(node)
         return path.with_name(path.name + ".lock")
 
-    def _locked(self, node: Node) -> Any:
-        """A lock the system drops when its holder dies; a second process waits and then finds the result."""
-        from filelock import FileLock
+    @contextmanager
+    def _locked(self, node: Node) -> Iterator[None]:
+        """A lock the system drops when its holder dies; a second process waits and then finds the result.
 
-        lock = self._lock_file(node)
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(lock)
+        Before it waits, its runner is closed: what that holds (a GPU) may be what the first process waits for.
+        """
+        from filelock import FileLock, Timeout
+
+        path = self._lock_file(node)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if hasattr(self.runner, "close"):
+                self.runner.close()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def _held(lock: Path) -> bool:
@@ -417,8 +448,8 @@ def _held(lock: Path) -> bool:
     return False
 
 
-def _read(folder: Path) -> Artifact | None:
-    manifest = _json(folder / "manifest.json")
+def read_artifact(folder: Path) -> Artifact | None:
+    manifest = read_json(folder / "manifest.json")
     if manifest is None:
         return None
     if manifest.get("schema") != SCHEMA:
@@ -429,7 +460,7 @@ def _read(folder: Path) -> Artifact | None:
     return Artifact(folder, manifest)
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

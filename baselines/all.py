@@ -18,7 +18,6 @@ class All(Selector):
     """Every record, in canonical id order, whatever the budget."""
 
     name = "all"
-    title = "All data"
     Config = AllConfig
     whole_pool = True
 

@@ -1,6 +1,7 @@
 """What others have said of the records (tags, scores): fields of the pool's own rows, or of a file of rows with ids.
 
 Shared by the selectors that read scores instead of computing them; a wrong annotation is named and never a number.
+The stage "annotated" looks at them before anything expensive is built for such a selector.
 """
 
 from __future__ import annotations
@@ -8,19 +9,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from adg import records
 from adg.errors import BadInput, BadMeasurement
-from adg.selection import SelectorData
+from adg.selection import SelectorData, counted
+from adg.store import Job, Node, Stage, write_json
 from baselines import pinned
+
+ANNOTATED = Stage("annotated", 1, "baselines.annotations:build")
 
 SHOWN = 5  # problems printed in one message
 T = TypeVar("T")
 
 
-def field(row: Any, name: str) -> Any:
+def value_of(row: Any, name: str) -> Any:
     """The value of ``name``, whose dots reach into nested objects; None where the row has none."""
     for part in name.split("."):
         row = row.get(part) if isinstance(row, Mapping) else None
@@ -32,7 +37,7 @@ def turns(row: Mapping[str, Any], name: str, low: float = 0.0) -> list[float] | 
 
     Raises ``ValueError`` saying what is there instead of finite numbers of ``low`` or more.
     """
-    value = field(row, name)
+    value = value_of(row, name)
     if value is None:
         return None
     values = value if isinstance(value, list) else [value]
@@ -100,3 +105,38 @@ def read(
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise BadMeasurement(f"{len(wrong)} annotations in {source} are wrong: {'; '.join(wrong[:SHOWN])}{more}")
     return found, source
+
+
+# -- the stage -------------------------------------------------------------------------------------------
+
+
+class Annotated(Protocol):
+    """A selector that reads annotations."""
+
+    def annotations(self, data: SelectorData) -> list[Any]:
+        """Each record's annotation, or as a text what it lacks. Raises ``NotRunnable`` when no record has one."""
+
+
+@dataclass(frozen=True)
+class AnnotatedConfig:
+    """Identity: the fields and the file's digest (None: the pool's own rows)."""
+
+    fields: tuple[str, ...]
+    sha256: str | None
+    selector: Annotated = field(metadata={"identity": False})
+
+
+def checked(pool: Node, selector: Annotated, fields: tuple[str, ...], sha256: str | None) -> Node:
+    """The check of what ``selector`` reads; among a selector's inputs it comes before every other."""
+    config = AnnotatedConfig(fields, sha256, selector)
+    return Node(ANNOTATED, f"{pool.label}+{'+'.join(fields)}", config, {"pool": pool})
+
+
+def build(job: Job) -> dict[str, Any]:
+    """Stage "annotated": ``annotated.json``, how many records have the annotation and what the others lack."""
+    pool = job.inputs["pool"]
+    found = job.config.selector.annotations(SelectorData(records.load(pool), {}, pool))
+    lacks = [value for value in found if isinstance(value, str)]
+    facts = {"rows_in": len(found), "rows_out": len(found) - len(lacks), "missing": counted(lacks)}
+    write_json(job.folder / "annotated.json", facts)
+    return facts

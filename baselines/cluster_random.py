@@ -34,7 +34,6 @@ class ClusterRandom(Selector):
     """
 
     name = "cluster_random"
-    title = "Random in bins"
     Config = ClusterRandomConfig
     requires = ("bins",)
 

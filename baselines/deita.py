@@ -21,7 +21,7 @@ from adg.records import Record
 from adg.selection import ScoreTable, SelectorData
 from adg.store import Job, Node, Stage, write_atomic
 from baselines import pinned, vectors
-from baselines.annotations import products, read
+from baselines.annotations import checked, products, read
 from baselines.vectors import VectorOptions, VectorSelector
 
 RATINGS = Stage("ratings", 1, "baselines.deita:build", gpu=True)
@@ -256,17 +256,18 @@ class Deita(VectorSelector):
     """
 
     name = "deita"
-    title = "DEITA"
     Config = DeitaConfig
 
     def needs(self) -> tuple[str, ...]:
-        rated = () if self.config.complexity_scorer is None else ("ratings",)
-        return (*rated, *super().needs())
+        return (*super().needs(), "annotated" if self.config.complexity_scorer is None else "ratings")
 
     def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
         c = self.config
         found = super().extra(pool, backbone)
-        if c.complexity_scorer is not None:
+        if c.complexity_scorer is None:
+            fields = (c.complexity, c.quality)
+            found = {"annotated": checked(pool, self, fields, c.annotations_sha256), **found}
+        else:
             config = RatingsConfig(
                 (c.complexity_hub, c.complexity_revision, c.complexity_scorer_sha256),
                 (c.quality_hub, c.quality_revision, c.quality_scorer_sha256),
@@ -276,7 +277,8 @@ class Deita(VectorSelector):
         return found
 
     def scores(self, data: SelectorData) -> ScoreTable:
-        c, found = self.config, self._products(data)
+        c = self.config
+        found = self.annotations(data) if c.complexity_scorer is None else self._rated(data)
         points, missing = vectors.load(data)
         invalid = {i: value for i, value in enumerate(found) if isinstance(value, str)}
         whole = np.array([np.nan if isinstance(value, str) else sum(value) for value in found])
@@ -293,11 +295,9 @@ class Deita(VectorSelector):
         score[kept] = whole[kept]
         return ScoreTable(score, {"deita": whole}, invalid)
 
-    def _products(self, data: SelectorData) -> list[list[float] | str]:
+    def annotations(self, data: SelectorData) -> list[list[float] | str]:
         """Complexity x quality of each turn of each record, or what the record lacks."""
         c = self.config
-        if c.complexity_scorer is not None:
-            return self._rated(data)
         found, source = read(
             data, c.annotations, c.annotations_sha256,
             lambda row: products(row, c.quality, c.complexity) or "no quality or complexity score",

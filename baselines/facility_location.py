@@ -199,7 +199,6 @@ class FacilityLocation(VectorSelector):
     """
 
     name = "facility_location"
-    title = "Facility location"
     Config = FacilityLocationConfig
 
     def scores(self, data: SelectorData) -> ScoreTable:

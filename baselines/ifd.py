@@ -88,7 +88,6 @@ class Ifd(Selector):
     """IFD = mean loss of the response after its prompt / mean loss of the response alone; highest first, at most 1."""
 
     name = "ifd"
-    title = "IFD"
     Config = IfdConfig
     requires = ("losses",)
 

@@ -109,7 +109,6 @@ class Kcenter(VectorSelector):
     """
 
     name = "kcenter"
-    title = "K-center"
     Config = KcenterConfig
 
     def scores(self, data: SelectorData) -> ScoreTable:

@@ -16,8 +16,9 @@ from adg import seeds
 from adg.binning import MIN_PER_BIN
 from adg.errors import BadInput, NotRunnable
 from adg.selection import ScoreTable, SelectorData
+from adg.store import Node
 from baselines import pinned, vectors
-from baselines.annotations import read, turns
+from baselines.annotations import checked, read, turns
 from baselines.vectors import VectorOptions, VectorSelector
 
 VARIANTS = ("corrected", "released")
@@ -97,8 +98,16 @@ class Kmq(VectorSelector):
     """
 
     name = "kmq"
-    title = "KMQ"
     Config = KmqConfig
+
+    def needs(self) -> tuple[str, ...]:
+        return (*super().needs(), *(("annotated",) if self.config.within == "quality" else ()))
+
+    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
+        c, found = self.config, {}
+        if c.within == "quality":
+            found["annotated"] = checked(pool, self, (c.quality,), c.annotations_sha256)
+        return {**found, **super().extra(pool, backbone)}
 
     def scores(self, data: SelectorData) -> ScoreTable:
         n = len(data.records)
@@ -113,11 +122,9 @@ class Kmq(VectorSelector):
             cluster[valid] = self._clusters(points[valid])
         return ScoreTable(score, {"quality": quality, "cluster": cluster}, invalid)
 
-    def _quality(self, data: SelectorData) -> tuple[np.ndarray, dict[int, str]]:
-        """(n,) mean over turns, NaN where there is none; and why."""
+    def annotations(self, data: SelectorData) -> list[list[float] | str]:
+        """The quality of each turn of each record, or what the record lacks."""
         c = self.config
-        if c.within == "random":
-            return np.zeros(len(data.records)), {}
         found, source = read(
             data,
             c.annotations,
@@ -130,6 +137,13 @@ class Kmq(VectorSelector):
                 f"with id and this field>, selector.quality=<name of the field>, or selector.within=random to draw "
                 f"uniformly"
             )
+        return found
+
+    def _quality(self, data: SelectorData) -> tuple[np.ndarray, dict[int, str]]:
+        """(n,) mean over turns, NaN where there is none; and why."""
+        if self.config.within == "random":
+            return np.zeros(len(data.records)), {}
+        found = self.annotations(data)
         quality = [np.nan if isinstance(value, str) else float(np.mean(value)) for value in found]
         return np.array(quality), {i: value for i, value in enumerate(found) if isinstance(value, str)}
 

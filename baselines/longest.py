@@ -28,7 +28,6 @@ class Longest(Selector):
     """The ``budget`` longest responses; ties to the lowest id."""
 
     name = "longest"
-    title = "Longest"
     version = 2
     Config = LongestConfig
     requires = ("backbone",)

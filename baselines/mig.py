@@ -21,8 +21,7 @@ from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.selection import ScoreTable, Selector, SelectorData
 from adg.store import Node
 from baselines import pinned
-from baselines.annotations import field as field_of
-from baselines.annotations import products, read, read_rows
+from baselines.annotations import products, read, read_rows, value_of
 
 ENCODER = "intfloat/e5-mistral-7b-instruct"  # the paper's encoder of the labels
 MAKE_VECTORS = "python -m baselines.mig <annotations.jsonl> <encoder folder> <out.safetensors>"
@@ -98,7 +97,7 @@ def read_annotation(row: Mapping[str, Any], config: MigConfig) -> Annotation | s
     Score: mean over turns of quality x complexity (official code; DEITA sums instead). Raises ``ValueError`` saying
     what is wrong with a field that is there.
     """
-    tags, scores = field_of(row, config.tags), products(row, config.quality, config.complexity)
+    tags, scores = value_of(row, config.tags), products(row, config.quality, config.complexity)
     if tags is None:
         return "no tags"
     if scores is None:
@@ -248,7 +247,6 @@ class Mig(Selector):
     """
 
     name = "mig"
-    title = "MIG"
     Config = MigConfig
 
     def note(self, backbone: Node) -> str:
@@ -357,7 +355,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(f"usage: {MAKE_VECTORS} [field of the tags]")
     annotations, encoder, out = map(Path, arguments[:3])
     name = arguments[3] if len(arguments) == 4 else MigConfig.tags
-    labels = sorted({tag for row in read_rows(annotations).values() for tag in field_of(row, name) or []})
+    labels = sorted({tag for row in read_rows(annotations).values() for tag in value_of(row, name) or []})
     if not labels:
         raise SystemExit(f"error: no row of {annotations} has tags in the field '{name}'")
     encode_labels(labels, encoder, out)

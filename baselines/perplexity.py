@@ -41,7 +41,6 @@ class Perplexity(Selector):
     """
 
     name = "perplexity"
-    title = "Perplexity"
     Config = PerplexityConfig
     requires = ("losses",)
 

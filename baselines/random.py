@@ -23,7 +23,6 @@ class Random(Selector):
     """
 
     name = "random"
-    title = "Random"
     Config = RandomConfig
 
     def scores(self, data: SelectorData) -> ScoreTable:

@@ -293,7 +293,6 @@ class Scar(Selector):
     """The highest scores of SCAR's ranker among the records its filters leave; ties to the lowest id."""
 
     name = "scar"
-    title = "SCAR"
     Config = ScarConfig
 
     def scores(self, data: SelectorData) -> ScoreTable:

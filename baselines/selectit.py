@@ -84,7 +84,6 @@ class Selectit(Selector):
     """
 
     name = "selectit"
-    title = "SelectIT"
     Config = SelectitConfig
     requires = (STAGE.name,)
 

@@ -38,7 +38,6 @@ class Superfiltering(Selector):
     """
 
     name = "superfiltering"
-    title = "SuperFiltering"
     Config = SuperfilteringConfig
     requires = ("losses",)
 

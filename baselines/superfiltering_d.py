@@ -60,7 +60,6 @@ class SuperfilteringD(VectorSelector):
     """Facility location among the records with the largest IFD below 1, in the order chosen. ``score`` is the IFD."""
 
     name = "superfiltering_d"
-    title = "SuperFiltering.D"
     version = 2
     Config = SuperfilteringDConfig
     requires = ("losses", "vectors")

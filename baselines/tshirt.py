@@ -102,7 +102,6 @@ class Tshirt(Selector):
     """
 
     name = "tshirt"
-    title = "T-SHIRT"
     Config = TshirtConfig
     requires = (STAGE.name,)
 

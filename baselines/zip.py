@@ -229,7 +229,6 @@ class Zip(Selector):
     """
 
     name = "zip"
-    title = "ZIP"
     Config = ZipConfig
 
     def _items(self, data: SelectorData) -> list[bytes]:

@@ -22,6 +22,7 @@ from experiments.cells import Cell
 DRAWS = 20  # random sub-sets of answers behind an interval
 COUNTS = (3, 5, 7, 10)  # numbers of answers of the paper's analysis
 SHOWN = 20  # subsets in one overlap map
+PAPER = " (paper)"  # marks a curve of published averages
 ANSWERS, LETTERS = 3, 240  # of an example that are shown
 AXES = {"sampling.seed": "sampling seed", "embedding.bins.seed": "clustering seed", "preset": "preset",
         "backbone": "backbone"}  # fmt: skip
@@ -33,6 +34,8 @@ def sections(chosen: Sequence[Cell], store: Store, rows: Sequence[Row]) -> list[
     found: list[Section] = []
     if rows and first.name != "main":
         found.append(_swept(chosen, rows))
+    if first.untrained:  # nothing is scored or chosen
+        return found
     if first.last == "subset":
         found += [_states(chosen, store), _between(chosen, store), *_within(chosen, store)]
     elif first.name != "main":
@@ -47,10 +50,35 @@ def _labels(chosen: Sequence[Cell]) -> list[str]:
     """What tells these cells apart, in words."""
     columns: list[Callable[[Cell], str]] = [
         lambda c: c.config.backbone.name, lambda c: c.config.pool.name,
-        lambda c: str(c.config.selector["name"]), lambda c: c.variant,
+        lambda c: str(c.config.selector["name"]), lambda c: c.config.suite.name, lambda c: c.variant,
     ]  # fmt: skip
     telling = [column for column in columns if len({column(cell) for cell in chosen}) > 1]
     return [", ".join(column(cell) for column in telling if column(cell)) or cell.name for cell in chosen]
+
+
+def _lines(chosen: Sequence[Cell]) -> list[str]:
+    """The curve that each cell is a point of: what tells it apart, without its budget and its seeds."""
+
+    def stays(override: str) -> bool:
+        key = override.partition("=")[0]
+        return key not in ("budget", "seed") and not key.endswith((".seed", "_seed"))
+
+    return _labels([replace(cell, overrides=tuple(filter(stays, cell.overrides))) for cell in chosen])
+
+
+def _curves(
+    at: Sequence[tuple[str, int]], values: Sequence[float | None], published: Sequence[float | None]
+) -> str:  # fmt: skip
+    """Values by budget, ``at`` being the (line, budget) of each; several at one point are averaged."""
+    budgets = sorted({budget for _, budget in at})
+    points: dict[str, dict[int, list[float]]] = {line: {} for line, _ in at}
+    for source, suffix in ((values, ""), (published, PAPER)):
+        for (line, budget), value in zip(at, source, strict=True):
+            if value is not None:
+                points.setdefault(line + suffix, {}).setdefault(budget, []).append(value)
+    series = {line: [float(np.mean(found[budget])) if budget in found else None for budget in budgets]
+              for line, found in points.items()}  # fmt: skip
+    return plots.curves(budgets, series, "examples chosen", "average (percent)", dashed=PAPER)
 
 
 def _swept(chosen: Sequence[Cell], rows: Sequence[Row]) -> Section:
@@ -60,17 +88,11 @@ def _swept(chosen: Sequence[Cell], rows: Sequence[Row]) -> Section:
     values = [None if row.results is None else row.results["categories"].get("avg") for row in rows]
     percent = [None if value is None else 100 * value for value in values]
     published = [(row.paper or {}).get("avg") for row in rows]
+    several = False  # seeds at a point of a curve
     if experiment.name == "budget":
-        budgets = sorted({cell.config.budget for cell in chosen})
-        series: dict[str, list[float | None]] = {}
-        for source, suffix in ((percent, ""), (published, " (paper)")):
-            for cell, value in zip(chosen, source, strict=True):
-                name = f"{cell.config.selector['name']}{suffix}"
-                if suffix and not any(published):
-                    continue
-                line = series.setdefault(name, [None] * len(budgets))
-                line[budgets.index(cell.config.budget)] = value
-        svg = plots.curves(budgets, series, "examples chosen", "average (percent)", dashed=" (paper)")
+        at = [(line, cell.config.budget) for line, cell in zip(_lines(chosen), chosen, strict=True)]
+        several = len(set(at)) < len(at)
+        svg = _curves(at, percent, published)
     else:
         svg = plots.bars(labels, percent, "average (percent)", published, "published")
     body = []
@@ -79,10 +101,11 @@ def _swept(chosen: Sequence[Cell], rows: Sequence[Row]) -> Section:
         shortfall = row.facts.get("shortfall")
         partial = "*" * bool(row.results and row.results.get("partial"))
         average = word if value is None else f"{value:.2f}{partial}"
-        examples = "missing" if not row.facts else str(row.facts["rows_out"])
+        examples = "–" if experiment.untrained else "missing" if not row.facts else str(row.facts["rows_out"])
         body.append([label, average, "–" if figure is None else f"{figure:.2f}", examples,
                      "–" if not shortfall else str(shortfall)])  # fmt: skip
     text = ["A cell that has no average is named and left out of the figure."] * (None in percent)
+    text += ["Each point of a curve is the mean over those of its seeds that have an average."] * several
     if any(row.results and row.results.get("partial") for row in rows):
         text.append("* partial, not the whole benchmark: the notes of the table say in what.")
     if experiment.name == "answers":
@@ -113,12 +136,15 @@ def _overlaps(chosen: Sequence[Cell], store: Store) -> list[Section]:
     """One map for each pool with two or more cells."""
     found = []
     for number, pool in enumerate(dict.fromkeys(cell.config.pool.name for cell in chosen)):
-        cells = [cell for cell in chosen if cell.config.pool.name == pool][:SHOWN]
+        every = [cell for cell in chosen if cell.config.pool.name == pool]
+        cells = every[:SHOWN]
         subsets = [_chosen_ids(cell, store) for cell in cells]
         if sum(subset is not None for subset in subsets) < 2:
             continue
         title = f"Overlap of the subsets chosen from {pool}"
         text = "Shared examples over the size of the smaller subset; 1 means that one contains the other."
+        if len(every) > SHOWN:
+            text += f" Shown are the first {SHOWN} of {len(every)} cells."
         found.append(_map(f"overlap-{number}", title, _labels(cells), analysis.pairwise(subsets), text))
     return found
 
@@ -147,10 +173,10 @@ def _states(chosen: Sequence[Cell], store: Store) -> Section:
 def _between(chosen: Sequence[Cell], store: Store) -> Section:
     """Pairs of cells that differ in one setting alone."""
     subsets = [_chosen_ids(cell, store) for cell in chosen]
-    size = next((_pool_size(cell, store) for cell, subset in zip(chosen, subsets, strict=True) if subset), 0)
+    sizes = [_pool_size(cell, store) if subset else 0 for cell, subset in zip(chosen, subsets, strict=True)]
     body = []
     for key, name in AXES.items():
-        pairs: list[tuple[list[str], list[str]]] = []
+        pairs: list[tuple[list[str], list[str], int]] = []  # both subsets, and how many records their pool has
         absent = 0
         for a in range(len(chosen)):
             for b in range(a + 1, len(chosen)):
@@ -158,15 +184,15 @@ def _between(chosen: Sequence[Cell], store: Store) -> Section:
                 if {k for k in first.keys() | second.keys() if first.get(k) != second.get(k)} != {key}:
                     continue
                 if (one := subsets[a]) and (other := subsets[b]):
-                    pairs.append((one, other))
+                    pairs.append((one, other, sizes[a]))
                 else:
                     absent += 1
         if not pairs:
             if absent:
                 body.append([name, "0", *["missing"] * 5, str(absent)])
             continue
-        chance = [analysis.by_chance(len(a), len(b), size) for a, b in pairs]
-        jaccards, overlaps = ([f(a, b) for a, b in pairs] for f in (analysis.jaccard, analysis.overlap))
+        chance = [analysis.by_chance(len(one), len(other), size) for one, other, size in pairs]
+        jaccards, overlaps = ([f(one, other) for one, other, _ in pairs] for f in (analysis.jaccard, analysis.overlap))
         body.append([name, str(len(pairs)), *_range(jaccards), *_range(overlaps), f"{np.mean(chance):.3f}",
                      str(absent)])  # fmt: skip
     return Section("between", "Subsets when one thing is made anew", [
@@ -205,12 +231,13 @@ def reference(cell: Cell) -> Choice:
 
 
 def _within(chosen: Sequence[Cell], store: Store) -> list[Section]:
-    """What can be changed without other answers, from the first finished cell of each backbone and preset."""
+    """What can be changed without other answers, from the first finished cell of each backbone, pool and preset."""
     body: list[list[str]] = []
     maps: list[Section] = []
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, ...]] = set()
+    pools = len({cell.config.pool.name for cell in chosen}) > 1  # one pool needs no column
     for cell in chosen:
-        of = (cell.config.backbone.name, cell.config.preset.name)
+        of = (cell.config.backbone.name, *[cell.config.pool.name] * pools, cell.config.preset.name)
         if of in seen or (matrices := _matrices(cell, store)) is None:
             continue
         seen.add(of)
@@ -222,20 +249,22 @@ def _within(chosen: Sequence[Cell], store: Store) -> list[Section]:
     if not body:
         return []
     return [Section("within", "Subsets when one setting changes", [
-        f"From saved matrices: each line changes one setting and nothing else. The interval holds the middle 95 % over "
-        f"{DRAWS} random sub-sets of the answers, the same on both sides. K: a random sub-set against all answers; "
-        f"answers: two sub-sets drawn apart, which is the noise of sampling. lam weighs otherwise at each K.",
+        f"From saved matrices, of the first finished cell where several differ in something else: each line changes "
+        f"one setting and nothing else. The interval holds the middle 95 % over {DRAWS} random sub-sets of the "
+        f"answers, the same on both sides. K: a random sub-set against all answers; answers: two sub-sets drawn "
+        f"apart, which is the noise of sampling. lam weighs otherwise at each K.",
         "first answers: the overlap when the first answers are used instead of drawn ones."],
-        ("backbone", "preset", "changed", "to", "Jaccard", "95 %", "overlap", "95 %", "first answers", "by chance"),
-        body), *maps]  # fmt: skip
+        ("backbone", *["pool"] * pools, "preset", "changed", "to", "Jaccard", "95 %", "overlap", "95 %",
+         "first answers", "by chance"), body), *maps]  # fmt: skip
 
 
 def _maps(terms: Terms, base: Choice, name: str) -> list[Section]:
     """All pairs of lam, of layer windows and of numbers of answers."""
     counts = [count for count in COUNTS if count <= terms.matrices.answers]
+    lams = analysis.lambdas(terms.matrices.answers if base.answers is None else len(base.answers))
     found = []
     for stem, title, labels, choices in (
-        ("lam", "lam", [f"{lam:g}" for lam in analysis.LAMBDAS], [replace(base, lam=lam) for lam in analysis.LAMBDAS]),
+        ("lam", "lam", [f"{lam:g}" for lam in lams], [replace(base, lam=lam) for lam in lams]),
         ("windows", "layer windows", list(terms.matrices.windows),
          [replace(base, window=window) for window in terms.matrices.windows]),
         ("counts", "numbers of answers", [f"K = {count}" for count in counts],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from adg import binning, embedding, generation, models, records, selection
 from adg.evaluation import harness
 from adg.selection import Selector
-from adg.store import Node, Store, canonical, sha256_text
+from adg.store import Node, Store, canonical, file_name, sha256_text
 from baselines import selector_types
 from experiments import config as config_
 from experiments.config import Config
@@ -19,8 +19,12 @@ from finetune import sft
 
 GROUPS = ("backbone", "pool", "selector")
 # overrides that say nothing about a result: where things are and how they are run
-ASIDE = ("exec.", "contamination.", "hydra", "tracker", "out=", "suite.data_root=", "selector.checkpoint",
-         "selector.scorer_path=", "selector.encoder")  # fmt: skip
+ASIDE = ("exec.", "contamination.", "hydra", "tracker", "out=", "suite.data_root=", "pool.hub=", "pool.file=",
+         "backbone.hub=", "selector.checkpoint", "selector.scorer_path=", "selector.encoder", "selector.annotations=",
+         "selector.prompts=", "selector.label_embeddings=", "selector.valid_tags=", "selector.complexity_scorer",
+         "selector.quality_scorer")  # fmt: skip
+ASIDE_ENDS = ("sha256", "revision")
+PATHS = ("pool.path", "backbone.path")  # told apart by the last part of the path
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Cell:
         answers = generation.node(pool, selecting, c.sampling, c.engine)
         grams = embedding.node(answers, pool, selecting, c.embedding)
         bins = binning.node(grams, c.embedding.bins)
+        if "grams" in self.selector.needs():
+            self.selector.check_answers(c.sampling.n, c.embedding.declared)
         extra = self.selector.extra(pool, selecting)
         features = {"backbone": selecting, "answers": answers, "grams": grams, "bins": bins, **extra}
         scores = selection.scores_node(self.selector, features, pool)
@@ -60,7 +66,10 @@ class Cell:
         last = every[c.experiment.last]
         needed = {node.fingerprint for node in last.walk()}
         other = ("selecting",) if selecting.fingerprint != backbone.fingerprint else ()
-        order = ("pool", "backbone", *other, "answers", "grams", "bins", *extra, "scores", "subset", "adapter", "eval")
+        early = [role for role, node in extra.items() if set(node.inputs) <= {"pool"} and not node.stage.gpu]  # cheap
+        late = [role for role in extra if role not in early]
+        order = ("pool", *early, "backbone", *other, "answers", "grams", "bins", *late, "scores", "subset", "adapter",
+                 "eval")  # fmt: skip
         return {role: every[role] for role in order if every[role].fingerprint in needed}
 
     @property
@@ -77,7 +86,8 @@ class Cell:
         words = []
         for key, value in self.varied.items():
             override = f"{key}={value}"
-            words.append(labels.get(override) or (plain[key].format(value) if key in plain else override))
+            short = Path(value).name if key in PATHS else plain[key].format(value) if key in plain else override
+            words.append(labels.get(override) or short)
         return ", ".join(words)
 
     @property
@@ -89,15 +99,14 @@ class Cell:
         def says(key: str, value: str) -> bool:
             if f"{key}={value}" in labels:
                 return True
-            aside = f"{key}={value}".startswith(ASIDE) or key.endswith(("_sha256", "_revision"))
-            return usual.get(key, "") not in (None, value) and not aside
+            return usual.get(key, "") not in (None, value) and not _aside(key, value)
 
         return {key: value for key, value in self.swept.items() if says(key, value)}
 
     @property
     def swept(self) -> dict[str, str]:
         """The overrides of this cell by key."""
-        return {key: value for key, _, value in (o.replace("\\", "").partition("=") for o in self.overrides)}
+        return _by_key(self.overrides)
 
     @property
     def name(self) -> str:
@@ -112,11 +121,49 @@ class Cell:
         return sha256_text(canonical({self.config.experiment.last: self.last.fingerprint, "name": self.name}))
 
 
+def _by_key(line: Iterable[str]) -> dict[str, str]:
+    return {key: value for key, _, value in (override.replace("\\", "").partition("=") for override in line)}
+
+
 def cells(asked: Sequence[str]) -> list[Cell]:
     """The cells that ``experiments.run -m`` would run for these overrides."""
     lines = config_.grid(asked)
     configs = config_.compose_many(lines)
     return [Cell(c, tuple(line)) for c, line in zip(configs, lines, strict=True)]
+
+
+def _aside(key: str, value: str) -> bool:
+    return f"{key}={value}".startswith(ASIDE) or key.endswith(ASIDE_ENDS)
+
+
+def apart(chosen: Sequence[Cell]) -> str:
+    """The overrides that set these cells apart from the whole study of their profile and experiment; "" for that."""
+    first = chosen[0].config
+    study = [f"profile={first.profile.name}", f"experiment={first.experiment.name}"]
+
+    def values(lines: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
+        found: dict[str, dict[str, None]] = {}
+        for line in lines:
+            for key, value in line.items():
+                found.setdefault(key, {})[value] = None
+        return {key: list(seen) for key, seen in found.items()}
+
+    usual = values(_by_key(line) for line in config_.grid(study))
+    usual.setdefault("preset", ["paper"])
+    return " ".join(
+        f"{key}={','.join(seen)}"
+        for key, seen in values(cell.swept for cell in chosen).items()
+        if set(seen) != set(usual.get(key, ())) and not _aside(key, seen[0])
+    )
+
+
+def report_folder(chosen: Sequence[Cell], store: Store) -> Path:
+    """Where the tables of these cells are: a part of a study, or a study at other settings, has a folder of its own."""
+    first, what = chosen[0].config, apart(chosen)
+    name = f"{first.profile.name}-{first.experiment.name}"
+    if what:
+        name += f"+{file_name(what)}" + (f"-{sha256_text(what)[:8]}" if len(what) > 80 else "")
+    return store.root / "report" / name
 
 
 def overrides() -> list[str]:

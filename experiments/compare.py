@@ -2,7 +2,8 @@
 
 For each backbone and pool, per task and for the average: the difference in points, its interval, the p-value of the
 paired bootstrap, McNemar's exact one where scores are 0 or 1, and both after Holm's correction for the number of
-selectors. Cells that did not answer the same items alike are refused. Swept seeds (seed=1,2,3) are compared in pairs.
+selectors. Where ADG stands alone (experiment=terms), its variants are compared with one another, all pairs of them.
+Cells that did not answer the same items alike are refused. Swept seeds (seed=1,2,3) are compared in pairs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 from adg import seeds
 from adg.errors import BadInput
@@ -19,17 +22,29 @@ from adg.evaluation import samples, statistics
 from adg.evaluation.statistics import Comparison
 from adg.report import signed
 from adg.store import Artifact, Store, write_atomic
-from experiments.cells import Cell, asked_for
+from experiments.cells import Cell, asked_for, report_folder
 from experiments.config import plain_errors
+from experiments.samples import evaluation
 from experiments.status import cell_status
 
 OURS = "adg"
 HEAD = ("items", "difference", "interval", "p", "Holm", "McNemar", "Holm")
 
+Family = tuple[str, str]  # a selector and its variant, without the seed
+
+
+class Corrected(NamedTuple):
+    """A p-value after Holm's correction, and the number of comparisons that it was corrected over."""
+
+    p: float
+    over: int
+
 
 @dataclass
 class Pairing:
-    """ADG and another selector of one backbone and pool. ``tasks`` is empty where ``reason`` says why."""
+    """ADG and another selector of one backbone and pool, or two variants of ADG. ``tasks`` is empty where ``reason``
+    says why; ``planned`` is how many comparisons are corrected together once all have results: one for each of
+    ``among``."""
 
     backbone: str
     pool: str
@@ -40,8 +55,10 @@ class Pairing:
     tasks: dict[str, Comparison] = field(default_factory=dict)
     reason: str = ""
     refused: bool = False
-    holm: dict[str, float] = field(default_factory=dict)
-    holm_exact: dict[str, float] = field(default_factory=dict)
+    planned: int = 1
+    among: str = "selectors"
+    holm: dict[str, Corrected] = field(default_factory=dict)
+    holm_exact: dict[str, Corrected] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -49,23 +66,38 @@ class Pairing:
 
 
 def pairings(chosen: Sequence[Cell], store: Store) -> list[Pairing]:
-    """ADG against each other selector, every difference computed; what is missing or refused has a reason."""
-    families: dict[tuple[str, str, str, str], list[Cell]] = {}
+    """ADG against each other selector, or its variants in pairs where there is no other; every difference computed,
+    what is missing or refused has a reason. Raises ``BadInput`` where nothing is evaluated."""
+    blocks: dict[tuple[str, str], dict[Family, list[Cell]]] = {}
     for cell in chosen:
+        evaluation(cell)
         c = cell.config
         family = ", ".join(word for word in cell.variant.split(", ") if not word.startswith("seed="))
-        families.setdefault((c.backbone.name, c.pool.name, str(c.selector["name"]), family), []).append(cell)
+        families = blocks.setdefault((c.backbone.name, c.pool.name), {})
+        families.setdefault((str(c.selector["name"]), family), []).append(cell)
     found = []
-    for (backbone, pool, selector, family), ours in families.items():
-        near = {key: cells for key, cells in families.items() if key[:2] == (backbone, pool) and key[2] != OURS}
-        block = []
-        for (_, _, other, variant), theirs in near.items() if selector == OURS else ():
-            if variant == family or (not variant and (backbone, pool, other, family) not in near):
-                block.append(Pairing(backbone, pool, _name(selector, family), _name(other, variant)))
-                _compute(block[-1], ours, theirs, store)
-        _correct(block)
-        found += block
+    for names, families in blocks.items():
+        alone = all(selector == OURS for selector, _ in families)
+        among = "pairs of variants" if alone else "selectors"
+        for planned in _planned(list(families), alone):
+            block = []
+            for ours, theirs in planned:
+                block.append(Pairing(*names, _name(*ours), _name(*theirs), planned=len(planned), among=among))
+                _compute(block[-1], families[ours], families[theirs], store)
+            _correct(block)
+            found += block
     return found
+
+
+def _planned(families: Sequence[Family], alone: bool) -> list[list[tuple[Family, Family]]]:
+    """Which families of one backbone and pool are held against which, in groups to be corrected together; ``alone``:
+    all are variants of ADG."""
+    if alone:
+        return [list(combinations(families, 2))]
+    mine = [key for key in families if key[0] == OURS]
+    return [[(ours, other) for other in families if other[0] != OURS
+             and (other[1] == ours[1] or (not other[1] and (other[0], ours[1]) not in families))]
+            for ours in mine]  # fmt: skip
 
 
 def _name(selector: str, family: str) -> str:
@@ -79,7 +111,7 @@ def _compute(pairing: Pairing, ours: Sequence[Cell], theirs: Sequence[Cell], sto
         return
     found: list[tuple[Artifact, Artifact]] = []
     for pair in pairs:
-        artifacts = [store.find(cell.nodes["eval"]) for cell in pair]
+        artifacts = [store.find(evaluation(cell)) for cell in pair]
         for cell, artifact in zip(pair, artifacts, strict=True):
             if artifact is None:
                 role, status = cell_status(cell, store)
@@ -102,15 +134,38 @@ def _compute(pairing: Pairing, ours: Sequence[Cell], theirs: Sequence[Cell], sto
 
 
 def _correct(block: Sequence[Pairing]) -> None:
-    """Holm's correction over the selectors of one backbone and pool, for each task by itself."""
+    """Holm's correction over the comparisons of one block that have a p-value, for each task by itself."""
     for task in dict.fromkeys(task for pairing in block for task in pairing.tasks):
-        every = [pairing for pairing in block if task in pairing.tasks]
-        drawn = [(pairing, p) for pairing in every if (p := pairing.tasks[task].p) is not None]
-        exact = [(pairing, p) for pairing in every if (p := pairing.tasks[task].p_exact) is not None]
-        for (pairing, _), adjusted in zip(drawn, statistics.holm([p for _, p in drawn]), strict=True):
-            pairing.holm[task] = adjusted
-        for (pairing, _), adjusted in zip(exact, statistics.holm([p for _, p in exact]), strict=True):
-            pairing.holm_exact[task] = adjusted
+        every = [(pairing, pairing.tasks[task]) for pairing in block if task in pairing.tasks]
+        drawn = [(pairing.holm, entry.p) for pairing, entry in every if entry.p is not None]
+        exact = [(pairing.holm_exact, entry.p_exact) for pairing, entry in every if entry.p_exact is not None]
+        for known in (drawn, exact):
+            for (into, _), adjusted in zip(known, statistics.holm([p for _, p in known]), strict=True):
+                into[task] = Corrected(adjusted, len(known))
+
+
+def _fewer(pairing: Pairing) -> list[str]:
+    """Which figures of a comparison were corrected over fewer than planned, in words."""
+    drawn = {task: entry.over for task, entry in pairing.holm.items()}
+    exact = {task: entry.over for task, entry in pairing.holm_exact.items() if entry.over != drawn.get(task)}
+    lines = []
+    for test, corrected in (("", drawn), (" of McNemar's p", exact)):
+        for over in sorted(set(corrected.values()) - {pairing.planned}):
+            tasks = [task for task in corrected if corrected[task] == over]
+            some = "" if tasks == list(drawn) else f" ({', '.join(tasks)})"
+            lines.append(f"  Holm{test} over {over} of {pairing.planned} {pairing.among}{some}")
+    return lines
+
+
+def _dashes(entries: Sequence[Comparison]) -> list[str]:
+    """Why some figures of these comparisons read "–"."""
+    reasons = {
+        "a subtask with a single item cannot be resampled": any(x.p is None for x in entries),
+        "where every item of a subtask changed alike all resamples are equal, and there is no interval":
+            any(x.interval is None and x.p is not None for x in entries),
+        "McNemar's test takes one task, one seed and scores of 0 and 1": any(x.p_exact is None for x in entries),
+    }  # fmt: skip
+    return [f"–: {reason}." for reason, holds in reasons.items() if holds]
 
 
 def render(found: Sequence[Pairing]) -> str:
@@ -126,20 +181,20 @@ def render(found: Sequence[Pairing]) -> str:
             ends = "–"
             if entry.interval is not None:
                 ends = f"[{signed(100 * entry.interval.low)}, {signed(100 * entry.interval.high)}]"
-            values = (entry.p, pairing.holm.get(task), entry.p_exact, pairing.holm_exact.get(task))
+            holm, holm_exact = pairing.holm.get(task), pairing.holm_exact.get(task)
+            values = (entry.p, holm and holm.p, entry.p_exact, holm_exact and holm_exact.p)
             lines.append(f"  {task:<16}{entry.n:>7,}{signed(100 * entry.difference):>12}{ends:>20}"
                          + "".join(f"{'–' if p is None else f'{p:.4f}':>9}" for p in values))  # fmt: skip
-        lines.append("")
+        lines += [*_fewer(pairing), ""]
     shown = [pairing for pairing in found if pairing.tasks]
     if shown:
         lines.append(f"Points of percent, {100 * statistics.LEVEL:.0f} % bootstrap intervals over items and seeds; p "
                      "of the paired bootstrap and of McNemar's exact test,\neach also after Holm's correction over the "
-                     "selectors of a backbone and pool.")  # fmt: skip
+                     f"{' and the '.join(dict.fromkeys(x.among for x in shown))} of a backbone and pool.")  # fmt: skip
         alone = [pairing for pairing in shown if len(pairing.seeds) == 1]
         lines += [f"{len(alone)} of {len(shown)} comparisons rest on {statistics.ONE_SEED}."] * bool(alone)
-        if any(entry.interval is None for pairing in shown for entry in pairing.tasks.values()):
-            lines.append("–: a subtask with a single item, which cannot be resampled, or scores other than 0 and 1.")
-    return "\n".join(lines) if found else f"no cell of {OURS} together with one of another selector"
+        lines += _dashes([entry for pairing in shown for entry in pairing.tasks.values()])
+    return "\n".join(lines) if found else f"no cell of {OURS} together with one of another selector or variant"
 
 
 def comma_separated(found: Sequence[Pairing]) -> str:
@@ -147,23 +202,24 @@ def comma_separated(found: Sequence[Pairing]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["backbone", "pool", "ours", "theirs", "seeds", "partial", "task", "items", "difference", "low",
-                     "high", "p", "p_holm", "p_mcnemar", "p_mcnemar_holm", "reason"])  # fmt: skip
+                     "high", "p", "p_holm", "holm_over", "p_mcnemar", "p_mcnemar_holm", "mcnemar_holm_over",
+                     "holm_planned", "reason"])  # fmt: skip
     for pairing in found:
         first = [pairing.backbone, pairing.pool, pairing.ours, pairing.theirs, " ".join(map(str, pairing.seeds)),
                  "yes" if pairing.partial else "no"]  # fmt: skip
         if not pairing.tasks:
-            writer.writerow([*first, *[""] * 9, pairing.reason])
+            writer.writerow([*first, *[""] * 11, pairing.planned, pairing.reason])
         for task, x in pairing.tasks.items():
-            ends = [None, None] if x.interval is None else [x.interval.low, x.interval.high]
-            writer.writerow([*first, task, x.n, x.difference, *ends, x.p, pairing.holm.get(task), x.p_exact,
-                             pairing.holm_exact.get(task), ""])  # fmt: skip
+            nothing = (None, None)
+            writer.writerow([*first, task, x.n, x.difference, *(x.interval or nothing),
+                             x.p, *pairing.holm.get(task, nothing),
+                             x.p_exact, *pairing.holm_exact.get(task, nothing), pairing.planned, ""])  # fmt: skip
     return out.getvalue()
 
 
 def write(chosen: Sequence[Cell], store: Store, found: Sequence[Pairing]) -> Path:
     """Write ``compare.csv`` beside the tables of the same sweep."""
-    first = chosen[0].config
-    path = store.root / "report" / f"{first.profile.name}-{first.experiment.name}" / "compare.csv"
+    path = report_folder(chosen, store) / "compare.csv"
     write_atomic(path, comma_separated(found).encode())
     return path
 

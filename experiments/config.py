@@ -203,7 +203,7 @@ def compose_many(cells: Sequence[Sequence[str]]) -> list[Config]:
             except HarnessError:
                 raise
             except Exception as error:
-                raise explain(error) from error
+                raise explain(error, overrides) from error
     return configs
 
 
@@ -220,7 +220,7 @@ def grid(overrides: Sequence[str]) -> list[list[str]]:
             single = [o.input_line for o in parser.parse_overrides(list(overrides)) if not o.is_sweep_override()]
             composed = hydra_compose("config", single, return_hydra_config=True)
         except Exception as error:
-            raise explain(error) from error
+            raise explain(error, overrides) from error
         params = OmegaConf.to_container(composed.hydra.sweeper.params or OmegaConf.create({}), resolve=True)
         swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items()] + list(overrides))
         return [list(cell) for batch in BasicSweeper.split_arguments(swept, None) for cell in batch]
@@ -243,12 +243,36 @@ def known_keys() -> list[str]:
         return sorted(walk(hydra_compose("config"), ""))
 
 
-def explain(error: Exception) -> BadInput:
+def _unknown_option(option: str, overrides: Sequence[str]) -> BadInput | None:
+    """What to say of ``selector.<option>``, which the selector that ``overrides`` choose does not have."""
+    from baselines import selector_types
+
+    types = selector_types()
+    chosen = [override.removeprefix("selector=") for override in overrides if override.startswith("selector=")]
+    name = chosen[-1] if chosen else "adg"
+    if name not in types:
+        return None
+    options = {kind: [field.name for field in dataclasses.fields(types[kind].Config)] for kind in types}
+    if option in options[name]:
+        return BadInput(f"'selector.{option}' is not set by conf/selector/{name}.yaml; write +selector.{option}=...")
+    text = (f"selector '{name}' has no option '{option}'{nearest(option, options[name])}; "
+            f"it has {', '.join(options[name]) or 'none'}")  # fmt: skip
+    others = [kind for kind in types if option in options[kind]]
+    if others:
+        text += (f". {', '.join(others)} {'have' if len(others) > 1 else 'has'} it: on a command line an option "
+                 f"reaches every selector of a sweep, so name one (selector={others[0]}), or write the option into "
+                 f"conf/selector/{others[0]}.yaml for all sweeps")  # fmt: skip
+    return BadInput(text)
+
+
+def explain(error: Exception, overrides: Sequence[str] = ()) -> BadInput:
     """Hydra's composition errors in one line, with the nearest known key or option."""
     text = str(error)
     missing = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' (?:is )?not in", text)
     if missing:
         key = missing.group(1)
+        if key.startswith("selector.") and (told := _unknown_option(key.removeprefix("selector."), overrides)):
+            return told
         full = re.search(r"full_key: (\S+)", text)
         known = known_keys()
         if key in known:
@@ -273,6 +297,21 @@ def explain(error: Exception) -> BadInput:
         reasons.append(str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__)
         cause = cause.__cause__
     return BadInput("config: " + " <- ".join(reasons))
+
+
+def task_overrides() -> tuple[str, ...]:
+    """The overrides of the cell that runs now as a Hydra application."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return tuple(HydraConfig.get().overrides.task)
+
+
+def job() -> tuple[int, int]:
+    """The number of the cell that runs now in its sweep, from 0, and how many run at once."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    return hydra.job.num, max(1, int(hydra.launcher.get("n_jobs") or 1))
 
 
 def hydra_app(main: Callable[[Config], int | None]) -> Callable[[], None]:
@@ -305,4 +344,4 @@ def plain_errors() -> Iterator[None]:
     except HarnessError as error:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {explain(error)}")
+        sys.exit(f"error: {explain(error, sys.argv[1:])}")

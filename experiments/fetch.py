@@ -48,7 +48,7 @@ def main() -> None:
         problems = mirror.fill(wanted, folder, not args.verify, args.repair, lambda text: print(text, flush=True))
         if problems:
             raise BadInput("\n  ".join([f"{len(problems)} problem{'s' * (len(problems) > 1)}", *problems]))
-        print(f"complete; to use it without a network: HF_HUB_CACHE={folder}/hub python -m experiments.run "
+        print(f"complete; to use it without a network: HF_HUB_CACHE={folder}/hub python -m experiments.run -m "
               f"{' '.join(overrides)} exec.offline=true suite.data_root={folder}/benchmarks")  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from adg.store import Artifact, Node, Store, _json, _read
+from adg.store import Artifact, Node, Store, read_artifact, read_json
 from experiments import paper
 from experiments.cells import Cell, asked_for, distinct
 from experiments.config import plain_errors
@@ -30,7 +30,7 @@ def finished_seconds(store: Store, nodes: list[Node]) -> dict[str, list[float]]:
     """Seconds that the finished artifacts among ``nodes`` took, by stage."""
     found: dict[str, list[float]] = {}
     for node in nodes:
-        artifact: Artifact | None = _read(store.path(node))
+        artifact: Artifact | None = read_artifact(store.path(node))
         if artifact is not None:
             found.setdefault(node.stage.name, []).append(artifact.manifest["seconds"])
     return found
@@ -124,7 +124,7 @@ def _rates(chosen: list[Cell], store: Store, cell: Cell) -> tuple[Rate | None, R
     found: dict[str, Rate] = {}
     backbone = cell.nodes["backbone"].fingerprint
     for node in distinct(chosen):
-        artifact = _read(store.path(node)) if node.stage.name in ("answers", "grams") else None
+        artifact = read_artifact(store.path(node)) if node.stage.name in ("answers", "grams") else None
         if artifact is None or node.inputs["backbone"].fingerprint != backbone:
             continue
         info, where = artifact.info, f"on {artifact.manifest['machine'].get('host')} for {node.label}"
@@ -141,7 +141,7 @@ def _rates(chosen: list[Cell], store: Store, cell: Cell) -> tuple[Rate | None, R
             found["sampling"] = (answers / spent["seconds"] / gpus, where)
         else:
             found["scoring"] = (spent["answers"] / spent["seconds"], where)
-    bench = _json(store.root / "bench" / "gpu.json")
+    bench = read_json(store.root / "bench" / "gpu.json")
     if bench is not None and bench.get("shape") == "llama3_8b":
         where = f"on {bench['device']} by make bench-gpu at {bench['answer_tokens']} tokens an answer"
         found.setdefault("scoring", (bench["scoring"]["answers_per_second"], where))

@@ -1,7 +1,8 @@
 """The table of a sweep from its manifests alone:  python -m experiments.report profile=mini [experiment=layers]
 
 Writes table.md, table.csv, index.html and the analyses' figures and tables (CSV, SVG) under
-``runs/report/<profile>-<experiment>/`` and prints the table.
+``runs/report/<profile>-<experiment>/`` and prints the table; a part of a study, or a study at other settings, has its
+overrides in the folder's name.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from adg import report, seeds
 from adg.evaluation import harness, samples, statistics
 from adg.store import Artifact, Status, Store
 from experiments import analyse, contamination, ledger, paper
-from experiments.cells import Cell, asked_for
+from experiments.cells import Cell, apart, asked_for, report_folder
 from experiments.config import plain_errors
 from experiments.status import cell_status
 
 RESAMPLES = 2_000  # of an interval in a table
 
 
-SAME_FIGURE = {"seed", "preset", "finetune", "suite.backend", "engine"}  # varied beside the same published figure
+# varied beside the same published figure
+SAME_FIGURE = {"seed", "preset", "finetune", "suite.backend", "engine", "pool.path", "backbone.path"}
 
 
 def row(cell: Cell, store: Store) -> report.Row:
@@ -89,10 +91,9 @@ def write(chosen: list[Cell], store: Store) -> str:
              if b.statement]  # fmt: skip
     notes += [note for note in dict.fromkeys(c.selector.note(c.nodes["backbone"]) for c in chosen) if note]
     title = first.experiment.title or first.experiment.name
-    name = f"{first.profile.name}-{first.experiment.name}"
-    if {c.config.preset.name for c in chosen} == {first.preset.name} != {"paper"}:
-        title, name = f"{title} ({first.preset.name} preset)", f"{name}-{first.preset.name}"
-    folder = store.root / "report" / name
+    if what := apart(chosen):
+        title = f"{title} ({what})"
+    folder = report_folder(chosen, store)
     table = report.Table(title=title, profile=first.profile.name, statement=first.profile.statement, rows=rows,
                          notes=notes, ledger=ledger.load(), source=paper.source(),
                          sections=analyse.sections(chosen, store, rows))  # fmt: skip

@@ -14,12 +14,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from adg import tracking
+from adg import selection, tracking
 from adg.errors import HarnessError, NotRunnable
 from adg.evaluation import harness
-from adg.store import Node, Store, file_name, plain, write_json
+from adg.store import Artifact, Node, Store, file_name, plain, write_json
 from experiments import config as config_
-from experiments.cells import Cell, asked_for, overrides
+from experiments.cells import Cell, asked_for
 from experiments.config import Config
 from experiments.worker import Runner
 
@@ -66,7 +66,11 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
         with Runner() as runner, tracking.track(config.tracker, _info(cell)) as tracked:
             store.runner, store.exec = runner, config.exec
             _reopen_if_more_can_run(store, cell)
-            artifacts = {role: store.ensure(node, on_build) for role, node in cell.nodes.items()}
+            artifacts = {}
+            for role, node in cell.nodes.items():
+                artifacts[role] = store.ensure(node, on_build)
+                if role == "pool":
+                    refuse_budget(store, cell, artifacts[role])
             if "adapter" in artifacts:
                 tracked.training(_lines(artifacts["adapter"].file("training.jsonl")))
             if "eval" in artifacts:  # the experiment may end with the subset
@@ -85,6 +89,15 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
         _worked.append(time.time() - started)
     write_json(path, {**record, "state": "done"})
     return "done"
+
+
+def refuse_budget(store: Store, cell: Cell, pool: Artifact) -> None:
+    """Refuse a budget above the pool now, not after its answers were sampled."""
+    if not cell.selector.whole_pool and not store.complete(cell.nodes["subset"]):
+        try:
+            selection.check_budget(cell.config.budget, int(pool.info["rows_out"]))
+        except HarnessError as error:
+            store.refuse(cell.nodes["subset"], error)
 
 
 def _reopen_if_more_can_run(store: Store, cell: Cell) -> None:
@@ -111,21 +124,12 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _position() -> tuple[str, str]:
     """Where this cell stands in a sweep, and how long the rest may take; empty outside a sweep."""
-    from hydra.core.hydra_config import HydraConfig
-
     total = int(os.environ.get(_TOTAL, "0"))
     if not total:
         return "", ""
-    hydra = HydraConfig.get()
-    at_once = max(1, int(hydra.launcher.get("n_jobs") or 1))
-    left = (total - hydra.job.num) * sum(_worked) / max(1, len(_worked)) / at_once
-    return f"[{hydra.job.num + 1}/{total}] ", f" (about {left / 60:.0f} min left)" if _worked else ""
-
-
-def _task_overrides() -> tuple[str, ...]:
-    from hydra.core.hydra_config import HydraConfig
-
-    return tuple(HydraConfig.get().overrides.task)
+    number, at_once = config_.job()
+    left = (total - number) * sum(_worked) / max(1, len(_worked)) / at_once
+    return f"[{number + 1}/{total}] ", f" (about {left / 60:.0f} min left)" if _worked else ""
 
 
 class CellFailed(HarnessError):
@@ -133,9 +137,14 @@ class CellFailed(HarnessError):
 
 
 def main(config: Config) -> None:
-    cell = Cell(config, _task_overrides())
-    if run_cell(cell, *_position()) == "failed":
+    cell = Cell(config, config_.task_overrides())
+    tag, eta = _position()
+    if run_cell(cell, tag, eta) == "failed":
         raise CellFailed(f"{cell.name} failed; repair the cause and run the same command again")
+    if not tag:  # a sweep ends with the table of all its cells
+        from experiments import report
+
+        say(f"\n{report.write([cell], store_of(config))}")
 
 
 def entry() -> None:
@@ -143,13 +152,17 @@ def entry() -> None:
     if not {"-m", "--multirun"} & set(sys.argv[1:]):
         return config_.hydra_app(main)()
     with config_.plain_errors():
-        os.environ[_TOTAL] = str(len(config_.grid(overrides())))
+        chosen, store = asked_for()  # what is wrong in the last cell is refused before the first is begun
+        for cell in chosen:
+            _ = cell.nodes
+        os.environ[_TOTAL] = str(len(chosen))
     try:
         config_.hydra_app(main)()
     finally:
         from experiments import report
 
-        say(f"\n{report.write(*asked_for())}")
+        with config_.plain_errors():
+            say(f"\n{report.write(chosen, store)}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 
 from adg.errors import BadInput, nearest
 from adg.evaluation import samples
-from adg.store import Artifact, Store
+from adg.store import Artifact, Node, Store
 from experiments.cells import Cell, cells
 from experiments.config import plain_errors
 from experiments.status import cell_status
@@ -48,9 +48,19 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def evaluation(cell: Cell) -> Node:
+    """The evaluation of a cell. Raises ``BadInput`` where the experiment ends with the subset."""
+    if "eval" not in cell.nodes:
+        name = cell.config.experiment.name
+        raise BadInput(f"experiment={name} only selects: its cells end with the {cell.config.experiment.last}, nothing "
+                       f"is evaluated; expected an experiment with an evaluation. python -m experiments.report "
+                       f"profile={cell.config.profile.name} experiment={name} compares the subsets")  # fmt: skip
+    return cell.nodes["eval"]
+
+
 def evaluated(cell: Cell, store: Store) -> Artifact:
     """The finished evaluation of a cell. Raises ``BadInput`` when there is none."""
-    artifact = store.find(cell.nodes["eval"])
+    artifact = store.find(evaluation(cell))
     if artifact is None:
         role, status = cell_status(cell, store)
         raise BadInput(f"{cell.name} has no evaluation ({status.state} at {role}); run it first, python -m "

@@ -1,9 +1,10 @@
 """Only the subset:
 
-    python -m experiments.select pool=local pool.path=my.jsonl selector=adg budget=1000 out=subset.jsonl
+    python -m experiments.select pool=local pool.path=my.jsonl selector=adg backbone=qwen2_5_7b engine=vllm \\
+        budget=1000 out=subset.jsonl
 
 No training, no benchmark, no tracking. ``out`` gets the chosen rows with all their original fields; beside it
-``<out>.scores.jsonl`` has a row for every record of the pool and ``<out>.manifest.json`` says what made it.
+``subset.scores.jsonl`` has a row for every record of the pool and ``subset.manifest.json`` says what made it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from adg.store import Node, write_atomic
 from experiments import config as config_
 from experiments.cells import Cell
 from experiments.config import Config
-from experiments.run import say, store_of
+from experiments.run import refuse_budget, say, store_of
 from experiments.worker import Runner
 
 
@@ -26,6 +27,13 @@ def select(config: Config) -> Path:
     if not out.parent.is_dir():
         raise BadInput(f"the folder {out.parent} of out={config.out} does not exist; create it first")
     cell = Cell(config)
+    if config.pool.path is not None and out == Path(config.pool.path).expanduser().absolute():
+        raise BadInput(f"out={config.out} is the pool's own file; name another one")
+    stem = out.name.removesuffix(".jsonl")
+    scores, manifest = out.with_name(f"{stem}.scores.jsonl"), out.with_name(f"{stem}.manifest.json")
+    reads = {node.stage.name for node in cell.nodes["subset"].walk()}
+    if "backbone" in reads and config.backbone.statement:
+        say(f"{config.backbone.name}: {config.backbone.statement}; backbone=<name> chooses another")
 
     def on_build(node: Node, event: str, seconds: float) -> None:
         what = {"start": "...", "waiting": "is being built by another process, waiting"}
@@ -34,16 +42,17 @@ def select(config: Config) -> Path:
     store = store_of(config)
     with Runner() as runner:
         store.runner, store.exec = runner, config.exec
-        store.ensure(cell.nodes["pool"], on_build)  # bad rows are refused before any model is loaded
+        pool = store.ensure(cell.nodes["pool"], on_build)  # bad rows are refused before any model is loaded
+        refuse_budget(store, cell, pool)
         subset = store.ensure(cell.nodes["subset"], on_build)
-    for source, target in (("subset.jsonl", out), ("scores.jsonl", out.with_suffix(".scores.jsonl"))):
+    for source, target in (("subset.jsonl", out), ("scores.jsonl", scores)):
         write_atomic(target, subset.file(source).read_bytes())
-    write_atomic(out.with_suffix(".manifest.json"), (subset.path / "manifest.json").read_bytes())
+    write_atomic(manifest, (subset.path / "manifest.json").read_bytes())
     facts = subset.info
     say(f"{facts['rows_out']:,} of {facts['rows_in']:,} records -> {out}")
     if facts["shortfall"]:
         say(f"the released quota rule returned {facts['shortfall']:,} fewer than the budget of {facts['budget']:,}")
-    say(f"scores of every record -> {out.with_suffix('.scores.jsonl')}")
+    say(f"scores of every record -> {scores}")
     return out
 
 

@@ -13,12 +13,16 @@ from experiments.config import plain_errors
 
 
 def cell_status(cell: Cell, store: Store) -> tuple[str, Status]:
-    """The first stage of the cell that is not done, and its state; ("eval", done) when all are."""
-    status = Status("missing")
-    for role, node in cell.nodes.items():
-        status = store.status(node)
-        if status.state != "done":
-            return role, status
+    """The stage that tells how far the cell is, and its state; its last one, done, when all are.
+
+    That is one being built, else one that failed or cannot be run (perhaps refused before what it needs was built),
+    else the first that is not there.
+    """
+    states = {role: store.status(node) for role, node in cell.nodes.items()}
+    for wanted in (("running",), ("failed", "not-run"), ("upstream-failed", "partial", "missing")):
+        for role, status in states.items():
+            if status.state in wanted:
+                return role, status
     return role, status
 
 

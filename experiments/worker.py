@@ -1,16 +1,13 @@
 """Where a stage runs: with a GPU, in a worker process that ends when another kind of stage starts.
 
 Frameworks do not give all GPU memory back while their process lives, so each kind of GPU stage gets a process of
-its own, reused while the kind stays the same. Without a GPU stages run in this process and heavy imports are
-paid once.
+its own, reused while the kind stays the same, on GPUs that no other cell uses. Without a GPU stages run in this process
+and heavy imports are paid once.
 """
 
 from __future__ import annotations
 
-import functools
 import os
-import shutil
-import subprocess
 import threading
 import traceback
 from collections.abc import Mapping
@@ -22,15 +19,7 @@ from typing import Any
 from adg.errors import HarnessError
 from adg.execution import ExecConfig
 from adg.store import Artifact, Node, run_builder
-
-
-@functools.cache
-def gpu_present() -> bool:
-    """Whether an NVIDIA GPU can be used, found without importing torch."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or shutil.which("nvidia-smi") is None:
-        return False
-    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return done.returncode == 0 and "GPU" in done.stdout
+from experiments import gpus
 
 
 class RemoteFailure(Exception):
@@ -44,6 +33,13 @@ def _remote(node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_: Exe
         raise
     except Exception as error:
         raise RemoteFailure(f"{type(error).__name__}: {error}\n{traceback.format_exc()}") from None
+
+
+def _begin(names: list[str] | None) -> None:
+    """In a worker: see only the GPUs ``names`` (None: all that are visible)."""
+    if names is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:
@@ -65,19 +61,26 @@ class Runner:
         # Read when torch is first imported: OpenMP threads that wait for work sleep instead of spinning, which on a
         # machine that is busy with anything else multiplies the time of every stage.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        self._kind = ""
+        self._kind: tuple[str, int] | None = None
         self._pool: ProcessPoolExecutor | None = None
+        self._lease: gpus.Lease | None = None
 
     def __call__(self, node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_: ExecConfig) -> dict[str, Any]:
         isolated = exec_.isolation == "process" or (
-            exec_.isolation == "auto" and exec_.device != "cpu" and gpu_present()
+            exec_.isolation == "auto" and exec_.device != "cpu" and bool(gpus.visible())
         )
         if not (node.stage.gpu and isolated):
             return run_builder(node, folder, inputs, exec_)
-        if self._pool is None or self._kind != node.stage.name:
+        kind = (node.stage.name, self._gpus(node, exec_))
+        if self._pool is None or self._kind != kind:
             self.close()
-            self._kind = node.stage.name
-            self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent)
+            if kind[1]:
+                self._lease = gpus.Lease(kind[1])
+            self._kind = kind
+            self._pool = ProcessPoolExecutor(
+                1, mp_context=get_context("spawn"), initializer=_begin,
+                initargs=(self._lease.names if self._lease else None,),
+            )  # fmt: skip
         try:
             return self._pool.submit(_remote, node, folder, dict(inputs), exec_).result()
         except BaseException as error:
@@ -85,11 +88,22 @@ class Runner:
                 self.close()  # the process may be gone or its memory in an unknown state
             raise
 
+    @staticmethod
+    def _gpus(node: Node, exec_: ExecConfig) -> int:
+        """How many GPUs the worker of a stage is given; 0: it is not restricted (no GPU, or Ray shares them out)."""
+        spread = exec_.distributed == "ray" and node.stage.name in ("answers", "grams")
+        if exec_.device == "cpu" or spread or not gpus.visible():
+            return 0
+        return exec_.train_processes if node.stage.name == "adapter" else exec_.tensor_parallel
+
     def close(self) -> None:
-        """End the worker process, which gives its memory back."""
+        """End the worker process, which gives its memory and its GPUs back."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+        if self._lease is not None:
+            self._lease.close()
+            self._lease = None
 
     def __enter__(self) -> Runner:
         return self

@@ -47,10 +47,10 @@ def main(argv: list[str]) -> int:
     try:
         info = sft.run_request(request)
     except HarnessError as error:
-        if first:
-            print(f"error: {error}", file=sys.stderr)
-            if managed:
-                write_json(request.with_name("failure.json"), {"kind": type(error).__name__, "reason": str(error)})
+        print(f"error (process {os.environ.get('RANK', '0')}): {error}", file=sys.stderr)
+        failure = request.with_name("failure.json")
+        if managed and not failure.exists():  # the first that fails says why; the others are ended for it
+            write_json(failure, {"kind": type(error).__name__, "reason": str(error)})
         return 1
     if first and not managed:
         print(json.dumps(info, indent=2))

@@ -583,7 +583,9 @@ def launch(job: Job) -> dict[str, Any]:
     command = [
         sys.executable, "-m", "accelerate.commands.launch",
         "--config_file", str(HERE / "accelerate" / ("ddp.yaml" if cfg.method == "lora" else "fsdp.yaml")),
-        "--num_processes", str(processes), str(HERE / "run.py"), str(request),
+        "--num_processes", str(processes),
+        "--main_process_port", "0",  # a free one: another cell may be trained beside this
+        str(HERE / "run.py"), str(request),
     ]  # fmt: skip
     # The processes end when this pipe closes, so a kill of this one leaves no trainer behind that still writes.
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:

@@ -1,12 +1,15 @@
 """Set up ``.venv`` from the full lock: vLLM's CUDA build where an NVIDIA GPU is present, its CPU build otherwise.
 
-Run by ``make setup`` with the system's Python 3.11; needs nothing but pip. Done once: a stamp holds the digest of
-what was installed, so a second call returns at once and a changed lock installs again.
+Run by ``make setup`` with the system's Python 3.11; needs nothing but pip. Done once: a stamp holds the build and the
+digest of what was installed, so a second call returns at once and a changed lock installs again. The build of an
+environment never changes: machines with and without a GPU (a cluster's login node) may share one. ``ADG_BUILD=cuda``
+or ``cpu`` chooses it for a new one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 VENV = ROOT / ".venv"
-STAMP = VENV / "installed.sha256"
+STAMP = VENV / "installed.txt"
 
 
 def run(*command: str | Path) -> None:
@@ -35,15 +38,31 @@ def torch_is_cuda_build(python: Path) -> bool:
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "True"
 
 
+def choose() -> str:
+    """The build of the environment that is there, else the one asked for, else the one for this machine."""
+    asked = os.environ.get("ADG_BUILD", "")
+    if asked not in ("", "cuda", "cpu"):
+        sys.exit(f"ADG_BUILD is {asked!r}; expected cuda or cpu")
+    if not STAMP.is_file():
+        return asked or ("cuda" if gpu_present() else "cpu")
+    installed = STAMP.read_text().split()[0]
+    if asked and asked != installed:
+        sys.exit(f"{VENV} holds the {installed} build and ADG_BUILD is {asked}; run: make clean-env")
+    if installed == "cpu" and gpu_present():
+        print(f"note: {VENV} holds the CPU build and here is a GPU; for the CUDA build: make clean-env setup")
+    return installed
+
+
 def main() -> None:
     if sys.version_info[:2] != (3, 11):
         sys.exit(f"Python 3.11 is needed and this is {sys.version.split()[0]}; run: make setup PYTHON=python3.11")
-    lock = HERE / ("cuda.lock" if gpu_present() else "cpu.lock")
+    build = choose()
+    lock = HERE / f"{build}.lock"
     runtime = HERE / "torch-cuda.lock"
     digest = hashlib.sha256(
         lock.read_bytes() + runtime.read_bytes() + (ROOT / "pyproject.toml").read_bytes()
     ).hexdigest()
-    if STAMP.is_file() and STAMP.read_text() == digest:
+    if STAMP.is_file() and STAMP.read_text().split() == [build, digest]:
         return
     python = VENV / "bin" / "python"
     if not python.exists():
@@ -54,13 +73,11 @@ def main() -> None:
     # No dependency is resolved here: the lock is complete, and three packages that vLLM names but text models do not
     # need (torchvision, torchaudio, torchcodec) must stay out, as their default wheels break a CPU build of torch.
     run(*pip, "install", "--no-deps", "--prefer-binary", "-r", lock)
-    if lock.name == "cpu.lock" and torch_is_cuda_build(python):
-        print(
-            "this registry serves torch as its CUDA build: adding the CUDA runtime it needs to be imported", flush=True
-        )
+    if build == "cpu" and torch_is_cuda_build(python):
+        print("the package index serves torch as its CUDA build: adding the CUDA runtime it needs", flush=True)
         run(*pip, "install", "--no-deps", "--prefer-binary", "-r", runtime)
     run(*pip, "install", "--no-deps", "--no-build-isolation", "--editable", ROOT)
-    STAMP.write_text(digest)
+    STAMP.write_text(f"{build} {digest}\n")
 
 
 if __name__ == "__main__":

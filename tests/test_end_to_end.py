@@ -144,6 +144,15 @@ def test_select_writes_rows_with_their_fields_and_a_score_for_each(
     assert {s["id"] for s in scores if s["selected"] is not None} == {r["id"] for r in chosen}
     assert all(s["reason"] for s in scores if s["selected"] is None)
     assert {"score", "dispersion", "anisotropy", "bin"} <= scores[0].keys()
+    asked = ["experiments.select", "pool=local", f"pool.path={tmp_path / 'my.jsonl'}", "selector=adg",
+             "backbone=tiny_random", f"exec.runs={tmp_path / 'other'}"]  # fmt: skip
+    done = run(root, offline, *asked, f"out={tmp_path / 'my.jsonl'}", check=False)
+    assert done.returncode == 1 and "the pool's own file" in done.stderr
+    done = run(root, offline, *asked, f"out={out}", "budget=21", check=False)
+    assert done.returncode == 1 and "budget is 21 but the pool holds 20 records" in done.stderr
+    assert {path.name for path in (tmp_path / "other").iterdir()} == {"pool", "subset"}, "nothing was sampled"
+    done = run(root, offline, "experiments.select", f"out={out}", check=False)
+    assert done.returncode == 1 and "pool 'local' needs a file: add pool.path=" in done.stderr
 
 
 def test_select_refuses_bad_rows_before_any_work(root: Path, offline: dict[str, str], tmp_path: Path) -> None:

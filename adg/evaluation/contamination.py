@@ -13,6 +13,7 @@ An item's text counts as found in a record in one of three ways:
 
 Words in a row that occur in more than ``template`` items of a task belong to the task's form, not to an item, and are
 no evidence, and a short question that two items share ("Which of the following statements is true?") names neither.
+An item that stands in the test and in the training split is two items, each alone among its own.
 An item that has no words of its own is counted as unchecked.
 """
 
@@ -35,7 +36,7 @@ from adg.evaluation.suite import SuiteConfig
 from adg.progress import progress
 from adg.store import Artifact, Job, Node, Stage, write_json
 
-STAGE = Stage("contamination", 1, "adg.evaluation.contamination:build")
+STAGE = Stage("contamination", 2, "adg.evaluation.contamination:build")
 TEST, TRAIN = "test", "train"  # kinds of splits: what is scored; what training or few-shot examples may come from
 FIELDS = ("question", "answer")
 PARTS = ("prompt", "output")
@@ -255,15 +256,18 @@ class Index:
         self.spelling: list[str] = []
         numbers: list[list[int]] = []
         tasks: list[int] = []
+        kinds: list[bool] = []
         for number, (task, parts) in enumerate(splits.items()):
             for split in parts:
                 for row, texts in enumerate(split.items):
                     self.names.append((task, TEST if split.test else TRAIN, split.config, split.name, row))
                     tasks.append(number)
+                    kinds.append(split.test)
                     numbers += [self._numbers(text) for text in texts]
         self.spelling = list(self.vocabulary)
         self.texts = Texts.of(numbers)
         self.task = np.array(tasks, np.int64)
+        self.kind = 2 * self.task + np.array(kinds, np.int64)  # a task's kind of splits
         self.checked = np.zeros(len(self.names), bool)
         self.long = self._postings(options.ngram, whole=False)
         self.short = [self._postings(k, whole=True) for k in range(options.shortest, options.ngram)]
@@ -273,14 +277,14 @@ class Index:
         known = self.vocabulary
         return [known.setdefault(word, len(known)) for word in words(text)]
 
-    def _own(self, at: np.ndarray, hashes: np.ndarray, limit: int) -> np.ndarray:
-        """Indices of the runs that at most ``limit`` items of their task have, ordered by hash."""
+    def _own(self, at: np.ndarray, hashes: np.ndarray, limit: int, among: np.ndarray) -> np.ndarray:
+        """Indices of the runs that at most ``limit`` items have of those alike in ``among`` (items,), by hash."""
         item = self.texts.owner[at] // 2
-        order = np.lexsort((item, hashes))
+        order = np.lexsort((item, among[item], hashes))
         item, hashes = item[order], hashes[order]
-        task = self.task[item]
-        new_group = np.ones(len(order), bool)  # a group is a hash in a task
-        new_group[1:] = (hashes[1:] != hashes[:-1]) | (task[1:] != task[:-1])
+        alike = among[item]
+        new_group = np.ones(len(order), bool)  # a group is a hash in a task, or in its test or training splits
+        new_group[1:] = (hashes[1:] != hashes[:-1]) | (alike[1:] != alike[:-1])
         new_item = new_group.copy()
         new_item[1:] |= item[1:] != item[:-1]
         group = np.cumsum(new_group) - 1
@@ -294,7 +298,7 @@ class Index:
         if whole:
             keep = (owner % 2 == 0) & (self.texts.lengths()[owner] == k)
             at, hashes, owner = at[keep], hashes[keep], owner[keep]
-        own = self._own(at, hashes, 1 if whole else self.options.template)
+        own = self._own(at, hashes, 1, self.kind) if whole else self._own(at, hashes, self.options.template, self.task)
         self.checked[owner[own] // 2] = True
         return Postings(k, hashes[own], at[own])
 
@@ -305,7 +309,7 @@ class Index:
         owner = self.texts.owner[at] if len(at) else np.empty(0, np.int64)
         keep = self.texts.lengths()[owner] >= self.options.ngram
         at, hashes, owner = at[keep], hashes[keep], owner[keep]
-        own = self._own(at, hashes, self.options.template)
+        own = self._own(at, hashes, self.options.template, self.task)
         at, hashes, owner = at[own], hashes[own], owner[own]
         order = np.lexsort((owner, hashes))
         at, hashes, owner = at[order], hashes[order], owner[order]

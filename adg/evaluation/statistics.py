@@ -3,8 +3,22 @@
 Everything is computed from the items' scores; every draw comes from the ``Generator`` that is passed in. Scores are
 fractions, arrays are (seeds, items): row s holds the scores of the same items by the model of seed s.
 
-Resampling a subtask with a single item changes nothing, and would make anything look certain: then there is no
-interval and no p-value, as there is no standard error.
+The bootstrap is hierarchical over seeds and items. A replicate of a statistic (a task's mean, or the suite's average)
+is the statistic plus two parts, each with the variance of what it stands for:
+
+- items: within each subtask as many items as it has are drawn with replacement, the same for all seeds, and their mean
+  over seeds is taken. How far the subtask's mean moved is stretched by sqrt(n / (n - 1)), since drawing n of n items
+  alone understates the variance by (n - 1) / n, by half with two items (Rao and Wu 1988).
+- seeds: the standard error of the statistic's S values, one a seed, times a draw from Student's t with S - 1 degrees
+  of freedom. Drawing from two to five seeds would understate how much training varies, and how little is known of it;
+  t is as wide as so few values make it. The models are the same for all tasks, and so is the draw. With one seed this
+  part is missing: what another training would change is left out.
+
+How differently the seeds answer the same items counts in both parts, so that intervals of several seeds are rather too
+wide. Items say little where there are few: with some twenty or fewer in all, intervals are too narrow.
+
+A subtask with a single item cannot be resampled, and would make anything look certain: then there is no interval and
+no p-value, as there is no standard error. Where all replicates are equal there is no interval either.
 """
 
 from __future__ import annotations
@@ -12,43 +26,55 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from adg.errors import BadInput, BadMeasurement
 from adg.evaluation import aggregate
 
-LEVEL = 0.95
+LEVEL = 0.95  # of every interval
 RESAMPLES = 10_000
-FEW = 64  # distinct columns up to which whole resamples are drawn as counts of these
+FEW = 64  # distinct scores up to which a resample is drawn as counts of these
 ONE_SEED = "one seed: training variance is left out"
 BLOCK = 4_000_000  # draws held in memory at a time
+ROUNDING = 1e-12  # up to which two replicates are equal
 
 Parts = Sequence[np.ndarray]  # the subtasks of a task, (seeds, items) each; resampled one by one, since they are fixed
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A percentile interval. ``seeds``: how many trained models it rests on; with one it covers the choice of items
-    only and leaves out what another training seed would change."""
+class Interval(NamedTuple):
+    """The ends of a percentile interval at ``LEVEL``."""
 
     low: float
     high: float
-    seeds: int
-    level: float = LEVEL
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A statistic: its ``value``, what it is made of, and its bootstrap replicates, (resamples,); None where a part
+    has a single item."""
+
+    value: float
+    parts: Parts
+    replicates: np.ndarray | None
 
     @property
-    def caveat(self) -> str:
-        """What the interval does not cover, or ""."""
-        return ONE_SEED if self.seeds == 1 else ""
+    def interval(self) -> Interval | None:
+        """None without replicates, and where they are all equal."""
+        if self.replicates is None:
+            return None
+        low, high = np.quantile(self.replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Interval(float(low), float(high)) if high - low > ROUNDING else None
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two cells on the same items: ``difference`` of their means, its interval and two-sided p-values.
 
-    ``p`` is that of the paired bootstrap (None, like the interval, where a subtask has a single item), ``p_exact``
-    McNemar's exact one (None unless scores are 0 or 1 and there is one seed), ``n`` the number of items.
+    ``interval`` is None where a subtask has a single item or all replicates are equal (every item changed alike), ``p``
+    (of the paired bootstrap) only in the first case. ``p_exact`` is McNemar's exact one (None unless scores are 0 or 1
+    and there is one seed), ``n`` the number of items.
     """
 
     difference: float
@@ -68,92 +94,71 @@ def check(parts: Parts) -> int:
         if not np.isfinite(part).all():
             raise BadMeasurement("a score is not finite; evaluate that cell again")
     if not parts:
-        raise BadInput("there are no scores to resample")
+        raise BadInput("there are no scores to resample; expected a (seeds, items) array for each subtask")
     return int(parts[0].shape[0])
 
 
-def enough(parts: Parts) -> bool:
-    """Whether every part has the two items without which resampling it says nothing."""
-    return all(part.shape[1] > 1 for part in parts)
+def resample(tasks: Mapping[str, Parts], draw: np.random.Generator, resamples: int) -> dict[str, Resampled]:
+    """Each task's mean, and the suite's average under "avg" where it is defined (``aggregate.weights``).
 
-
-def mean(parts: Parts) -> float:
-    """The mean over seeds of the mean over all items."""
-    check(parts)
-    return math.fsum(float(part.sum()) for part in parts) / sum(part.size for part in parts)
-
-
-def seed_weights(seeds: int, draw: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:
-    """How much each seed weighs in each resample, (resamples, seeds), rows summing to 1; all 1 for one seed.
-
-    Drawn once and used for all tasks, since it is the same models that are drawn.
+    Raises as :func:`check`, which holds for all tasks together.
     """
-    if seeds == 1:
-        return np.ones((resamples, 1))
-    return draw.multinomial(seeds, [1 / seeds] * seeds, size=resamples) / seeds
+    seeds = check([part for parts in tasks.values() for part in parts])
+    drawn = draw.standard_t(seeds - 1, size=resamples) if seeds > 1 else np.zeros(resamples)
+    by_seed = {task: _by_seed(parts) for task, parts in tasks.items()}
+    moved = {task: _moved(parts, draw, resamples) for task, parts in tasks.items()
+             if all(part.shape[1] > 1 for part in parts)}  # fmt: skip
+    statistics = {task: {task: 1.0} for task in tasks}
+    average = aggregate.weights(list(tasks))
+    if average is not None:
+        statistics["avg"] = average
+    found = {}
+    for name, weights in statistics.items():
+        values = np.sum([weight * by_seed[task] for task, weight in weights.items()], axis=0)
+        replicates = None
+        if all(task in moved for task in weights):
+            error = values.std(ddof=1) / math.sqrt(seeds) if seeds > 1 else 0.0
+            items = np.sum([weight * moved[task] for task, weight in weights.items()], axis=0)
+            replicates = values.mean() + items + error * drawn
+        found[name] = Resampled(float(values.mean()), [part for task in weights for part in tasks[task]], replicates)
+    return found
 
 
-def replicates(parts: Parts, weights: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Bootstrap replicates of the mean, (resamples,): items drawn with replacement within each part, seeds weighted by
-    ``weights`` (resamples, seeds).
+def _by_seed(parts: Parts) -> np.ndarray:
+    """The mean over all items of a task for each seed, (seeds,)."""
+    return np.sum([part.sum(axis=1) for part in parts], axis=0) / sum(part.shape[1] for part in parts)
 
-    Items and seeds are crossed, so an item that is drawn is drawn for every seed (Owen 2007, the pigeonhole
-    bootstrap). With few seeds this understates the variance between seeds by (S - 1) / S.
-    """
-    check(parts)
-    total = np.zeros(len(weights))
+
+def _moved(parts: Parts, draw: np.random.Generator, resamples: int) -> np.ndarray:
+    """How far a task's mean moves when the items of each part are drawn again, (resamples,); two items a part at
+    least."""
+    total = np.zeros(resamples)
     for part in parts:
-        n = part.shape[1]
-        columns, counts = np.unique(part, axis=1, return_counts=True)
-        if columns.shape[1] <= FEW:  # drawing n items is drawing how often each distinct column comes up
-            drawn = draw.multinomial(n, counts / n, size=len(weights))
-            total += np.einsum("rs,sc,rc->r", weights, columns, drawn, optimize=True)
-            continue
-        step = max(1, BLOCK // n)
-        for start in range(0, len(weights), step):
-            block = weights[start : start + step]
-            chosen = draw.integers(n, size=(len(block), n))
-            total[start : start + step] += sum(block[:, s] * part[s][chosen].sum(axis=1) for s in range(len(part)))
+        scores = part.mean(axis=0)
+        n = len(scores)
+        values, counts = np.unique(scores, return_counts=True)
+        if len(values) <= FEW:  # drawing n items is drawing how often each distinct score comes up
+            sums = draw.multinomial(n, counts / n, size=resamples) @ values
+        else:
+            step = max(1, BLOCK // n)
+            sums = np.concatenate([scores[draw.integers(n, size=(min(step, resamples - start), n))].sum(axis=1)
+                                   for start in range(0, resamples, step)])  # fmt: skip
+        total += (sums - scores.sum()) * math.sqrt(n / (n - 1))
     return total / sum(part.shape[1] for part in parts)
 
 
-def interval(values: np.ndarray, seeds: int, level: float = LEVEL) -> Interval:
-    """The percentile interval of bootstrap replicates (resamples,)."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), seeds, level)
-
-
-def bootstrap(
-    parts: Parts, draw: np.random.Generator, resamples: int = RESAMPLES, level: float = LEVEL
-) -> Interval | None:  # fmt: skip
-    """Interval of a task's score; over items, and over seeds too where there are several. None where a part has a
-    single item."""
-    seeds = check(parts)
-    if not enough(parts):
-        return None
-    return interval(replicates(parts, seed_weights(seeds, draw, resamples), draw), seeds, level)
-
-
 def bootstrap_average(
-    tasks: Mapping[str, Parts], draw: np.random.Generator, resamples: int = RESAMPLES, level: float = LEVEL
+    tasks: Mapping[str, Parts], draw: np.random.Generator, resamples: int = RESAMPLES
 ) -> Interval | None:
-    """Interval of the suite's average (``aggregate.categories``); None where a task that belongs to it is missing or a
-    part of one has a single item."""
-    if aggregate.weights(list(tasks)) is None:
+    """Interval of the suite's average (``aggregate.categories``). None where a task that belongs to it is missing, a
+    part of one has a single item, or every replicate is the same. Tasks outside the categories do not matter."""
+    weights = aggregate.weights(list(tasks))
+    if weights is None:
         return None
-    every = [part for parts in tasks.values() for part in parts]
-    seeds = check(every)
-    if not enough(every):
-        return None
-    weights = seed_weights(seeds, draw, resamples)
-    values = _average({task: replicates(parts, weights, draw) for task, parts in tasks.items()})
-    assert values is not None
-    return interval(values, seeds, level)
+    return resample({task: tasks[task] for task in weights}, draw, resamples)["avg"].interval
 
 
-def compare(
-    tasks: Mapping[str, Parts], draw: np.random.Generator, resamples: int = RESAMPLES, level: float = LEVEL
-) -> dict[str, Comparison]:
+def compare(tasks: Mapping[str, Parts], draw: np.random.Generator, resamples: int = RESAMPLES) -> dict[str, Comparison]:
     """Each task's comparison, and that of the average under "avg" where it is defined. ``tasks`` hold differences of
     scores, item by item and seed by seed (ours minus theirs).
 
@@ -162,29 +167,16 @@ def compare(
     it would claim too much, so it is never below 2 / 2^m, what a sign test of m such items gives at best.
     """
     found: dict[str, Comparison] = {}
-    if not tasks:
-        return found
-    every = [part for parts in tasks.values() for part in parts]
-    weights = seed_weights(check(every), draw, resamples)
-    values = {task: replicates(parts, weights, draw) for task, parts in tasks.items()}
-    for task, parts in tasks.items():
-        found[task] = _comparison(mean(parts), values[task], parts, level, mcnemar(parts))
-    average = _average(values)
-    if average is not None:
-        centre = _average({task: np.array([found[task].difference]) for task in tasks})
-        assert centre is not None
-        found["avg"] = _comparison(float(centre[0]), average, every, level, None)
+    for name, entry in (resample(tasks, draw, resamples) if tasks else {}).items():
+        p = None
+        if entry.replicates is not None:
+            away = np.abs(entry.replicates - entry.value) >= abs(entry.value) - ROUNDING
+            differing = sum(int(part.any(axis=0).sum()) for part in entry.parts)
+            p = max((1 + int(away.sum())) / (1 + resamples), min(1.0, 2.0 ** (1 - differing)))
+        p_exact = mcnemar(entry.parts) if name in tasks else None
+        n = sum(part.shape[1] for part in entry.parts)
+        found[name] = Comparison(entry.value, entry.interval, p, p_exact, n)
     return found
-
-
-def _comparison(difference: float, values: np.ndarray, parts: Parts, level: float, p_exact: float | None) -> Comparison:
-    n = sum(part.shape[1] for part in parts)
-    if not enough(parts):
-        return Comparison(difference, None, None, p_exact, n)
-    further = int((np.abs(values - difference) >= abs(difference) - 1e-12).sum())
-    differing = sum(int(part.any(axis=0).sum()) for part in parts)
-    p = max((1 + further) / (1 + len(values)), min(1.0, 2.0 ** (1 - differing)))
-    return Comparison(difference, interval(values, len(parts[0]), level), p, p_exact, n)
 
 
 def mcnemar(parts: Parts) -> float | None:
@@ -210,9 +202,3 @@ def holm(values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(values) - rank) * values[i]))
         adjusted[i] = highest
     return adjusted
-
-
-def _average(tasks: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """The suite's average of tasks' values, (k,) each, element by element; None where a task is missing."""
-    weights = aggregate.weights(list(tasks))
-    return None if weights is None else sum((w * tasks[task] for task, w in weights.items()), np.zeros(1))

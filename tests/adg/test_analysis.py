@@ -107,6 +107,17 @@ def test_stability_changes_one_thing_at_a_time(matrices: Matrices) -> None:
     assert again == lines
 
 
+def test_a_weight_under_which_all_score_zero_is_left_out(matrices: Matrices) -> None:
+    """Two answers lie on one line: lam = 1 would choose by id."""
+    assert analysis.lambdas(2) == list(analysis.LAMBDAS[:-1]) and analysis.lambdas(3) == list(analysis.LAMBDAS)
+    lines = analysis.stability(Terms(matrices), Choice(15, answers=(0, 1)), (2, 3), 2, 42)
+    assert [line.setting for line in lines if line.axis == "lam"][-1] == "0.9 instead of 0.4"
+    lines = analysis.stability(Terms(matrices), Choice(15, lam=1, answers=(0, 1, 2)), (2, 3), 2, 42)
+    assert [line.setting for line in lines if line.axis == "K"] == ["3 instead of 6"]
+    with pytest.raises(BadInput, match=r"2 answers with lam = 1.*expected 3 or more"):
+        Terms(matrices).subset(Choice(15, lam=1, answers=(0, 1)))
+
+
 def test_an_empty_subset_gives_no_number() -> None:
     """Bins of two members go whole to the middle under the released rule, so its top is empty."""
     matrices = Matrices(["last4"], np.stack([np.eye(3)] * 6)[:, None], np.array([0, 0, 1, 1, 2, 2]))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from adg import binning, embedding
+from adg import binning, embedding, geometry
 from adg.divergence import Divergence, DivergenceConfig
 from adg.errors import BadInput, BadMeasurement
 from adg.records import Record
@@ -51,6 +51,31 @@ def test_fewer_answers_use_the_corner_of_the_matrix(data: SelectorData) -> None:
     assert table.score[[0, 1, 3]] == pytest.approx([0, 0.5, 0])
     with pytest.raises(BadInput, match=r"sampling\.n=4"):
         Divergence(DivergenceConfig(answers=4)).scores(data)
+
+
+@pytest.mark.parametrize(("lam", "sampled", "fewest"), [(0.4, 1, 2), (0.0, 1, 2), (1.0, 2, 3)])
+def test_too_few_answers_are_refused_where_all_would_score_zero(
+    lam: float, sampled: int, fewest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = np.random.default_rng(0).standard_normal((4, 3, 5))
+    keys = [record.key for record in RECORDS]
+    data = SelectorData(RECORDS, {"grams": SimpleNamespace(path=Path("grams"))})
+
+    def scores(answers: int) -> np.ndarray:
+        grams = embedding.Grams(keys, ["last4"], geometry.gram(draw[:, :answers])[:, None], np.zeros((4, 2)))
+        monkeypatch.setattr(embedding, "load", lambda artifact: grams)
+        return Divergence(DivergenceConfig(lam=lam, bins=False)).scores(data).score
+
+    with pytest.raises(BadInput, match=rf"sampling\.n is {sampled}; .*lam={lam:g} .*sampling\.n={fewest} or more"):
+        scores(sampled)
+    assert (scores(fewest) > 0).all()
+
+
+def test_too_few_answers_are_refused_while_composing() -> None:
+    for lam, answers, fewest in ((0.4, 1, 2), (1.0, 2, 3)):
+        with pytest.raises(BadInput, match=rf"selector\.answers is {answers}; .*expected {fewest} or more"):
+            DivergenceConfig(lam=lam, answers=answers)
+        DivergenceConfig(lam=lam, answers=fewest)
 
 
 def test_matrices_of_another_pool_are_refused(data: SelectorData) -> None:

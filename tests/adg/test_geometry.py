@@ -130,6 +130,27 @@ def test_lam_mixes_the_terms() -> None:
             geometry.divergence(grams, lam)
 
 
+def test_the_score_is_the_two_terms_combined() -> None:
+    grams = geometry.gram(vectors(6, 40))
+    d, i = geometry.dispersion(grams), geometry.anisotropy(grams)
+    for lam in (0, 0.1, 0.4, 0.7, 1):
+        assert np.array_equal(geometry.combine(d, i, lam), (1 - lam) * d + lam * i)
+        assert np.array_equal(geometry.divergence(grams, lam), geometry.combine(d, i, lam))
+    assert np.isnan(geometry.combine(np.array([np.nan, 0.5]), np.array([np.nan, 0.5]), 0)).tolist() == [True, False]
+    with pytest.raises(BadInput, match=r"lam is 1\.5"):
+        geometry.combine(d, i, 1.5)
+
+
+@pytest.mark.parametrize(("lam", "fewest"), [(0, 2), (0.4, 2), (1, 3), (1.0, 3)])
+def test_fewer_answers_than_the_fewest_all_score_zero(lam: float, fewest: int) -> None:
+    assert geometry.fewest_answers(lam) == fewest
+    grams = geometry.gram(vectors(7, 20, 5))
+    assert not geometry.divergence(grams[:, : fewest - 1, : fewest - 1], lam).any()
+    assert (geometry.divergence(grams[:, :fewest, :fewest], lam) > 0).all()
+    with pytest.raises(BadInput, match="lam is 2"):
+        geometry.fewest_answers(2)
+
+
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     v = vectors(4, 100)
     whole = geometry.divergence(geometry.gram(v))

@@ -52,6 +52,20 @@ def test_scores_are_the_methods() -> None:
         adg.score(grams, lam=1.5)
 
 
+@pytest.mark.parametrize(("lam", "fewest"), [(0.4, 2), (1.0, 3)])
+def test_too_few_answers_are_refused(lam: float, fewest: int) -> None:
+    grams = geometry.gram(seeds.generator(0, "test", "few").normal(size=(30, 5, 6)))
+    few = fewest - 1
+    message = f"{few} of the {fewest} answers that lam {lam:g} needs.*sample {fewest} or more"
+    with pytest.raises(BadInput, match=message):
+        adg.score(grams[:, :few, :few], lam)
+    with pytest.raises(BadInput, match=f"answers is {few}; these matrices hold 5, expected {fewest} to that many"):
+        adg.score(grams, lam, answers=few)
+    with pytest.raises(BadInput, match=message):  # before anything is embedded
+        adg.select_from_answers(RECORDS, [given[:few] for given in ANSWERS], None, None, budget=3, lam=lam)
+    assert (adg.score(grams, lam, answers=fewest).score > 0).all()
+
+
 def test_choosing_keeps_the_budget() -> None:
     scores = seeds.generator(0, "test", "choose").random(40)
     assert adg.choose(scores, 5).tolist() == np.argsort(-scores)[:5].tolist()

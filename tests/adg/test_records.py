@@ -324,7 +324,7 @@ def test_identity_is_content_not_name_place_or_unused_options(tmp_path):
     def print_of(path: Path, **config: Any) -> str:
         return records.node(PoolConfig(**{"name": "own", "path": str(path), **config})).fingerprint
 
-    assert print_of(here) == print_of(there) == print_of(here, name="x", title="y", seed=3, over_long="drop", paper="z")
+    assert print_of(here) == print_of(there) == print_of(here, name="x", seed=3, over_long="drop", paper="z")
     different = [{"rows": 3}, {"rows": 3, "seed": 1}, {"empty_output": "drop"}, {"max_chars": 9},
                  {"fields": FieldMap(id="k")}]  # fmt: skip
     assert len({print_of(here), *(print_of(here, **config) for config in different)}) == 6
@@ -437,7 +437,7 @@ def test_the_configs_fit_the_dataclass(root):
         merged = OmegaConf.merge(OmegaConf.structured(PoolConfig), values)
         if path.stem != "local":
             found[path.stem] = OmegaConf.to_object(merged)
-            assert found[path.stem].name == path.stem and found[path.stem].title
+            assert found[path.stem].name == path.stem
     for name, rows in (("alpaca_gpt4", 52002), ("wizardlm", 70000), ("cot", 74771)):
         cfg = found[name]
         assert cfg.expected_rows == rows and len(cfg.revision) == 40 and cfg.paper == name

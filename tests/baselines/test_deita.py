@@ -250,7 +250,7 @@ def test_records_are_rated_by_the_given_checkpoints(tiny: tuple, tmp_path: Path)
     options: dict[str, Any] = {"complexity_scorer": str(folder), "quality_scorer": str(folder), "threshold": 1.0,
                                "complexity_scorer_sha256": digest, "quality_scorer_sha256": digest}  # fmt: skip
     selector = Deita(DeitaConfig(**options))
-    assert selector.needs() == ("ratings", "vectors")
+    assert selector.needs() == ("vectors", "ratings")
     model = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
     features = {name: store.ensure(node) for name, node in selector.extra(pool, model).items()}
     data = SelectorData(records.load(store.ensure(pool)), features, store.ensure(pool))

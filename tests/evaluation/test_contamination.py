@@ -88,6 +88,18 @@ def test_a_short_question_that_two_items_share_names_neither() -> None:
     assert found.counts()["mmlu"]["test"] == {"items": 3, "checked": 1}
 
 
+def test_a_short_question_of_the_test_and_of_the_training_split_names_both() -> None:
+    text = "What is the capital city of France?"
+    found = index(("triviaqa", True, [(text, "Paris"), (SHORT, "Nobody")]), ("triviaqa", False, [(text.upper(), "P.")]))
+    assert [(row["kind"], row["item"]) for row in compare(found, f"So: {text}")] == [("test", 0), ("train", 0)]
+    assert found.counts()["triviaqa"] == {"test": {"items": 2, "checked": 2}, "train": {"items": 1, "checked": 1}}
+    parts = {"mmlu": [Split(config, "test" if test else "dev", test, [(text, "Paris")])
+                      for config, test in (("a", True), ("a", False), ("b", True))]}  # fmt: skip
+    found = Index(parts, ContaminationConfig())
+    assert [row["kind"] for row in compare(found, text)] == ["train"], "two subtasks' tests share it, one dev has it"
+    assert found.counts()["mmlu"] == {"test": {"items": 2, "checked": 0}, "train": {"items": 1, "checked": 1}}
+
+
 def test_nothing_is_joined_across_records_or_their_parts() -> None:
     found = index(("gsm8k", True, [(LONG, "25")]))
     half = len(LONG.split()) // 2

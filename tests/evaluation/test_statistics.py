@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from statistics import NormalDist
 
 import numpy as np
@@ -25,9 +26,19 @@ def zero_one(n: int, share: float, name: str = "scores") -> np.ndarray:
     return (draw(name).random((1, n)) < share).astype(float)
 
 
+def of(parts: statistics.Parts, draw: np.random.Generator, resamples: int = 10_000) -> statistics.Interval | None:
+    """The interval of one task, which is all of its suite."""
+    return statistics.bootstrap_average({"own": parts}, draw, resamples)
+
+
+def covers(parts: statistics.Parts, truth: float, draw: np.random.Generator) -> bool:
+    found = of(parts, draw, 400)
+    return found is not None and found.low <= truth <= found.high
+
+
 def test_the_interval_of_a_proportion_is_the_normal_one() -> None:
     scores = zero_one(2000, 0.3)
-    found = statistics.bootstrap([scores], draw(1))
+    found = of([scores], draw(1))
     error = aggregate.standard_error(scores[0].tolist())
     assert error is not None
     centre, reach = float(scores.mean()), NormalDist().inv_cdf(0.975) * error
@@ -36,53 +47,115 @@ def test_the_interval_of_a_proportion_is_the_normal_one() -> None:
 
 def test_scores_with_many_values_are_resampled_alike() -> None:
     scores = draw("many").random((1, 500))
-    found = statistics.bootstrap([scores], draw(2))
+    found = of([scores], draw(2))
     error = aggregate.standard_error(scores[0].tolist())
     assert error is not None and len(np.unique(scores)) > statistics.FEW
     reach = NormalDist().inv_cdf(0.975) * error
     assert (found.low, found.high) == pytest.approx((scores.mean() - reach, scores.mean() + reach), abs=0.15 * error)
 
 
+def test_many_values_are_drawn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [draw("blocks").random((1, 100))]
+    whole = statistics.resample({"own": scores}, draw(14), 1000)["own"].replicates
+    monkeypatch.setattr(statistics, "BLOCK", 30_000)
+    parted = statistics.resample({"own": scores}, draw(14), 1000)["own"].replicates
+    assert whole is not None and parted is not None and parted.tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[[0, 1], [1, 0]], [[0, 1, 1], [0, 0, 1]], [[0.1, 0.5, 0.6, 0.7], [0, 1, 0, 0], [1, 0, 0, 1]]],
+    ids=len,
+)  # fmt: skip
+def test_replicates_vary_by_the_pooled_standard_error(parts: list[list[float]]) -> None:
+    """Parts of one size, where lm-eval's pooled variance is the stratified one."""
+    expected = aggregate.pooled_standard_error([aggregate.standard_error(p) for p in parts], [len(p) for p in parts])
+    found = statistics.resample({"own": [np.array([part], float) for part in parts]}, draw(15), 50_000)["own"]
+    assert found.replicates is not None and found.replicates.std() == pytest.approx(expected, rel=0.02)
+    assert found.replicates.mean() == pytest.approx(found.value, abs=0.01)
+
+
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     scores = draw("coverage").random((300, 200)) < 0.4
-    hits = 0
-    for i, row in enumerate(scores):
-        found = statistics.bootstrap([row[None].astype(float)], draw("coverage", i), 400)
-        hits += found.low <= 0.4 <= found.high
+    hits = sum(covers([row[None].astype(float)], 0.4, draw("coverage", i)) for i, row in enumerate(scores))
     assert 0.90 <= hits / 300 <= 0.99
+
+
+def test_many_subtasks_of_two_items_are_covered_too() -> None:
+    scores = draw("pairs").random((300, 57, 1, 2)) < 0.4
+    hits = sum(covers(list(parts.astype(float)), 0.4, draw("pairs", i)) for i, parts in enumerate(scores))
+    assert 0.90 <= hits / 300 <= 0.99
+
+
+def seeded(n: int, seeds: int) -> Iterator[np.ndarray]:
+    """``n`` sets of (seeds, 100) scores with mean 0, whose seeds differ by more than the choice of items does."""
+    values = draw("seeded", seeds)
+    for _ in range(n):
+        items = values.normal(0, 0.2, (1, 100)) + values.normal(0, 0.2, (seeds, 100))
+        yield items + values.normal(0, 0.2, (seeds, 1))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_few_seeds_are_covered_and_claim_no_difference(count: int) -> None:
+    hits = wrong = 0
+    for i, scores in enumerate(seeded(300, count)):
+        entry = statistics.compare({"own": [scores]}, draw("seeded", count, i), 400)["own"]
+        assert entry.interval is not None and entry.p is not None
+        hits += entry.interval.low <= 0 <= entry.interval.high
+        wrong += entry.p <= 0.05
+    assert hits / 300 >= 0.92 and wrong / 300 <= 0.07
+
+
+def test_the_average_over_tasks_is_covered_with_few_seeds() -> None:
+    """The models differ in all tasks at once, so that tasks do not average it out."""
+    hits = 0
+    for i, scores in enumerate(seeded(300, 3)):
+        tasks = {task: [part] for task, part in zip(SIX, np.split(scores[:, :96], 6, axis=1), strict=True)}
+        found = statistics.bootstrap_average(tasks, draw("average", i), 400)
+        hits += found is not None and found.low <= 0 <= found.high
+    assert hits / 300 >= 0.92
 
 
 def test_several_seeds_widen_the_interval_by_what_they_differ() -> None:
     items = zero_one(400, 0.5)
-    same = statistics.bootstrap([np.repeat(items, 3, axis=0)], draw(3))
+    same = of([np.repeat(items, 3, axis=0)], draw(3))
     apart = np.concatenate([items, np.clip(items + 0.3, 0, 1), np.clip(items - 0.3, 0, 1)])
-    wide = statistics.bootstrap([apart], draw(3))
-    one = statistics.bootstrap([items], draw(3))
+    wide = of([apart], draw(3))
+    one = of([items], draw(3))
     assert same.high - same.low == pytest.approx(one.high - one.low, rel=0.1)
     assert wide.high - wide.low > 1.5 * (one.high - one.low)
-    assert "training variance" in one.caveat and same.caveat == "" and (one.seeds, wide.seeds) == (1, 3)
 
 
-def test_replicates_of_crossed_seeds_worked_by_hand() -> None:
-    """Two seeds with constant scores: a replicate is 0, 1/2 or 1, as often as two fair draws of a seed say."""
-    parts = [np.array([[0.0] * 5, [1.0] * 5])]
-    weights = statistics.seed_weights(2, draw(4), 20_000)
-    values, counts = np.unique(statistics.replicates(parts, weights, draw(5)), return_counts=True)
-    assert values == pytest.approx([0, 0.5, 1]) and counts / 20_000 == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
+@pytest.mark.parametrize(("count", "t"), [(2, 12.706), (3, 4.303), (5, 2.776)])
+def test_the_part_of_the_seeds_is_a_t_interval(count: int, t: float) -> None:
+    """Seeds with constant scores: the items add nothing."""
+    values = np.arange(count, dtype=float)
+    found = of([np.repeat(values[:, None], 5, axis=1)], draw(4), 100_000)
+    centre, reach = values.mean(), t * values.std(ddof=1) / math.sqrt(count)
+    assert found == pytest.approx((centre - reach, centre + reach), abs=0.1 * reach)
+
+
+def test_the_seeds_of_an_average_are_those_of_the_weighted_sum() -> None:
+    """One seed is better at half of the tasks and the other at the other half: the average does not depend on it."""
+    better, worse = np.repeat([[1.0], [0.0]], 5, axis=1), np.repeat([[0.0], [1.0]], 5, axis=1)
+    tasks = {task: [better if i % 2 else worse] for i, task in enumerate(SIX)}
+    found = statistics.compare(tasks, draw(16))
+    assert found["bbh"].interval is not None and found["bbh"].interval.low < 0
+    assert found["avg"].interval is None and found["avg"].difference == 0.5
 
 
 def test_subtasks_are_fixed_and_weigh_by_their_items() -> None:
     parts = [np.ones((1, 30)), np.zeros((1, 10))]
-    assert statistics.mean(parts) == 0.75
-    assert statistics.bootstrap(parts, draw(6)).low == 0.75 == statistics.bootstrap(parts, draw(6)).high
-    pooled = [np.concatenate(parts, axis=1)]
-    assert statistics.bootstrap(pooled, draw(6)).low < 0.7
+    found = statistics.resample({"own": parts}, draw(6), 100)["own"]
+    assert found.value == 0.75 and found.replicates == pytest.approx(np.full(100, 0.75))
+    assert found.interval is None, "nothing varies within a subtask"
+    assert of([np.concatenate(parts, axis=1)], draw(6)).low < 0.7
 
 
 def test_the_average_is_the_suites() -> None:
     tasks = {task: [zero_one(400, 0.1 * (i + 2), task)] for i, task in enumerate(SIX)}
     found = statistics.bootstrap_average(tasks, draw(7))
-    centre = aggregate.categories({task: statistics.mean(parts) for task, parts in tasks.items()})["avg"]
+    centre = aggregate.categories({task: float(parts[0].mean()) for task, parts in tasks.items()})["avg"]
     errors = [aggregate.standard_error(parts[0][0].tolist()) or 0 for parts in tasks.values()]
     reach = NormalDist().inv_cdf(0.975) * math.sqrt(sum(e * e for e in errors)) / 6
     assert found is not None and centre is not None
@@ -90,10 +163,17 @@ def test_the_average_is_the_suites() -> None:
     assert statistics.bootstrap_average({"bbh": tasks["bbh"]}, draw(7)) is None
 
 
+def test_a_task_outside_the_categories_has_no_part_in_the_average() -> None:
+    tasks = {task: [zero_one(50, 0.5, task)] for task in SIX}
+    more = {"arc": [np.ones((1, 1))], **tasks}
+    assert statistics.bootstrap_average(more, draw(17)) == statistics.bootstrap_average(tasks, draw(17)) is not None
+    found = statistics.compare(more, draw(17))
+    assert found["arc"].interval is None and found["avg"].interval is not None and found["avg"].n == 300
+
+
 def test_a_single_item_gives_no_interval_and_no_p_value() -> None:
     alone = [np.ones((1, 5)), np.ones((1, 1))]
-    assert statistics.bootstrap(alone, draw(12)) is None
-    assert statistics.bootstrap_average({"cmmlu": alone}, draw(12)) is None
+    assert of(alone, draw(12)) is None
     entry = statistics.compare({"cmmlu": alone}, draw(12))
     assert (entry["cmmlu"].interval, entry["cmmlu"].p, entry["avg"].p) == (None, None, None)
     assert entry["cmmlu"].difference == 1.0 and entry["cmmlu"].p_exact == pytest.approx(2 / 2**6)
@@ -101,9 +181,11 @@ def test_a_single_item_gives_no_interval_and_no_p_value() -> None:
 
 @pytest.mark.parametrize("m", [2, 3, 8])
 def test_few_items_that_all_differ_alike_claim_no_more_than_a_sign_test(m: int) -> None:
-    """Every replicate equals the difference, so that resampling alone would be certain."""
-    entry = statistics.compare({"gsm8k": [np.full((1, m), 0.25)]}, draw(13))["gsm8k"]
-    assert entry.p == 2 / 2**m
+    """Every replicate equals the difference, so that resampling alone would be certain: there is no interval."""
+    entry = statistics.compare({"gsm8k": [np.full((1, m), 0.3)]}, draw(13))["gsm8k"]
+    assert entry.p == 2 / 2**m and entry.interval is None
+    seeds = statistics.compare({"gsm8k": [np.full((3, m), 0.3)]}, draw(13))["gsm8k"]
+    assert seeds.p == 2 / 2**m and seeds.interval is None
 
 
 def test_mcnemar_by_hand() -> None:
@@ -123,7 +205,7 @@ def test_paired_tests_find_a_difference_and_no_difference() -> None:
     assert entry.difference == pytest.approx(change.mean()) and entry.n == 800
     assert entry.interval.low > 0 and entry.p < 0.001 and entry.p_exact is not None and entry.p_exact < 0.001
     none = statistics.compare({"gsm8k": [change - change]}, draw(8))["gsm8k"]
-    assert (none.difference, none.p, none.p_exact) == (0.0, 1.0, 1.0)
+    assert (none.difference, none.interval, none.p, none.p_exact) == (0.0, None, 1.0, 1.0)
 
 
 def test_p_values_are_uniform_when_nothing_differs() -> None:
@@ -158,7 +240,7 @@ def test_holm_never_lowers_a_value_and_keeps_their_order(values: list[float]) ->
 def test_the_generator_decides_and_no_other_is_touched() -> None:
     state = np.random.get_state()[1].tolist()  # noqa: NPY002
     scores = [zero_one(300, 0.5)]
-    first, again, other = (statistics.bootstrap(scores, draw(name)) for name in ("a", "a", "b"))
+    first, again, other = (of(scores, draw(name)) for name in ("a", "a", "b"))
     assert first == again != other
     assert np.random.get_state()[1].tolist() == state  # noqa: NPY002
 
@@ -168,9 +250,9 @@ def test_the_generator_decides_and_no_other_is_touched() -> None:
 )
 def test_scores_that_do_not_fit_are_refused(parts: list[np.ndarray]) -> None:
     with pytest.raises(BadInput):
-        statistics.bootstrap(parts, draw(10))
+        of(parts, draw(10))
 
 
 def test_a_score_that_is_no_number_is_refused() -> None:
     with pytest.raises(BadMeasurement, match="not finite"):
-        statistics.bootstrap([np.array([[0.0, float("nan")]])], draw(11))
+        of([np.array([[0.0, float("nan")]])], draw(11))

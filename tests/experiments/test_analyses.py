@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import json
 import os
@@ -10,10 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from adg import records
+from adg import geometry, records, seeds
+from adg.analysis import Matrices
 from adg.errors import BadInput
+from adg.sections import Section
 from adg.store import SCHEMA, Store, write_json
 from experiments import analyse, cells, paper, plan, report
 
@@ -119,6 +123,88 @@ def test_what_is_not_there_is_missing_and_never_a_number(experiment: str, tmp_pa
         rows = list(csv.DictReader((folder / "swept.csv").open()))
         assert rows and all(row["average"] == "missing" and row["examples"] == "missing" for row in rows)
         assert ">missing<" in (folder / "swept.svg").read_text() or experiment == "budget"
+
+
+def test_models_that_are_only_evaluated_have_a_report(tmp_path: Path) -> None:
+    of = chosen("released_checkpoints", "paper", f"backbone.revision={'0' * 40}", f"exec.runs={tmp_path}")
+    assert "missing" in report.write(of, Store(tmp_path))
+    (swept,) = analyse.sections(of, Store(tmp_path), [report.row(cell, Store(tmp_path)) for cell in of])
+    assert [row[0] for row in swept.body] == [cell.config.backbone.name for cell in of]
+    assert all(row[1] == "missing" and float(row[2]) > 0 and row[3] == "–" for row in swept.body)
+
+
+def test_each_curve_of_the_budgets_is_one_thing_and_seeds_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, list[float | None]] = {}
+    monkeypatch.setattr(analyse.plots, "curves", lambda x, series, *words, dashed: drawn.update(series) or "")
+
+    def section(values: dict[tuple[str, ...], float], *more: str) -> Section:
+        """``values``: average (percent) of the cells that have all these overrides."""
+        drawn.clear()
+        of = chosen("budget", "smoke", "selector=random,adg", *more)
+        rows = []
+        for cell in of:
+            value = next((v for wanted, v in values.items() if set(wanted) <= set(cell.overrides)), None)
+            row = report.row(cell, Store("nowhere"))
+            if value is not None:
+                row = dataclasses.replace(row, state="done", results={"categories": {"avg": value / 100}})
+            rows.append(row)
+        return analyse._swept(of, rows)
+
+    plain = section({("selector=adg", "budget=4"): 30.0, ("selector=random",): 20.0})
+    assert drawn == {"random": [20.0, 20.0], "adg": [30.0, None]} and "seeds" not in " ".join(plain.text)
+    values = {
+        ("pool=mini_cot", "selector=adg", "budget=4", "seed=1"): 10.0,
+        ("pool=mini_cot", "selector=adg", "budget=4", "seed=2"): 40.0,
+        ("pool=mini_cot", "selector=adg", "budget=8", "seed=2"): 50.0,
+        ("pool=mini_general", "selector=random"): 60.0,
+    }
+    several = section(values, "pool=mini_cot,mini_general", "seed=1,2")
+    assert drawn == {"mini_cot, random": [None, None], "mini_cot, adg": [25.0, 50.0],
+                     "mini_general, random": [60.0, 60.0], "mini_general, adg": [None, None]}  # fmt: skip
+    assert "mean over those of its seeds" in " ".join(several.text) and len(several.body) == 16
+    section({("finetune.epochs=2",): 30.0}, "backbone=tiny_random,smollm2_135m", "finetune.epochs=1,2", "budget=4")
+    assert len(drawn) == 8 and drawn["smollm2_135m, adg, finetune.epochs=2"] == [30.0]
+
+
+def test_a_published_curve_stands_beside_its_own() -> None:
+    at = [("one", 4), ("one", 8), ("other", 4)]
+    svg = analyse._curves(at, [None, 1.0, 2.0], [1.0, 2.0, None])
+    assert ">one (paper)<" in svg and ">other<" in svg and ">other (paper)<" not in svg
+
+
+def test_a_map_says_how_many_cells_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(analyse, "_chosen_ids", lambda cell, store: ["a"])
+    of = chosen("terms", "smoke", f"seed={','.join(map(str, range(10)))}")
+    (shown,) = analyse._overlaps(of, Store("nowhere"))
+    assert "the first 20 of 30 cells" in shown.text[0] and len(shown.body) == 20
+    (shown,) = analyse._overlaps(of[:20], Store("nowhere"))
+    assert "first" not in shown.text[0]
+
+
+def test_stability_over_several_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"mini_general": 16, "mini_cot": 80}
+    monkeypatch.setattr(analyse, "_chosen_ids", lambda cell, store: [str(i) for i in range(8)])
+    monkeypatch.setattr(analyse, "_pool_size", lambda cell, store: sizes[cell.config.pool.name])
+    monkeypatch.setattr(analyse, "DRAWS", 2)
+
+    def matrices(cell: cells.Cell, store: Store) -> Matrices:
+        n, windows = sizes[cell.config.pool.name], cell.config.embedding.declared
+        draw = seeds.generator(0, "test", cell.config.pool.name)
+        grams = np.stack([geometry.gram(draw.normal(size=(n, 10, 4))) for _ in windows], 1)
+        return Matrices(windows, grams, np.zeros(n, dtype=np.int64))
+
+    monkeypatch.setattr(analyse, "_matrices", matrices)
+    for pools in (["mini_general"], list(sizes)):
+        of = chosen("stability", "smoke", f"pool={','.join(pools)}")
+        between = analyse._between(of, Store("nowhere"))
+        chance = sum(8 / sizes[pool] for pool in pools) / len(pools)
+        assert {row[6] for row in between.body} == {f"{chance:.3f}"}
+        within, *maps = analyse._within(of, Store("nowhere"))
+        lines = [dict(zip(within.head, row, strict=True)) for row in within.body]
+        assert {line.get("pool") for line in lines} == (set(pools) if len(pools) > 1 else {None})
+        found = {line["by chance"] for line in lines if line["changed"] == "K" and line["preset"] == "paper"}
+        assert found == {f"{8 / sizes[pool]:.3f}" for pool in pools}
+        assert ("mini_general" in maps[0].title) == (len(pools) > 1)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -64,7 +65,7 @@ def test_every_experiment_has_cells_in_every_profile(name: str, profile: str, tm
             r"unknown config key 'sampling.temprature' \(did you mean 'sampling.temperature'\?\)",
         ),
         ("selector=adgg", r"selector=adgg is not known \(did you mean 'adg'\?\)"),
-        ("selector.lamb=1", r"unknown config key 'selector.lamb' \(did you mean 'selector.lam'\?\)"),
+        ("selector.lamb=1", r"selector 'adg' has no option 'lamb' \(did you mean 'lam'\?\)"),
         ("budgett=1", "did you mean 'budget'"),
         ("budget=many", "many"),
         ("selector.part=best", "top, middle, bottom"),
@@ -170,3 +171,23 @@ def test_the_authors_checkpoints_are_evaluated_as_they_are() -> None:
 def test_the_chinese_suite_asks_for_revisions_or_a_folder() -> None:
     with pytest.raises(BadInput, match=r"no revision of haonan-li/cmmlu; pin one, or set suite\.data_root"):
         config_.compose(["suite=chinese"])
+
+
+def test_what_the_answers_cannot_serve_is_refused_before_they_are_sampled() -> None:
+    for override, message in (("selector.answers=9", "selector.answers is 9 but sampling.n is 5"),
+                              ("selector.window=24-27", "selector.window is '24-27'; the declared windows are last4"),
+                              ("sampling.n=1", "sampling.n is 1; with selector.lam=0.4 every record")):  # fmt: skip
+        (cell,) = cells_.cells(["profile=paper", "backbone=llama3_8b", "pool=alpaca_gpt4", "selector=adg", override])
+        with pytest.raises(BadInput, match=re.escape(message)):
+            _ = cell.nodes
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [(["selector=kcenter", "selector.strat=3"], "selector 'kcenter' has no option 'strat' (did you mean 'start'?)"),
+     (["selector.checkpoint=/x"], "scar has it: on a command line an option reaches every selector of a sweep, so name "
+                                  "one (selector=scar), or write the option into conf/selector/scar.yaml")],
+)  # fmt: skip
+def test_an_option_of_another_selector_is_explained(asked: list[str], message: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(message)):
+        cells_.cells(["profile=paper", *asked])

@@ -15,7 +15,7 @@ from adg.errors import BadInput
 from adg.execution import ExecConfig
 from adg.store import Job, Node, Stage, Store
 from experiments import plan, report, run, status
-from experiments.cells import cells, distinct
+from experiments.cells import cells, distinct, report_folder
 from experiments.worker import Runner
 
 
@@ -156,7 +156,7 @@ def test_the_mini_grid_is_the_papers_table(tmp_path: Path) -> None:
     whole = cells(["profile=paper", "pool=cot", "backbone=llama3_8b"])
     assert [c.config.selector["name"] for c in mini] == [c.config.selector["name"] for c in whole]
     printed = report.write(mini, Store(tmp_path))
-    text = (tmp_path / "report" / "mini-main" / "table.md").read_text()
+    text = (report_folder(mini, Store(tmp_path)) / "table.md").read_text()
     for selector, official in (("ifd", "the 7B model of the original"), ("superfiltering", "gpt2")):
         note = f"{selector}: the embedded backbone gives the losses, in place of {official}"
         assert text.count(f"- {note}\n") == printed.count(note) == 1
@@ -174,7 +174,33 @@ def test_a_checkpoint_that_is_missing_is_no_failure(tmp_path: Path) -> None:
     assert "not-run: needs checkpoint" in plan.render([cell], store)
     text = report.write([cell], store)
     assert "1 cell: 1 not run" in text and "FAILED" not in text
-    assert "not run: scores: needs checkpoint" in (tmp_path / "report" / "smoke-main" / "table.md").read_text()
+    table = tmp_path / "report" / "smoke-main+selector-scar" / "table.md"
+    assert "not run: scores: needs checkpoint" in table.read_text()
+
+
+@pytest.mark.parametrize("selector", ["deita", "kmq"])
+def test_missing_annotations_are_noticed_before_anything_expensive(tmp_path: Path, selector: str) -> None:
+    asked = ["profile=smoke", f"selector={selector}", "selector.quality=nowhere", f"exec.runs={tmp_path}"]
+    (cell,) = cells(asked)
+    store = Store(tmp_path)
+    assert run.run_cell(cell) == "not-run"
+    assert not {"answers", "grams", "vectors"} & {path.name for path in tmp_path.iterdir()}
+    assert "1 not-run" in status.render([cell], store) and "'nowhere'" in status.render([cell], store)
+    assert "not-run: needs" in plan.render([cell], store)
+    assert "not run: annotated: needs" in report.write([cell], store)
+
+
+def test_a_part_of_a_study_does_not_overwrite_its_table(tmp_path: Path) -> None:
+    def folder(*asked: str) -> str:
+        return report_folder(cells(["profile=smoke", *asked]), Store(tmp_path)).name
+
+    assert folder() == folder("exec.threads=1", "preset=paper") == "smoke-main"
+    assert folder("selector=adg") == "smoke-main+selector-adg"
+    assert folder("seed=1,2") == "smoke-main+seed-1-2"
+    assert folder("experiment=terms") == "smoke-terms"
+    many = ("n=7", "max_new_tokens=5", "temperature=0.5", "top_p=0.5", "top_k=3")
+    long = folder(*(f"sampling.{key}" for key in many))
+    assert len(long) < 110 and long != folder("sampling.n=7")
 
 
 def test_equal_subsets_of_two_selectors_stay_two(tmp_path: Path) -> None:
@@ -211,8 +237,8 @@ def test_where_things_are_is_no_variant_and_a_preset_is(tmp_path: Path) -> None:
     for override in ("preset=released", "finetune=full", "seed=2"):
         assert shown(override) == (f"{plain}/{override}", figure), "the same published figure stands beside it"
     assert shown("budget=5000") == (f"{plain}/budget=5000", None)
-    text = report.write(cells([*common, "preset=released"]), Store(tmp_path))
-    assert "Main table (released preset)" in text and "paper-main-released" in text
+    text = report.write(cells(["profile=paper", "preset=released", f"exec.runs={tmp_path}"]), Store(tmp_path))
+    assert "Main table (preset=released)" in text and "paper-main+preset-released/" in text
     assert "needs a pinned revision of gpt2" in plan.render(
         cells([*common[:3], "selector=superfiltering"]), Store(tmp_path)
     )

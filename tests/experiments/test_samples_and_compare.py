@@ -52,7 +52,7 @@ def test_adg_is_compared_with_the_others_task_by_task(study: Any, flat: Any) -> 
     assert set(found.tasks) == {"bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "mbpp", "humaneval", "avg"}
     assert found.tasks["avg"].difference == pytest.approx(0.6) and found.tasks["avg"].n == 120
     assert found.tasks["bbh"].p_exact == pytest.approx(2 / 2**12), "twelve items changed, all for the better"
-    assert found.holm["avg"] == found.tasks["avg"].p < 0.01, "one comparison needs no correction"
+    assert found.holm["avg"] == (found.tasks["avg"].p, 1) and found.tasks["avg"].p < 0.01, "one needs no correction"
     text = compare.render([found])
     assert "+60.00" in text and "training variance is left out" in text
     again = compare.pairings(chosen, study.store)
@@ -67,9 +67,71 @@ def test_many_selectors_are_corrected_for_one_another(study: Any, flat: Any) -> 
     found = compare.pairings(chosen, study.store)
     assert [x.theirs for x in found] == ["random", "longest", "all"]
     for task in found[0].tasks:
-        raw, adjusted = [x.tasks[task].p for x in found], [x.holm[task] for x in found]
+        raw, adjusted = [x.tasks[task].p for x in found], [x.holm[task].p for x in found]
         assert all(p <= q for p, q in zip(raw, adjusted, strict=True)) and adjusted != raw
-    assert found[0].holm_exact["bbh"] == pytest.approx(3 * found[0].tasks["bbh"].p_exact)
+    assert found[0].holm_exact["bbh"] == (pytest.approx(3 * found[0].tasks["bbh"].p_exact), 3)
+    assert "Holm over" not in compare.render(found)
+
+
+def test_a_correction_over_fewer_selectors_than_planned_says_so(study: Any, flat: Any) -> None:
+    chosen = study.cells("selector=random,longest,all,adg")
+    shares = {"random": 0.3, "longest": 0.75, "adg": 0.9}
+    for cell in chosen:
+        if (name := cell.config.selector["name"]) in shares:
+            fewer = {task: parts for task, parts in flat(shares[name]).items() if task != "mbpp" or name != "longest"}
+            study.finish(cell, fewer)
+    random, longest, everything = compare.pairings(chosen, study.store)
+    assert everything.reason and [x.planned for x in (random, longest, everything)] == [3, 3, 3]
+    assert (random.holm["bbh"].over, random.holm["mbpp"].over, random.holm["avg"].over) == (2, 1, 1)
+    text = compare.render([random, longest, everything])
+    assert "  Holm over 1 of 3 selectors (mbpp, avg)\n" in text and "McNemar's p over" not in text
+    assert text.count("  Holm over 2 of 3 selectors (bbh, gsm8k, mmlu, truthfulqa_mc2, humaneval)\n") == 1
+    assert text.count("  Holm over 2 of 3 selectors\n") == 1
+    rows = list(csv.DictReader(compare.comma_separated([random, longest, everything]).splitlines()))
+    assert [(row["holm_over"], row["mcnemar_holm_over"], row["holm_planned"]) for row in rows
+            if row["task"] in ("bbh", "mbpp", "")] == [("2", "2", "3"), ("1", "1", "3"), ("2", "2", "3"),
+                                                       ("", "", "3")]  # fmt: skip
+
+
+def test_variants_of_adg_are_compared_in_pairs_where_it_stands_alone(study: Any, flat: Any, run: Run) -> None:
+    chosen = study.cells("experiment=terms")
+    shares = dict(zip((cell.variant for cell in chosen), (0.3, 0.5, 0.9), strict=True))
+    for cell in chosen:
+        study.finish(cell, flat(shares[cell.variant]))
+    found = compare.pairings(chosen, study.store)
+    d, i, both = (f"adg, {variant}" for variant in shares)
+    assert [(x.ours, x.theirs) for x in found] == [(d, i), (d, both), (i, both)]
+    assert [x.tasks["avg"].difference for x in found] == pytest.approx([-0.2, -0.6, -0.4])
+    assert all(x.holm["bbh"].over == x.planned == 3 for x in found)
+    code, out, _ = run(compare, "profile=smoke", "experiment=terms", f"exec.runs={study.runs}")
+    assert code == 0 and f"{d} against {both}" in out and "pairs of variants of a backbone and pool" in out
+    assert (study.runs / "report" / "smoke-terms" / "compare.csv").exists()
+
+
+def test_variants_of_adg_are_compared_with_seeds_in_pairs(study: Any, flat: Any) -> None:
+    chosen = study.cells("selector=adg", "selector.lam=0,1", "seed=1,2")
+    for cell in chosen:
+        if cell.config.selector["lam"] == 0 or cell.config.seed == 1:
+            study.finish(cell, flat(0.5))
+    (found,) = compare.pairings(chosen, study.store)
+    assert (found.ours, found.theirs) == ("adg, selector.lam=0", "adg, selector.lam=1")
+    assert "seed=2" in found.reason and "is missing at" in found.reason
+
+
+@pytest.mark.parametrize("module", [compare, samples])
+def test_an_experiment_that_only_selects_has_nothing_to_compare(run: Run, study: Any, module: Any) -> None:
+    stability = ["experiment=stability", f"exec.runs={study.runs}", "preset=paper", "sampling.seed=42"]
+    code, _, err = run(module, "profile=smoke", *stability, "embedding.bins.seed=42")
+    assert code == 1 and "experiment=stability only selects" in err and "nothing is evaluated" in err
+
+
+def test_where_there_is_no_interval_the_table_says_why(study: Any, flat: Any) -> None:
+    one = {"bbh": {"a": [0.0] * 9, "b": [1.0]}}
+    chosen = pair(study, {**flat(1.0), **one}, {**flat(0.0), **one})
+    text = compare.render(compare.pairings(chosen, study.store))
+    assert "a subtask with a single item cannot be resampled" in text and "all resamples are equal" in text
+    row = next(line for line in text.splitlines() if line.startswith("  gsm8k"))
+    assert row.split()[:4] == ["gsm8k", "20", "+100.00", "–"] and "[" not in row
 
 
 @pytest.mark.parametrize(
@@ -106,7 +168,7 @@ def test_seeds_are_compared_in_pairs(study: Any, flat: Any) -> None:
         study.finish(cell, flat((0.5 if cell.config.selector["name"] == "adg" else 0.3) + lift))
     (found,) = compare.pairings(chosen, study.store)
     assert found.seeds == (1, 2, 3) and found.tasks["avg"].difference == pytest.approx(0.2)
-    assert found.tasks["avg"].interval.seeds == 3 and found.tasks["bbh"].p_exact is None
+    assert found.tasks["avg"].interval is not None and found.tasks["bbh"].p_exact is None
     assert "training variance" not in compare.render([found])
 
 
