@@ -79,7 +79,7 @@ class EngineConfig:
     dtype: str = "auto"  # auto (the backbone's) | float32 | bfloat16 | float16
     distributed: str = field(default="none", metadata={"identity": False})  # none | ray: batches spread over actors
     batch_size: int = 16  # prompts that share a seed and a shard
-    max_num_seqs: int = _vllm(1024)  # answers decoded at once
+    max_num_seqs: int = _vllm(256)  # answers decoded at once
     max_num_batched_tokens: int = _vllm(8192)  # tokens in one step
     enforce_eager: bool = _vllm(False)  # no compilation: starts sooner, runs slower
     cpu_cache_gb: int = _vllm(4, identity=False)  # memory for keys and values on CPU; on GPU exec.gpu_memory counts

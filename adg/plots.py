@@ -14,6 +14,7 @@ import numpy as np
 
 BLUE, ORANGE, GREY, GREEN = "#3b6fb6", "#c2410c", "#9aa7b5", "#2f855a"
 COLOURS = (BLUE, ORANGE, GREEN, "#805ad5", "#b7791f", GREY)
+MARKERS = "osD^v"  # of the first six curves, of the next six and so on
 MISSING = "missing"
 _STYLE: Any = {"svg.hashsalt": "adg", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False,
           "axes.spines.right": False, "font.family": "sans-serif"}  # fmt: skip
@@ -53,13 +54,14 @@ def curves(
     """One line a series over ``x``; a point without a value leaves a gap. Names containing ``dashed`` are dashed."""
 
     def draw(axes: Any) -> None:
-        colours: dict[str, str] = {}
+        places: dict[str, int] = {}
         for name, values in series.items():
             base = name.split(" (")[0]
-            colour = colours.setdefault(base, COLOURS[len(colours) % len(COLOURS)])
+            place = places.setdefault(base, len(places))
+            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)]
             y = [np.nan if value is None else value for value in values]
             style = "--" if dashed and dashed in name else "-"
-            axes.plot(x, y, style, marker="o", markersize=4, color=colour, label=name)
+            axes.plot(x, y, style, marker=marker, markersize=4, color=colour, label=name)
         axes.set_xticks(list(x), [f"{value:g}" for value in x])
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)

@@ -1,8 +1,7 @@
 """KMQ: the same share of every cluster, drawn by quality (Diversify and Conquer, arXiv 2409.11378).
 
-Follows for-ai/iterative-data-selection at 6ac5772, its single-round samplers by chance. Not built: the sampler that
-takes the records nearest to a cluster's median distance, and the iterative version, which trains between rounds.
-Quality scores are read, not computed.
+Follows for-ai/iterative-data-selection at 6ac5772, its single-round samplers. Not built: the iterative version, which
+trains between rounds. Quality scores are read, not computed.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from baselines.annotations import checked, read, turns
 from baselines.vectors import VectorOptions, VectorSelector
 
 VARIANTS = ("corrected", "released")
-WITHIN = ("quality", "random")
+WITHIN = ("quality", "random", "median")
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,9 @@ class KmqConfig(VectorOptions):
     """Options besides those of the vectors.
 
     ``within="quality"`` draws without replacement with chances in proportion to exp(quality) (official, 512 clusters);
-    "random" draws uniformly (the official KMeansRandom, 4,096 clusters) and reads no score.
+    "random" draws uniformly (the official KMeansRandom, 4,096 clusters), "median" takes the records whose distance to
+    the cluster's centre is nearest to the median of its records' (the official KCenterMedian, 1,024 clusters); neither
+    reads a score.
     ``variant="corrected"`` (ours): as equal a share of every cluster as sizes allow, exactly the budget, and no more
     clusters than a fifth of the records. ``"released"``: floor(budget / clusters) of every cluster, or all of a smaller
     one, which makes fewer than the budget.
@@ -91,10 +92,19 @@ def drawn(quality: np.ndarray, keys: Sequence[str], seed: int) -> np.ndarray:
     return quality - np.log(-np.log(uniform))
 
 
+def from_median(distance: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """-|distance - median of the distances in the row's cluster| (n,); NaN where there is no distance (n,)."""
+    score = np.full(len(distance), np.nan)
+    for label in np.unique(cluster[np.isfinite(distance)]):
+        rows = np.flatnonzero((cluster == label) & np.isfinite(distance))
+        score[rows] = -np.abs(distance[rows] - np.median(distance[rows]))
+    return score
+
+
 class Kmq(VectorSelector):
     """K-means clusters of the records' vectors, each giving the same number of records, drawn by quality.
 
-    ``score`` is that of ``drawn``. Output: cluster by cluster, by score.
+    ``score`` is that of ``drawn`` or of ``from_median``. Output: cluster by cluster, by score.
     """
 
     name = "kmq"
@@ -115,12 +125,15 @@ class Kmq(VectorSelector):
         points, missing = vectors.load(data)
         invalid = {**missing, **invalid}
         valid = np.array([i for i in range(n) if i not in invalid], dtype=np.int64)
-        score = drawn(quality, data.keys, self.config.seed)
-        score[list(invalid)] = np.nan
-        cluster = np.full(n, -1, dtype=np.int64)
+        cluster, distance = np.full(n, -1, dtype=np.int64), np.full(n, np.nan)
         if len(valid):
-            cluster[valid] = self._clusters(points[valid])
-        return ScoreTable(score, {"quality": quality, "cluster": cluster}, invalid)
+            cluster[valid], distance[valid] = self._clusters(points[valid])
+        if self.config.within == "median":
+            score = from_median(distance, cluster)
+        else:
+            score = drawn(quality, data.keys, self.config.seed)
+            score[list(invalid)] = np.nan
+        return ScoreTable(score, {"quality": quality, "cluster": cluster, "distance": distance}, invalid)
 
     def annotations(self, data: SelectorData) -> list[list[float] | str]:
         """The quality of each turn of each record, or what the record lacks."""
@@ -134,21 +147,21 @@ class Kmq(VectorSelector):
         if all(isinstance(value, str) for value in found):
             raise NotRunnable(
                 f"needs quality scores: no record has '{c.quality}' in {source}; set selector.annotations=<JSON Lines "
-                f"with id and this field>, selector.quality=<name of the field>, or selector.within=random to draw "
-                f"uniformly"
+                f"with id and this field>, selector.quality=<name of the field>, or selector.within=random or median, "
+                f"which read none"
             )
         return found
 
     def _quality(self, data: SelectorData) -> tuple[np.ndarray, dict[int, str]]:
         """(n,) mean over turns, NaN where there is none; and why."""
-        if self.config.within == "random":
+        if self.config.within != "quality":
             return np.zeros(len(data.records)), {}
         found = self.annotations(data)
         quality = [np.nan if isinstance(value, str) else float(np.mean(value)) for value in found]
         return np.array(quality), {i: value for i, value in enumerate(found) if isinstance(value, str)}
 
-    def _clusters(self, points: np.ndarray) -> np.ndarray:
-        """Cluster of each row (m,)."""
+    def _clusters(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cluster of each row (m,), and its distance to the cluster's centre (m,)."""
         import warnings
 
         from sklearn.cluster import KMeans
@@ -165,7 +178,8 @@ class Kmq(VectorSelector):
         model = KMeans(clusters, n_init=c.n_init, max_iter=c.max_iter, random_state=c.seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than clusters
-            return model.fit_predict(np.ascontiguousarray(points)).astype(np.int64)
+            found = model.fit_predict(np.ascontiguousarray(points)).astype(np.int64)
+        return found, np.linalg.norm(points.astype(np.float64) - model.cluster_centers_[found], axis=1)
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
         rows = np.flatnonzero(table.valid)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.selection import select
 from baselines import pinned
-from baselines.kmq import Kmq, KmqConfig, drawn, equal_quotas
+from baselines.kmq import Kmq, KmqConfig, drawn, equal_quotas, from_median
 
 GROUPS = np.eye(3)[[0] * 12 + [1] * 5 + [2] * 3]
 
@@ -86,6 +86,22 @@ def test_the_released_rule(embedded: Callable) -> None:
         many.scores(data)
 
 
+def test_median_takes_the_records_at_the_usual_distance(embedded: Callable) -> None:
+    """Points on a line with the centre 2.2: distances 2.2, 1.2, 0.2, 0.8 and 2.8, their median 1.2."""
+    points = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0], [3.0, 1.0], [5.0, 1.0]])
+    score = from_median(np.abs(points[:, 0] - 2.2), np.zeros(5, dtype=np.int64))
+    assert np.argsort(-score, kind="stable").tolist() == [1, 3, 0, 2, 4] and score[1] == 0
+    data = embedded(GROUPS)
+    selector = Kmq(KmqConfig(vectors="backbone", within="median", clusters=3))
+    table = selector.scores(data)
+    assert "annotated" not in selector.needs() and not table.invalid
+    for label in np.unique(table.parts["cluster"]):
+        rows = table.parts["cluster"] == label
+        distance = table.parts["distance"][rows]
+        assert table.score[rows] == pytest.approx(-np.abs(distance - np.median(distance)))
+    assert len(select(selector, data, table, 9)) == 9
+
+
 def test_quality_is_read_and_a_list_counts_with_its_mean(embedded: Callable, tmp_path: Path) -> None:
     rows = [{"id": 0, "s": {"q": [1, 3]}}, {"id": 1, "s": {"q": 5.0}}, {"id": 3, "s": {}}, {"id": 4, "s": {"q": -1}}]
     files = write(tmp_path / "a.jsonl", rows)
@@ -109,7 +125,7 @@ def test_no_score_is_not_run_and_a_wrong_one_is_named(embedded: Callable, tmp_pa
 
 @pytest.mark.parametrize(
     "options",
-    [{"variant": "x"}, {"within": "median"}, {"clusters": 0}, {"n_init": 0}, {"max_iter": 0}, {"seed": -1},
+    [{"variant": "x"}, {"within": "mean"}, {"clusters": 0}, {"n_init": 0}, {"max_iter": 0}, {"seed": -1},
      {"annotations_sha256": "0"}],
 )  # fmt: skip
 def test_options_are_checked(options: dict) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adg.errors import BadInput
 from adg.execution import ExecConfig
 from adg.store import Job, Node, Stage, Store
-from experiments import plan, report, run, status
+from experiments import gpus, plan, report, run, status
 from experiments.cells import cells, distinct, report_folder
 from experiments.worker import Runner
 
@@ -27,6 +30,11 @@ class Nothing:
 def write_pid(job: Job) -> dict:
     (job.folder / "pid").write_text(str(os.getpid()))
     return {"pid": os.getpid()}
+
+
+def write_gpus(job: Job) -> dict:
+    (job.folder / "gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+    return {"gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "all")}
 
 
 def linger(job: Job) -> dict:
@@ -76,6 +84,40 @@ def test_a_kind_of_gpu_stage_has_one_process_that_ends_when_another_kind_starts(
     while any(os.path.exists(f"/proc/{pid}") for pid in (first, other)):
         assert time.time() < deadline, "the worker processes ended with the runner"
         time.sleep(0.05)
+
+
+def test_two_cells_at_once_work_on_different_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "listed", lambda: ("GPU-a", "GPU-b", "GPU-c"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,1")
+    with Runner() as first, Runner() as second:
+
+        def seen(runner: Runner, word: str, stage: str = "train", **exec_: Any) -> str:
+            store = Store(tmp_path, ExecConfig(isolation="process", **exec_), runner)
+            return store.ensure(node(stage, "write_gpus", word=word)).info["gpus"]
+
+        assert (seen(first, "a"), seen(second, "b"), seen(first, "c")) == ("0", "2", "0")
+        assert seen(second, "d", "adapter", train_processes=2) == "2,1", "its own comes back before it takes others"
+        assert seen(first, "e", "answers", distributed="ray") == "0,2,1", "Ray shares them out itself"
+        assert seen(second, "f", device="cpu") == "0,2,1"
+
+
+def test_who_waits_for_an_artifact_holds_no_worker(tmp_path: Path) -> None:
+    """Else two cells could wait for each other, one for an artifact and one for a GPU."""
+    with Runner() as first, Runner() as second:
+        holder = Store(tmp_path, ExecConfig(isolation="process"), first)
+        waiter = Store(tmp_path, ExecConfig(isolation="process"), second)
+        waiter.ensure(node("train", "write_pid", word="other"))
+        assert second._pool is not None
+        with holder._locked(node("train", "write_pid")):
+            thread = threading.Thread(target=lambda: waiter.ensure(node("train", "write_pid")))
+            thread.start()
+            deadline = time.time() + 20
+            while second._pool is not None:
+                assert time.time() < deadline
+                time.sleep(0.02)
+        thread.join(60)
+    assert waiter.complete(node("train", "write_pid"))
 
 
 def test_a_worker_ends_when_what_started_it_is_killed(tmp_path: Path) -> None:
