@@ -5,7 +5,9 @@ ARGS ?=
 RUN = .venv/bin/python
 # The embedded models are too small to keep several cores busy: two cells at a time, each on its share of the cores.
 # At paper scale one cell a GPU; each takes GPUs that are free.
-GPUS = $(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU)
+comma := ,
+VISIBLE = $(subst $(comma), ,$(CUDA_VISIBLE_DEVICES))
+GPUS ?= $(if $(VISIBLE),$(words $(VISIBLE)),$(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU))
 LAUNCHER_paper = $(if $(filter-out 0 1,$(GPUS)),hydra/launcher=joblib hydra.launcher.n_jobs=$(GPUS))
 LAUNCHER_mini = hydra/launcher=joblib hydra.launcher.n_jobs=2
 

@@ -325,6 +325,7 @@ class Store:
             raise kept from error
         for leftover in folder.rglob(".*.tmp"):  # of a kill inside write_atomic
             leftover.unlink()
+        seconds = time.time() - started - getattr(self.runner, "waited", 0.0)  # for a GPU
         files = {
             p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256_file(p)}
             for p in sorted(folder.rglob("*"))
@@ -353,10 +354,10 @@ class Store:
                 "machine": machine(),
                 "started": _now(started),
                 "finished": _now(),
-                "seconds": round(time.time() - started, 3),
+                "seconds": round(seconds, 3),
             },
         )
-        built = self._adopt(node, on_build, time.time() - started)
+        built = self._adopt(node, on_build, seconds)
         assert built is not None, f"{folder}/manifest.json was written just now"
         return built
 

@@ -133,7 +133,8 @@ class Kmq(VectorSelector):
         else:
             score = drawn(quality, data.keys, self.config.seed)
             score[list(invalid)] = np.nan
-        return ScoreTable(score, {"quality": quality, "cluster": cluster, "distance": distance}, invalid)
+        parts = {"quality": quality, "cluster": cluster}
+        return ScoreTable(score, {**parts, "distance": distance} if self.config.within == "median" else parts, invalid)
 
     def annotations(self, data: SelectorData) -> list[list[float] | str]:
         """The quality of each turn of each record, or what the record lacks."""

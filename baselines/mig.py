@@ -61,6 +61,7 @@ class MigConfig:
     norm: bool = False  # divide a record's score by its number of labels
 
     def __post_init__(self) -> None:
+        pinned.check_paths(self, "annotations", "valid_tags", "label_embeddings")
         if self.label_graph is None:
             bare = self.annotations_sha256 is None and self.label_embeddings_sha256 is None
             object.__setattr__(self, "label_graph", "identity" if bare else "embeddings")
@@ -77,7 +78,6 @@ class MigConfig:
                     f"selector.{name} is {getattr(self, name)}; expected 0 <= threshold <= 1, prop_weight >= 0, a > 0, "
                     f"0 < b <= 1 and alpha > 0: with others gains could grow and the greedy choice would not be one"
                 )
-        pinned.check_paths(self, "annotations", "valid_tags", "label_embeddings")
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,16 @@ from adg.store import sha256_file, sha256_text
 
 
 def check_paths(config: Any, *options: str) -> None:
-    """Raise ``BadInput`` where an option's digest is set without the option itself."""
+    """Raise ``BadInput`` where an option's digest is set without the option itself, or the other way round.
+
+    A path alone would not be part of the identity: results made without the file would be found in its place.
+    """
     for option in options:
-        if getattr(config, option) is None and getattr(config, f"{option}_sha256") is not None:
+        path, sha256 = getattr(config, option), getattr(config, f"{option}_sha256")
+        if path is None and sha256 is not None:
             raise BadInput(f"selector.{option}_sha256 is set without selector.{option}; set the path of it too")
+        if path is not None and sha256 is None:
+            (folder if Path(path).expanduser().is_dir() else file)(option, path, sha256)  # refuses, naming the digest
 
 
 def file(option: str, path: str, sha256: str | None) -> Path:

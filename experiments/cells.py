@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from adg import binning, embedding, generation, models, records, selection
+from adg.errors import BadInput
 from adg.evaluation import harness
 from adg.selection import Selector
 from adg.store import Node, Store, canonical, file_name, sha256_text
@@ -22,7 +23,7 @@ GROUPS = ("backbone", "pool", "selector")
 ASIDE = ("exec.", "contamination.", "hydra", "tracker", "out=", "suite.data_root=", "pool.hub=", "pool.file=",
          "backbone.hub=", "selector.checkpoint", "selector.scorer_path=", "selector.encoder", "selector.annotations=",
          "selector.prompts=", "selector.label_embeddings=", "selector.valid_tags=", "selector.complexity_scorer",
-         "selector.quality_scorer")  # fmt: skip
+         "selector.quality_scorer", "engine.distributed=", "engine.cpu_cache_gb=")  # fmt: skip
 ASIDE_ENDS = ("sha256", "revision")
 PATHS = ("pool.path", "backbone.path")  # told apart by the last part of the path
 
@@ -169,6 +170,19 @@ def report_folder(chosen: Sequence[Cell], store: Store) -> Path:
 def overrides() -> list[str]:
     """The command line without its switches."""
     return [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+
+
+def refuse_same_names(chosen: Sequence[Cell]) -> None:
+    """Raise ``BadInput`` where different cells would stand under one name in a table."""
+    seen: dict[str, Cell] = {}
+    for cell in chosen:
+        first = seen.setdefault(cell.name, cell)
+        if first.last.fingerprint != cell.last.fingerprint:
+            keys = sorted(key for key, value in cell.swept.items() if first.swept.get(key) != value)
+            raise BadInput(
+                f"two cells would both be called {cell.name}; they differ in {', '.join(keys)}. Run each "
+                f"by itself, or give the files different names"
+            )
 
 
 def asked_for() -> tuple[list[Cell], Store]:

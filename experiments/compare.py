@@ -22,7 +22,7 @@ from adg.evaluation import samples, statistics
 from adg.evaluation.statistics import Comparison
 from adg.report import signed
 from adg.store import Artifact, Store, write_atomic
-from experiments.cells import Cell, asked_for, report_folder
+from experiments.cells import Cell, asked_for, refuse_same_names, report_folder
 from experiments.config import plain_errors
 from experiments.samples import evaluation
 from experiments.status import cell_status
@@ -105,6 +105,7 @@ def _name(selector: str, family: str) -> str:
 
 
 def _compute(pairing: Pairing, ours: Sequence[Cell], theirs: Sequence[Cell], store: Store) -> None:
+    refuse_same_names([*ours, *theirs])
     pairs = [(a, b) for a in ours for b in theirs if a.config.seed == b.config.seed]
     if not pairs:
         pairing.reason = "no seed in common"

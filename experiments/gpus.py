@@ -64,11 +64,13 @@ class Lease:
         folder.mkdir(mode=0o700, exist_ok=True)
         self.names: list[str] = []
         self._held = ExitStack()
-        with FileLock(folder / "turn.lock"):  # one waits at a time, so that two never hold half of what each needs
-            while len(self.names) < count:
+        self.waited = 0.0  # seconds
+        started = time.monotonic()
+        while True:
+            with FileLock(folder / "turn.lock"):  # one looks at a time, and takes all that it needs or nothing
                 for name, uuid in gpus.items():
-                    if name in self.names or len(self.names) == count:
-                        continue
+                    if len(self.names) == count:
+                        break
                     lock = FileLock(folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', uuid)}.lock")
                     try:
                         lock.acquire(timeout=0)
@@ -76,8 +78,15 @@ class Lease:
                         continue
                     self._held.callback(lock.release)
                     self.names.append(name)
-                if len(self.names) < count:
-                    time.sleep(WAIT)
+                if len(self.names) == count:
+                    return
+                self.close()
+            if not self.waited:
+                print(f"    waiting for {count} of {len(gpus)} GPUs, which other cells use", flush=True)
+            time.sleep(WAIT)
+            self.waited = time.monotonic() - started
 
     def close(self) -> None:
+        """Give the GPUs back."""
         self._held.close()
+        self.names = []

@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from adg import selection, tracking
-from adg.errors import HarnessError, NotRunnable
+from adg.errors import BadInput, HarnessError, NotRunnable
 from adg.evaluation import harness
 from adg.store import Artifact, Node, Store, file_name, plain, write_json
 from experiments import config as config_
-from experiments.cells import Cell, asked_for
+from experiments import gpus
+from experiments.cells import Cell, asked_for, refuse_same_names
 from experiments.config import Config
 from experiments.worker import Runner
 
 _store: Store | None = None  # one a process, so that a stage that failed is not tried again by the next cell
+# switches of Hydra that run nothing
+SHOWS = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p"}
 _TOTAL = "ADG_SWEEP_CELLS"  # environment: cells of this sweep, for every process that runs some of them
 _worked: list[float] = []  # seconds of the cells that had something to build
 
@@ -63,6 +66,7 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
     store = store_of(config)
     path = store.root / "cells" / f"{file_name(cell.name.replace('/', '+'))}-{cell.fingerprint[:8]}.json"
     try:
+        refuse_without_gpu(store, cell)
         with Runner() as runner, tracking.track(config.tracker, _info(cell)) as tracked:
             store.runner, store.exec = runner, config.exec
             _reopen_if_more_can_run(store, cell)
@@ -89,6 +93,18 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
         _worked.append(time.time() - started)
     write_json(path, {**record, "state": "done"})
     return "done"
+
+
+def refuse_without_gpu(store: Store, cell: Cell) -> None:
+    """Where GPUs are asked for and there is none, say so now, not after pools and weights were fetched."""
+    exec_ = cell.config.exec
+    if exec_.device == "cuda" and exec_.distributed == "none" and not gpus.visible():
+        left = [node.label for node in cell.nodes.values() if node.stage.gpu and not store.complete(node)]
+        if left:
+            raise BadInput(
+                f"exec.device is cuda and no NVIDIA GPU is visible, with {len(left)} stages to do that need one (first "
+                f"{left[0]}); run this where there is a GPU, or set exec.device=cpu"
+            )
 
 
 def refuse_budget(store: Store, cell: Cell, pool: Artifact) -> None:
@@ -149,20 +165,27 @@ def main(config: Config) -> None:
 
 def entry() -> None:
     """The command: one cell, or a sweep that ends with its table."""
-    if not {"-m", "--multirun"} & set(sys.argv[1:]):
+    given = set(sys.argv[1:])
+    if not {"-m", "--multirun"} & given or given & SHOWS:
         return config_.hydra_app(main)()
     with config_.plain_errors():
         chosen, store = asked_for()  # what is wrong in the last cell is refused before the first is begun
         for cell in chosen:
             _ = cell.nodes
+        refuse_same_names(chosen)
         os.environ[_TOTAL] = str(len(chosen))
+    from experiments import report
+
     try:
         config_.hydra_app(main)()
-    finally:
-        from experiments import report
-
-        with config_.plain_errors():
+    except BaseException:  # a cell failed, or somebody stopped the sweep: the table comes all the same
+        try:
             say(f"\n{report.write(chosen, store)}")
+        except HarnessError as error:
+            print(f"error: no table: {error}", file=sys.stderr)
+        raise
+    with config_.plain_errors():
+        say(f"\n{report.write(chosen, store)}")
 
 
 if __name__ == "__main__":

@@ -64,8 +64,10 @@ class Runner:
         self._kind: tuple[str, int] | None = None
         self._pool: ProcessPoolExecutor | None = None
         self._lease: gpus.Lease | None = None
+        self.waited = 0.0  # seconds that the last call waited for a GPU
 
     def __call__(self, node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_: ExecConfig) -> dict[str, Any]:
+        self.waited = 0.0
         isolated = exec_.isolation == "process" or (
             exec_.isolation == "auto" and exec_.device != "cpu" and bool(gpus.visible())
         )
@@ -76,6 +78,7 @@ class Runner:
             self.close()
             if kind[1]:
                 self._lease = gpus.Lease(kind[1])
+                self.waited = self._lease.waited
             self._kind = kind
             self._pool = ProcessPoolExecutor(
                 1, mp_context=get_context("spawn"), initializer=_begin,

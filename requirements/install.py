@@ -43,9 +43,10 @@ def choose() -> str:
     asked = os.environ.get("ADG_BUILD", "")
     if asked not in ("", "cuda", "cpu"):
         sys.exit(f"ADG_BUILD is {asked!r}; expected cuda or cpu")
-    if not STAMP.is_file():
+    stamped = STAMP.read_text().split() if STAMP.is_file() else []
+    if not stamped:
         return asked or ("cuda" if gpu_present() else "cpu")
-    installed = STAMP.read_text().split()[0]
+    installed = stamped[0]
     if asked and asked != installed:
         sys.exit(f"{VENV} holds the {installed} build and ADG_BUILD is {asked}; run: make clean-env")
     if installed == "cpu" and gpu_present():

@@ -114,6 +114,15 @@ def test_quality_is_read_and_a_list_counts_with_its_mean(embedded: Callable, tmp
     assert np.isnan(table.score[[2, 3, 5]]).all()
 
 
+def test_a_file_without_its_digest_is_refused_with_it(tmp_path: Path) -> None:
+    """The path is no part of the identity: what was made from the pool's own rows would be found in its place."""
+    files = write(tmp_path / "a.jsonl", [{"id": 0, "quality": 1}])
+    with pytest.raises(BadInput, match=f"add selector.annotations_sha256={files['annotations_sha256']}"):
+        KmqConfig(annotations=files["annotations"])
+    with pytest.raises(BadInput, match="not a file"):
+        KmqConfig(annotations=str(tmp_path / "b.jsonl"))
+
+
 def test_no_score_is_not_run_and_a_wrong_one_is_named(embedded: Callable, tmp_path: Path) -> None:
     data = embedded(GROUPS)
     with pytest.raises(NotRunnable, match=r"needs quality scores: no record has 'quality' in the pool; set selector\."):

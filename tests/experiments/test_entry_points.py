@@ -18,7 +18,7 @@ from adg.errors import BadInput
 from adg.execution import ExecConfig
 from adg.store import Job, Node, Stage, Store
 from experiments import gpus, plan, report, run, status
-from experiments.cells import cells, distinct, report_folder
+from experiments.cells import cells, distinct, refuse_same_names, report_folder
 from experiments.worker import Runner
 
 
@@ -220,6 +220,29 @@ def test_a_checkpoint_that_is_missing_is_no_failure(tmp_path: Path) -> None:
     assert "not run: scores: needs checkpoint" in table.read_text()
 
 
+def test_a_sweep_for_gpus_stops_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is built or fetched; a cell that is finished needs no GPU any more."""
+    monkeypatch.setattr(gpus, "listed", lambda: ())
+    (cell,) = cells(["profile=smoke", "selector=random", "exec.device=cuda", f"exec.runs={tmp_path}"])
+    assert run.run_cell(cell) == "failed"
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
+    (told,) = (tmp_path / "cells").glob("*.json")
+    assert "no NVIDIA GPU is visible" in told.read_text()
+    monkeypatch.setattr(Store, "complete", lambda self, node: True)
+    run.refuse_without_gpu(Store(tmp_path), cell)
+
+
+def test_two_cells_of_one_name_are_refused(tmp_path: Path) -> None:
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "my.jsonl").write_text(f'{{"instruction": "{folder}", "output": "b"}}\n')
+    paths = ",".join(str(tmp_path / folder / "my.jsonl") for folder in "ab")
+    common = ["profile=smoke", "pool=local", "selector=random", "budget=1"]
+    with pytest.raises(BadInput, match=r"my\.jsonl; they differ in pool\.path"):
+        refuse_same_names(cells([*common, f"pool.path={paths}"]))
+    refuse_same_names(cells([*common, f"pool.path={tmp_path / 'a' / 'my.jsonl'}", "seed=1,2", "exec.threads=1,2"]))
+
+
 @pytest.mark.parametrize("selector", ["deita", "kmq"])
 def test_missing_annotations_are_noticed_before_anything_expensive(tmp_path: Path, selector: str) -> None:
     asked = ["profile=smoke", f"selector={selector}", "selector.quality=nowhere", f"exec.runs={tmp_path}"]
@@ -275,7 +298,8 @@ def test_where_things_are_is_no_variant_and_a_preset_is(tmp_path: Path) -> None:
         return cell.name, report.row(cell, Store(tmp_path)).paper
 
     plain, figure = shown()
-    assert figure is not None and shown("suite.data_root=mini:", "exec.tensor_parallel=2") == (plain, figure)
+    assert figure is not None
+    assert shown("suite.data_root=mini:", "exec.tensor_parallel=2", "engine.distributed=ray") == (plain, figure)
     for override in ("preset=released", "finetune=full", "seed=2"):
         assert shown(override) == (f"{plain}/{override}", figure), "the same published figure stands beside it"
     assert shown("budget=5000") == (f"{plain}/budget=5000", None)

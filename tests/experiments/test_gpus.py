@@ -51,3 +51,17 @@ def test_a_cell_waits_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for thread in waiting:
         thread.join(10)
     assert sorted(name for lease in found for name in lease.names) == list(FOUR), "nobody held half of what it needs"
+
+
+def test_who_waits_does_not_hold_up_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process waits for GPU 0; another that may only use GPU 1 gets it at once."""
+    monkeypatch.setattr(gpus, "WAIT", 0.05)
+    held = gpus.Lease(1, {"0": "GPU-a"}, tmp_path)
+    waiting = threading.Thread(target=lambda: gpus.Lease(1, {"0": "GPU-a"}, tmp_path))
+    waiting.start()
+    time.sleep(0.1)
+    free = gpus.Lease(1, {"1": "GPU-b"}, tmp_path)
+    assert free.names == ["1"] and free.waited == 0
+    held.close()
+    waiting.join(10)
+    assert not waiting.is_alive()
