@@ -509,7 +509,8 @@ def terminal(table: Table) -> str:
     found = layout(table)
     extra = ["vs rand"] * found.has_random + ["paper"] * found.has_paper
     width = 8
-    first = max(12, min(26, WIDTH - width * (len(found.columns) + len(extra))))
+    longest = max((len(row.name) for row in table.rows), default=0) + 3
+    first = max(12, min(max(26, longest), WIDTH - width * (len(found.columns) + len(extra))))
     head = " " * first + "".join(f"{c.short:>{width}}" for c in found.columns) + "".join(f"{e:>{width}}" for e in extra)
     items = "  items".ljust(first) + "".join(f"{c.n or '':>{width}}" for c in found.columns)
     out = [table.title, table.statement, f"profile {table.profile}, {counts(table.rows)}", "", head, items.rstrip()]
@@ -534,7 +535,8 @@ def overlaps(found: Layout) -> list[str]:
 
 def _terminal_line(found: Layout, line: Line, first: int, width: int) -> str:
     text = f"  {line.row.name}"
-    text = text if len(text) < first else text[: first - 2] + "… "
+    if len(text) >= first:  # variants differ in their last words
+        text = f"{text[: first // 2]}…{text[first // 2 + 2 - first :]} "
     if line.row.results is None:
         value = line.values["avg"]
         return f"{text:<{first}} {value.text()}{found.mark(value)}"

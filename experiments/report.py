@@ -79,7 +79,7 @@ def average_interval(artifact: Artifact, seed: int) -> tuple[float, float] | Non
              if entry["status"] == harness.DONE}  # fmt: skip
     draw = seeds.generator(seed, "report", artifact.fingerprint)
     found = statistics.bootstrap_average(tasks, draw, RESAMPLES)
-    return None if found is None else (found.low, found.high)
+    return None if found is None else (max(0.0, found.low), min(1.0, found.high))  # of few items it may reach beyond
 
 
 def write(chosen: list[Cell], store: Store) -> str:

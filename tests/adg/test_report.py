@@ -306,6 +306,13 @@ def test_the_page_fetches_nothing_and_runs_nothing():
     assert "a &amp; b" in page
 
 
+def test_long_names_differ_in_their_last_words():
+    found = table(*(Row("tiny", "general", "adg", variant=f"chosen by a backbone with a very long name {i}",
+                        state="done", results=results()) for i in (1, 2)))  # fmt: skip
+    names = {re.split(r"\s{2,}", line.strip())[0] for line in report.terminal(found).splitlines() if "…" in line}
+    assert len(names) == 2 and all(name.startswith("adg, ") for name in names), names
+
+
 @pytest.mark.parametrize("name", ["adg", "a-selector-with-a-long-name, lam=0.25, budget=10000, answers=3"])
 def test_the_terminal_table_fits(name):
     figure = dict.fromkeys(report.CATEGORIES, 100.0)

@@ -244,6 +244,19 @@ def test_what_cannot_be_shown_is_said(
     assert code == 1 and said in err and "Traceback" not in err
 
 
+def test_an_interval_of_few_items_stays_between_0_and_1(study: Any) -> None:
+    """Two items in each part: what is resampled reaches beyond what an average can be."""
+    tasks = ("bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "mbpp", "humaneval")
+    for rest in (0.0, 1.0):
+        scores = {task: {"a": [rest, rest], "b": [rest, abs(rest - (task == "bbh"))]} for task in tasks}
+        cell = study.cells()[0]
+        study.finish(cell, scores)
+        row = report.row(cell, study.store)
+        assert row.interval is not None and 0 <= row.interval[0] < row.interval[1] <= 1
+        assert row.interval[0 if rest == 0 else 1] == rest
+        study = type(study)(study.runs.with_name("other"))
+
+
 # -- in the report ------------------------------------------------------------------------------------
 
 
