@@ -85,7 +85,7 @@ class DeitaConfig(VectorOptions):
                 f"selector.batch_size is {self.batch_size}; expected 1, or more with selector.variant=released: "
                 f"ours is the result of one at a time"
             )
-        pinned.check_paths(self, "annotations", "complexity_scorer", "quality_scorer")
+        pinned.check_paths(self, "annotations", folders=("complexity_scorer", "quality_scorer"))
         if (self.complexity_scorer is None) != (self.quality_scorer is None):
             raise BadInput("only one of selector.complexity_scorer and selector.quality_scorer is set; set both")
         if self.complexity_scorer is not None and self.annotations is not None:

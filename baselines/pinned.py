@@ -7,6 +7,7 @@ digest of what is there (identity); a wrong or missing digest is refused with th
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,18 @@ from adg.errors import BadInput
 from adg.store import sha256_file, sha256_text
 
 
-def check_paths(config: Any, *options: str) -> None:
+def check_paths(config: Any, *files: str, folders: Sequence[str] = ()) -> None:
     """Raise ``BadInput`` where an option's digest is set without the option itself, or the other way round.
 
-    A path alone would not be part of the identity: results made without the file would be found in its place.
+    ``files`` and ``folders`` name the options. A path alone would not be part of the identity: results made without
+    the file would be found in its place.
     """
-    for option in options:
+    for option in (*files, *folders):
         path, sha256 = getattr(config, option), getattr(config, f"{option}_sha256")
         if path is None and sha256 is not None:
             raise BadInput(f"selector.{option}_sha256 is set without selector.{option}; set the path of it too")
         if path is not None and sha256 is None:
-            (folder if Path(path).expanduser().is_dir() else file)(option, path, sha256)  # refuses, naming the digest
+            (folder if option in folders else file)(option, path, sha256)  # refuses, naming the digest
 
 
 def file(option: str, path: str, sha256: str | None) -> Path:

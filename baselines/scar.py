@@ -72,7 +72,7 @@ class ScarConfig:
             raise BadInput(f"selector.max_length is {self.max_length}; expected a number of tokens above 0")
         if not 0 < self.near_threshold <= 1:
             raise BadInput(f"selector.near_threshold is {self.near_threshold}; expected a number above 0, at most 1")
-        pinned.check_paths(self, "checkpoint")
+        pinned.check_paths(self, folders=("checkpoint",))
         for name in ("exact_duplicates", "english"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.variant == "released")

@@ -80,7 +80,7 @@ class VectorOptions:
                 raise BadInput(f"selector.{name} is {value!r}; expected one of {', '.join(allowed)}")
         if self.vector_tokens is not None and self.vector_tokens < 1:
             raise BadInput(f"selector.vector_tokens is {self.vector_tokens}; expected a number above 0, or null")
-        pinned.check_paths(self, "encoder")
+        pinned.check_paths(self, folders=("encoder",))
 
     def defaults(self, own: bool) -> tuple[str, str]:
         """Text and pooling where the options leave them open; ``own``: of the backbone, else of the encoder."""

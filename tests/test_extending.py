@@ -49,7 +49,7 @@ def test_a_selector_is_one_file_and_one_config(project: Path, tmp_path: Path) ->
 
     printed = run(project, "experiments.report", *sweep)
     assert "2 cells: 1 done, 1 missing" in printed
-    (table,) = tmp_path.glob("report/*/table.csv")
+    table = tmp_path / "report" / "smoke-main+selector-shortest-random" / "table.csv"
     rows = {row["selector"]: row for row in csv.DictReader(table.open())}
     assert set(rows) == {"shortest", "random"} and rows["shortest"]["state"] == "done"
 

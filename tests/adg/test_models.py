@@ -135,7 +135,7 @@ def test_generation_defaults_of_a_checkpoint_are_dropped_but_its_stop_tokens_kep
 
 def test_identity_leaves_out_what_only_describes():
     base = models.node(TINY).fingerprint
-    said = dataclasses.replace(TINY, name="other", title="T", chat=True, paper="p", statement="s")
+    said = dataclasses.replace(TINY, name="other", title="T", paper="p", statement="s")
     assert models.node(said).fingerprint == base
     assert models.node(dataclasses.replace(TINY, dtype="bfloat16")).fingerprint != base
 
