@@ -450,6 +450,7 @@ def _held(lock: Path) -> bool:
 
 
 def read_artifact(folder: Path) -> Artifact | None:
+    """The artifact in a folder by its manifest alone; None where there is none."""
     manifest = read_json(folder / "manifest.json")
     if manifest is None:
         return None
@@ -462,6 +463,7 @@ def read_artifact(folder: Path) -> Artifact | None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None where there is no file. Raises ``BadInput`` when it is not JSON."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -104,10 +104,12 @@ def from_median(distance: np.ndarray, cluster: np.ndarray) -> np.ndarray:
 class Kmq(VectorSelector):
     """K-means clusters of the records' vectors, each giving the same number of records, drawn by quality.
 
-    ``score`` is that of ``drawn`` or of ``from_median``. Output: cluster by cluster, by score.
+    ``score`` is that of ``drawn`` (``quality`` the mean over turns) or of ``from_median``; ``distance`` that to the
+    cluster's centre. Output: cluster by cluster, by score.
     """
 
     name = "kmq"
+    version = 2
     Config = KmqConfig
 
     def needs(self) -> tuple[str, ...]:
@@ -121,20 +123,24 @@ class Kmq(VectorSelector):
 
     def scores(self, data: SelectorData) -> ScoreTable:
         n = len(data.records)
-        quality, invalid = self._quality(data)
-        points, missing = vectors.load(data)
-        invalid = {**missing, **invalid}
+        points, invalid = vectors.load(data)
+        parts: dict[str, np.ndarray] = {}
+        quality = np.zeros(n)  # equal chances where none is read
+        if self.config.within == "quality":
+            found = self.annotations(data)
+            quality = np.array([np.nan if isinstance(value, str) else float(np.mean(value)) for value in found])
+            invalid = {**invalid, **{i: value for i, value in enumerate(found) if isinstance(value, str)}}
+            parts["quality"] = quality
         valid = np.array([i for i in range(n) if i not in invalid], dtype=np.int64)
         cluster, distance = np.full(n, -1, dtype=np.int64), np.full(n, np.nan)
         if len(valid):
             cluster[valid], distance[valid] = self._clusters(points[valid])
+        parts |= {"cluster": cluster, "distance": distance}
         if self.config.within == "median":
-            score = from_median(distance, cluster)
-        else:
-            score = drawn(quality, data.keys, self.config.seed)
-            score[list(invalid)] = np.nan
-        parts = {"quality": quality, "cluster": cluster}
-        return ScoreTable(score, {**parts, "distance": distance} if self.config.within == "median" else parts, invalid)
+            return ScoreTable(from_median(distance, cluster), parts, invalid)
+        score = drawn(quality, data.keys, self.config.seed)
+        score[list(invalid)] = np.nan
+        return ScoreTable(score, parts, invalid)
 
     def annotations(self, data: SelectorData) -> list[list[float] | str]:
         """The quality of each turn of each record, or what the record lacks."""
@@ -152,14 +158,6 @@ class Kmq(VectorSelector):
                 f"which read none"
             )
         return found
-
-    def _quality(self, data: SelectorData) -> tuple[np.ndarray, dict[int, str]]:
-        """(n,) mean over turns, NaN where there is none; and why."""
-        if self.config.within != "quality":
-            return np.zeros(len(data.records)), {}
-        found = self.annotations(data)
-        quality = [np.nan if isinstance(value, str) else float(np.mean(value)) for value in found]
-        return np.array(quality), {i: value for i, value in enumerate(found) if isinstance(value, str)}
 
     def _clusters(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cluster of each row (m,), and its distance to the cluster's centre (m,)."""

@@ -137,7 +137,7 @@ def _aside(key: str, value: str) -> bool:
     return f"{key}={value}".startswith(ASIDE) or key.endswith(ASIDE_ENDS)
 
 
-def apart(chosen: Sequence[Cell]) -> str:
+def _apart(chosen: Sequence[Cell]) -> str:
     """The overrides that set these cells apart from the whole study of their profile and experiment; "" for that."""
     first = chosen[0].config
     study = [f"profile={first.profile.name}", f"experiment={first.experiment.name}"]
@@ -158,13 +158,16 @@ def apart(chosen: Sequence[Cell]) -> str:
     )
 
 
-def report_folder(chosen: Sequence[Cell], store: Store) -> Path:
-    """Where the tables of these cells are: a part of a study, or a study at other settings, has a folder of its own."""
-    first, what = chosen[0].config, apart(chosen)
+def report_folder(chosen: Sequence[Cell], store: Store) -> tuple[Path, str]:
+    """Where the tables of these cells are, and the overrides that set them apart from the whole study ("" for that).
+
+    A part of a study, or a study at other settings, has a folder of its own.
+    """
+    first, what = chosen[0].config, _apart(chosen)
     name = f"{first.profile.name}-{first.experiment.name}"
     if what:
         name += f"+{file_name(what)}" + (f"-{sha256_text(what)[:8]}" if len(what) > 80 else "")
-    return store.root / "report" / name
+    return store.root / "report" / name, what
 
 
 def overrides() -> list[str]:

@@ -220,7 +220,7 @@ def comma_separated(found: Sequence[Pairing]) -> str:
 
 def write(chosen: Sequence[Cell], store: Store, found: Sequence[Pairing]) -> Path:
     """Write ``compare.csv`` beside the tables of the same sweep."""
-    path = report_folder(chosen, store) / "compare.csv"
+    path = report_folder(chosen, store)[0] / "compare.csv"
     write_atomic(path, comma_separated(found).encode())
     return path
 

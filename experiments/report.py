@@ -14,7 +14,7 @@ from adg import report, seeds
 from adg.evaluation import harness, samples, statistics
 from adg.store import Artifact, Status, Store
 from experiments import analyse, contamination, ledger, paper
-from experiments.cells import Cell, apart, asked_for, report_folder
+from experiments.cells import Cell, asked_for, report_folder
 from experiments.config import plain_errors
 from experiments.status import cell_status
 
@@ -91,9 +91,9 @@ def write(chosen: list[Cell], store: Store) -> str:
              if b.statement]  # fmt: skip
     notes += [note for note in dict.fromkeys(c.selector.note(c.nodes["backbone"]) for c in chosen) if note]
     title = first.experiment.title or first.experiment.name
-    if what := apart(chosen):
+    folder, what = report_folder(chosen, store)
+    if what:
         title = f"{title} ({what})"
-    folder = report_folder(chosen, store)
     table = report.Table(title=title, profile=first.profile.name, statement=first.profile.statement, rows=rows,
                          notes=notes, ledger=ledger.load(), source=paper.source(),
                          sections=analyse.sections(chosen, store, rows))  # fmt: skip

@@ -19,7 +19,7 @@ from adg import generation, models, prompts, records, seeds
 from adg.errors import BadInput, BadMeasurement
 from adg.execution import ExecConfig
 from adg.generation import EngineConfig, SamplingConfig
-from adg.store import Job, Store
+from adg.store import WORK, Job, Store
 
 TINY = models.BackboneConfig(name="tiny", builder="tiny_random", dtype="float32")
 SHORT = SamplingConfig(n=3, max_new_tokens=12, seed=7)
@@ -318,6 +318,29 @@ def start(root: Path, code: str, *args: object) -> subprocess.Popen:
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
 
 
+def test_reseeding_sets_every_generator_and_leaves_none_changed():
+    """vLLM's workers draw from torch's, or take a request's seed from numpy's, as the machine has it."""
+    import random
+
+    import torch
+
+    def drawn():
+        return random.random(), np.random.randint(2**31), torch.rand(1).item()  # noqa: NPY002 - the global one
+
+    def after(seed):
+        with generation._forked_rng():
+            generation.Reseed().reseed(seed)
+            return drawn()
+
+    with generation._forked_rng():
+        generation.Reseed().reseed(1)
+        expected = drawn(), drawn()
+        generation.Reseed().reseed(1)
+        found = drawn(), after(2), drawn()
+    assert (found[0], found[2]) == expected, "what is drawn inside leaves the states outside as they were"
+    assert after(2) == found[1] and not set(found[1]) & set(expected[0])
+
+
 def finish(process: subprocess.Popen) -> str:
     out, _ = process.communicate()
     assert process.returncode == 0, out[-3000:]
@@ -327,14 +350,14 @@ def finish(process: subprocess.Popen) -> str:
 def kill_after(process: subprocess.Popen, runs: Path, shards: int) -> int:
     """Kill -9 as soon as that many shards are finished; the number that were."""
     while process.poll() is None:
-        done = len(list(runs.glob("answers/*.partial/work/[0-9]*.parquet")))
+        done = len(list(runs.glob(f"answers/*.partial/{WORK}/[0-9]*.parquet")))
         if done >= shards:
             process.send_signal(signal.SIGKILL)
             process.wait()
             break
         time.sleep(0.005)
     assert process.returncode == -signal.SIGKILL, process.communicate()[0][-3000:]
-    return len(list(runs.glob("answers/*.partial/work/[0-9]*.parquet")))
+    return len(list(runs.glob(f"answers/*.partial/{WORK}/[0-9]*.parquet")))
 
 
 def test_killed_and_resumed_run_equals_an_unbroken_one(root, tmp_path):

@@ -17,7 +17,7 @@ import pytest
 from adg import scale
 from adg.errors import BadInput, BadMeasurement
 from adg.execution import ExecConfig
-from adg.store import Store
+from adg.store import WORK, Store
 from experiments import cells
 
 pytestmark = pytest.mark.slow
@@ -100,12 +100,12 @@ def test_one_and_two_actors_and_a_run_cut_short_choose_the_same(cluster: Path, r
     process = subprocess.Popen(command(pool, two, 2), cwd=root, env=env, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     deadline = time.time() + 600
-    while len(list(two.glob("answers/*.partial/work/*.parquet"))) < 3 and process.poll() is None:
+    while len(list(two.glob(f"answers/*.partial/{WORK}/*.parquet"))) < 3 and process.poll() is None:
         assert time.time() < deadline
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    kept = len(list(two.glob("answers/*.partial/work/*.parquet")))
+    kept = len(list(two.glob(f"answers/*.partial/{WORK}/*.parquet")))
     done = subprocess.run(command(pool, two, 2), cwd=root, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert digests(one) == digests(two) and len(digests(one)) == 5

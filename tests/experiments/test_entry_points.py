@@ -198,7 +198,7 @@ def test_the_mini_grid_is_the_papers_table(tmp_path: Path) -> None:
     whole = cells(["profile=paper", "pool=cot", "backbone=llama3_8b"])
     assert [c.config.selector["name"] for c in mini] == [c.config.selector["name"] for c in whole]
     printed = report.write(mini, Store(tmp_path))
-    text = (report_folder(mini, Store(tmp_path)) / "table.md").read_text()
+    text = (report_folder(mini, Store(tmp_path))[0] / "table.md").read_text()
     for selector, official in (("ifd", "the 7B model of the original"), ("superfiltering", "gpt2")):
         note = f"{selector}: the embedded backbone gives the losses, in place of {official}"
         assert text.count(f"- {note}\n") == printed.count(note) == 1
@@ -257,7 +257,7 @@ def test_missing_annotations_are_noticed_before_anything_expensive(tmp_path: Pat
 
 def test_a_part_of_a_study_does_not_overwrite_its_table(tmp_path: Path) -> None:
     def folder(*asked: str) -> str:
-        return report_folder(cells(["profile=smoke", *asked]), Store(tmp_path)).name
+        return report_folder(cells(["profile=smoke", *asked]), Store(tmp_path))[0].name
 
     assert folder() == folder("exec.threads=1", "preset=paper") == "smoke-main"
     assert folder("selector=adg") == "smoke-main+selector-adg"
