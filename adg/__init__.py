@@ -24,16 +24,44 @@ if TYPE_CHECKING:
     from adg.records import Record
 
 _HOME = {
-    "BadInput": "errors", "BadMeasurement": "errors", "BinsConfig": "binning", "EmbeddingConfig": "embedding",
-    "Record": "records", "Scores": "library", "Selection": "library", "Vectors": "embedding",
-    "anisotropy": "geometry", "choose": "library", "cluster": "binning", "dispersion": "geometry", "embed": "library",
-    "gram": "geometry", "load_backbone": "library", "score": "library", "select_from_answers": "library",
-}  # fmt: skip
+    "BadInput": "errors",
+    "BadMeasurement": "errors",
+    "BinsConfig": "binning",
+    "EmbeddingConfig": "embedding",
+    "Record": "records",
+    "Scores": "library",
+    "Selection": "library",
+    "Vectors": "embedding",
+    "anisotropy": "geometry",
+    "choose": "library",
+    "cluster": "binning",
+    "dispersion": "geometry",
+    "embed": "library",
+    "gram": "geometry",
+    "load_backbone": "library",
+    "score": "library",
+    "select_from_answers": "library",
+}
 
 __all__ = [
-    "BadInput", "BadMeasurement", "BinsConfig", "EmbeddingConfig", "Record", "Scores", "Selection", "Vectors",
-    "anisotropy", "choose", "cluster", "dispersion", "embed", "gram", "load_backbone", "score", "select_from_answers",
-]  # fmt: skip
+    "BadInput",
+    "BadMeasurement",
+    "BinsConfig",
+    "EmbeddingConfig",
+    "Record",
+    "Scores",
+    "Selection",
+    "Vectors",
+    "anisotropy",
+    "choose",
+    "cluster",
+    "dispersion",
+    "embed",
+    "gram",
+    "load_backbone",
+    "score",
+    "select_from_answers",
+]
 
 
 def __getattr__(name: str) -> Any:

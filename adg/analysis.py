@@ -167,15 +167,22 @@ def stability(terms: Terms, reference: Choice, counts: Sequence[int], draws_: in
 
     def add(axis: str, setting: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], first: float | None) -> None:
         whole = all(len(a) and len(b) for a, b in pairs)
-        found.append(Variation(
-            axis, setting, summary([jaccard(a, b) for a, b in pairs]) if whole else None,
-            summary([overlap(a, b) for a, b in pairs]) if whole else None,
-            first, float(np.mean([by_chance(len(a), len(b), n) for a, b in pairs])),
-        ))  # fmt: skip
+        found.append(
+            Variation(
+                axis,
+                setting,
+                summary([jaccard(a, b) for a, b in pairs]) if whole else None,
+                summary([overlap(a, b) for a, b in pairs]) if whole else None,
+                first,
+                float(np.mean([by_chance(len(a), len(b), n) for a, b in pairs])),
+            )
+        )
 
     if size < k:
-        pairs = [(terms.subset(replace(reference, answers=a)), terms.subset(replace(reference, answers=b)))
-                 for a, b in draws(k, size, draws_, seed)]  # fmt: skip
+        pairs = [
+            (terms.subset(replace(reference, answers=a)), terms.subset(replace(reference, answers=b)))
+            for a, b in draws(k, size, draws_, seed)
+        ]
         shared = max(0, 2 * size - k)
         add("answers", f"other {size} of {k}" + (f" ({shared} shared)" if shared else ""), pairs, None)
     whole = terms.subset(replace(reference, answers=None))
@@ -184,17 +191,26 @@ def stability(terms: Terms, reference: Choice, counts: Sequence[int], draws_: in
         mine = terms.subset(replace(reference, answers=tuple(range(count))))
         add("K", f"{count} instead of {k}", pairs, overlap(mine, whole) if len(mine) and len(whole) else None)
     others: list[tuple[str, str, Choice]] = []
-    others += [("lam", f"{lam:g} instead of {reference.lam:g}", replace(reference, lam=lam))
-               for lam in lambdas(size) if lam != reference.lam]  # fmt: skip
+    others += [
+        ("lam", f"{lam:g} instead of {reference.lam:g}", replace(reference, lam=lam))
+        for lam in lambdas(size)
+        if lam != reference.lam
+    ]
     first_window = reference.window or matrices.windows[0]
-    others += [("layer window", f"{window} instead of {first_window}", replace(reference, window=window))
-               for window in matrices.windows if window != first_window]  # fmt: skip
+    others += [
+        ("layer window", f"{window} instead of {first_window}", replace(reference, window=window))
+        for window in matrices.windows
+        if window != first_window
+    ]
     if reference.bins:
         others.append(("bins", "none", replace(reference, bins=False, rule="largest_remainder")))
         rule = "released" if reference.rule == "largest_remainder" else "largest_remainder"
         others.append(("quota rule", f"{rule} instead of {reference.rule}", replace(reference, rule=rule)))
-    others += [("part", f"{part} instead of {reference.part}", replace(reference, part=part))
-               for part in ("top", "middle", "bottom") if part != reference.part]  # fmt: skip
+    others += [
+        ("part", f"{part} instead of {reference.part}", replace(reference, part=part))
+        for part in ("top", "middle", "bottom")
+        if part != reference.part
+    ]
     sets = [a for a, _ in draws(k, size, draws_, seed)] if size < k else [tuple(range(k))]
     collected: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in others]
     for answers in sets:

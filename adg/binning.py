@@ -69,9 +69,12 @@ def cluster(vectors: ArrayLike, cfg: BinsConfig = BinsConfig()) -> np.ndarray:
     from sklearn.exceptions import ConvergenceWarning
 
     model = MiniBatchKMeans(
-        n_clusters=clusters, random_state=cfg.seed, batch_size=max(1, min(1000, len(vectors) // 10)),
-        n_init=cfg.n_init, max_iter=cfg.max_iter,
-    )  # fmt: skip
+        n_clusters=clusters,
+        random_state=cfg.seed,
+        batch_size=max(1, min(1000, len(vectors) // 10)),
+        n_init=cfg.n_init,
+        max_iter=cfg.max_iter,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than clusters: bins stay empty
         return model.fit_predict(np.ascontiguousarray(vectors)).astype(np.int64)
@@ -97,10 +100,15 @@ def build(job: Job) -> dict[str, Any]:
     sizes = np.bincount(bins)
     sizes = sizes[sizes > 0]
     return {
-        "rows_in": len(grams.ids), "rows_out": len(bins), "failed": [],
-        "clusters_configured": job.config.clusters, "clusters": count(len(bins), job.config),
-        "bins_used": len(sizes), "largest_bin": int(sizes.max()), "smallest_bin": int(sizes.min()),
-    }  # fmt: skip
+        "rows_in": len(grams.ids),
+        "rows_out": len(bins),
+        "failed": [],
+        "clusters_configured": job.config.clusters,
+        "clusters": count(len(bins), job.config),
+        "bins_used": len(sizes),
+        "largest_bin": int(sizes.max()),
+        "smallest_bin": int(sizes.min()),
+    }
 
 
 def load(artifact: Artifact) -> dict[str, int]:

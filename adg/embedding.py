@@ -126,9 +126,11 @@ class Grams:
 def node(answers: Node, pool: Node, backbone: Node, cfg: EmbeddingConfig) -> Node:
     """Grams of ``answers``; the settings of the bins are no part of it."""
     return Node(
-        STAGE, f"{pool.label}+{backbone.label}+{cfg.name}", Identity(cfg, prompts.HASH),
+        STAGE,
+        f"{pool.label}+{backbone.label}+{cfg.name}",
+        Identity(cfg, prompts.HASH),
         {"answers": answers, "pool": pool, "backbone": backbone},
-    )  # fmt: skip
+    )
 
 
 def load(artifact: Artifact) -> Grams:
@@ -335,9 +337,12 @@ class Encoder:
         pooled = np.concatenate([pooled, np.zeros((1, *pooled.shape[1:]), dtype=np.float32)])  # slot -1
         chosen = np.array([slots[key] for key in kept], dtype=np.int64).reshape(len(kept), answers + 1)
         return Vectors(
-            kept, _unit(pooled[chosen[:, :-1]]), _unit(pooled[chosen[:, -1], 0]), list(failed.items()),
+            kept,
+            _unit(pooled[chosen[:, :-1]]),
+            _unit(pooled[chosen[:, -1], 0]),
+            list(failed.items()),
             {name: int(value) for name, value in counts.items()},
-        )  # fmt: skip
+        )
 
     # -- text to tokens
 
@@ -491,8 +496,13 @@ class Encoder:
             mask = torch.cat([held, torch.ones_like(ids, dtype=torch.bool)], dim=1)
             positions = lengths[:, None] + steps[None]
         with self._pooled.of(weights):
-            self._base(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                       use_cache=cache is not None)  # fmt: skip
+            self._base(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
             return self._pooled.sums
 
 
@@ -621,12 +631,21 @@ def build(job: Job) -> dict[str, Any]:
     _assemble(job, shards, "instructions", (kept, model["width"]), np.float32)
     write_json(job.folder / "ids.json", [key for path in shards for key in _info(path)["keys"]])
     return {
-        "rows_in": total, "rows_out": kept, "failed": failed[:REPORTED], "failed_count": len(failed), "answers": k,
-        "windows": names, "hidden_states": dict(zip(names, model["tensors"], strict=True)),
-        "blocks": model["blocks"], "blocks_run": model["blocks_run"], "width": model["width"],
-        "dtype": model["dtype"], "preset": cfg.name, **counts,
+        "rows_in": total,
+        "rows_out": kept,
+        "failed": failed[:REPORTED],
+        "failed_count": len(failed),
+        "answers": k,
+        "windows": names,
+        "hidden_states": dict(zip(names, model["tensors"], strict=True)),
+        "blocks": model["blocks"],
+        "blocks_run": model["blocks_run"],
+        "width": model["width"],
+        "dtype": model["dtype"],
+        "preset": cfg.name,
+        **counts,
         "embedding": {"answers": embedded, "seconds": round(seconds, 3), "device": models.device(job.exec)},  # rates
-    }  # fmt: skip
+    }
 
 
 def _encoder(backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig) -> Encoder:
@@ -636,9 +655,19 @@ def _encoder(backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig) -> Enc
 
 def _about(encoder: Encoder, keys: list[str], vectors: Vectors) -> dict[str, Any]:
     """What a shard says of itself."""
-    return {"asked": keys, "failed": vectors.failed, "counts": vectors.counts, "keys": vectors.keys,
-            "model": {"tensors": encoder.tensors, "blocks": encoder.blocks, "width": encoder.width,
-                      "blocks_run": encoder.blocks_run, "dtype": encoder.dtype}}  # fmt: skip
+    return {
+        "asked": keys,
+        "failed": vectors.failed,
+        "counts": vectors.counts,
+        "keys": vectors.keys,
+        "model": {
+            "tensors": encoder.tensors,
+            "blocks": encoder.blocks,
+            "width": encoder.width,
+            "blocks_run": encoder.blocks_run,
+            "dtype": encoder.dtype,
+        },
+    }
 
 
 class _Embedder:

@@ -29,8 +29,11 @@ class ExecConfig:
     offline: bool = False  # never ask a hub
 
     def __post_init__(self) -> None:
-        for name, allowed in (("device", ("auto", "cpu", "cuda")), ("isolation", ("auto", "process", "none")),
-                              ("distributed", ("none", "ray"))):  # fmt: skip
+        for name, allowed in (
+            ("device", ("auto", "cpu", "cuda")),
+            ("isolation", ("auto", "process", "none")),
+            ("distributed", ("none", "ray")),
+        ):
             value = getattr(self, name)
             if value not in allowed:
                 raise BadInput(f"exec.{name} is {value!r}; expected one of {', '.join(allowed)}")

@@ -144,8 +144,12 @@ def node(pool: Node, backbone: Node, sampling: SamplingConfig, engine: EngineCon
     if engine.name != "vllm":
         own: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(engine) if f.metadata.get("vllm")}
         engine = dataclasses.replace(engine, **own)
-    return Node(STAGE, f"{backbone.label}-{pool.label}-k{sampling.n}", Answers(sampling, engine, prompts.HASH),
-                {"pool": pool, "backbone": backbone})  # fmt: skip
+    return Node(
+        STAGE,
+        f"{backbone.label}-{pool.label}-k{sampling.n}",
+        Answers(sampling, engine, prompts.HASH),
+        {"pool": pool, "backbone": backbone},
+    )
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -176,8 +180,10 @@ def build(job: Job) -> dict[str, Any]:
     longest = max(map(len, encoded.values()))
     if resumed < len(batches) and job.exec.distributed == "ray":
         absent = [index for index in range(len(batches)) if index not in tables]
-        rows = [{"index": index, "path": str(shards[index]), "prompts": {key: encoded[key] for key in batches[index]}}
-                for index in absent]  # fmt: skip
+        rows = [
+            {"index": index, "path": str(shards[index]), "prompts": {key: encoded[key] for key in batches[index]}}
+            for index in absent
+        ]
         started = time.perf_counter()
         arguments = (backbone, cfg, job.exec, longest)
         scale.over_ray(rows, "adg.generation:_Sampler", arguments, job.exec, f"sampling {job.node.label}")
@@ -207,8 +213,9 @@ def build(job: Job) -> dict[str, Any]:
         seconds = time.perf_counter() - started
     table = _assemble([tables[i] for i in range(len(batches))])
     write_atomic(job.folder / "answers.parquet", _parquet(table))
-    write_atomic(job.folder / "failed.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failed)
-                 .encode())  # fmt: skip
+    write_atomic(
+        job.folder / "failed.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failed).encode()
+    )
     return {
         "rows_in": len(pool),
         "rows_out": len(encoded),
@@ -329,8 +336,15 @@ def _text(tokenizer: Any, answer: Answer, strip: bool) -> str:
 def _table(rows: list[dict[str, Any]]) -> Any:
     import pyarrow as pa
 
-    types = {"id": pa.string(), "sample": pa.int32(), "text": pa.string(), "finish_reason": pa.string(),
-             "tokens": pa.int32(), "prompt_tokens": pa.int32(), "seed": pa.int64()}  # fmt: skip
+    types = {
+        "id": pa.string(),
+        "sample": pa.int32(),
+        "text": pa.string(),
+        "finish_reason": pa.string(),
+        "tokens": pa.int32(),
+        "prompt_tokens": pa.int32(),
+        "seed": pa.int64(),
+    }
     return pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in types.items()})
 
 
@@ -394,8 +408,13 @@ class TransformersEngine:
         width = max(map(len, prompts))
         ids = torch.tensor([[self.pad] * (width - len(p)) + p for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
-        out = self.model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-                         use_cache=True, logits_to_keep=1)  # fmt: skip
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+        )
         cache = out.past_key_values
         cache.batch_repeat_interleave(cfg.n)
         mask = mask.repeat_interleave(cfg.n, 0)
@@ -426,8 +445,13 @@ class TransformersEngine:
                 rows, mask, drawn, alive = rows[keep], mask[keep], drawn[keep], alive[keep]
             positions = mask.sum(-1, keepdim=True)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            out = self.model(input_ids=drawn[:, None], attention_mask=mask, position_ids=positions,
-                             past_key_values=cache, use_cache=True)  # fmt: skip
+            out = self.model(
+                input_ids=drawn[:, None],
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
             logits = out.logits[:, -1].float()
         answers = [
             Answer(line[:length], "stop" if stopped else "length")
@@ -511,9 +535,14 @@ class Vllm:
     """
 
     def __init__(
-        self, backbone: Artifact, dtype: str, exec_: ExecConfig, max_model_len: int, cpu_cache_gb: int = 4,
+        self,
+        backbone: Artifact,
+        dtype: str,
+        exec_: ExecConfig,
+        max_model_len: int,
+        cpu_cache_gb: int = 4,
         **settings: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         device = models.device(exec_)
         path = models.model_path(backbone)
         self._restore = prepare_vllm()
@@ -568,20 +597,34 @@ class VllmEngine(Vllm):
     def __init__(self, backbone: Artifact, tokenizer: Any, cfg: Answers, exec_: ExecConfig, longest: int) -> None:
         self.stop = models.stop_ids(backbone, tokenizer)
         super().__init__(
-            backbone, cfg.engine.dtype, exec_, longest + cfg.sampling.max_new_tokens, cfg.engine.cpu_cache_gb,
-            enable_prefix_caching=True, max_num_seqs=cfg.engine.max_num_seqs,
-            max_num_batched_tokens=cfg.engine.max_num_batched_tokens, enforce_eager=cfg.engine.enforce_eager,
+            backbone,
+            cfg.engine.dtype,
+            exec_,
+            longest + cfg.sampling.max_new_tokens,
+            cfg.engine.cpu_cache_gb,
+            enable_prefix_caching=True,
+            max_num_seqs=cfg.engine.max_num_seqs,
+            max_num_batched_tokens=cfg.engine.max_num_batched_tokens,
+            enforce_eager=cfg.engine.enforce_eager,
             worker_extension_cls=f"{Reseed.__module__}.{Reseed.__qualname__}",
-        )  # fmt: skip
+        )
 
     def sample(self, prompts: Sequence[list[int]], cfg: SamplingConfig, seed: int) -> list[list[Answer]]:
         from vllm import SamplingParams
 
         params = SamplingParams(
-            n=cfg.n, temperature=cfg.temperature, top_p=cfg.top_p, top_k=cfg.top_k, min_p=0.0,
-            repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0, max_tokens=cfg.max_new_tokens,
-            stop_token_ids=self.stop, detokenize=False,
-        )  # fmt: skip
+            n=cfg.n,
+            temperature=cfg.temperature,
+            top_p=cfg.top_p,
+            top_k=cfg.top_k,
+            min_p=0.0,
+            repetition_penalty=1.0,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            max_tokens=cfg.max_new_tokens,
+            stop_token_ids=self.stop,
+            detokenize=False,
+        )
         with _forked_rng():
             self.llm.reset_prefix_cache()
             self.llm.collective_rpc("reseed", args=(seed,))

@@ -71,9 +71,13 @@ def load_backbone(
 
 
 def embed(
-    records: Sequence[Record], answers: Sequence[Sequence[str]], model: Any, tokenizer: Any,
-    cfg: EmbeddingConfig | None = None, tokens_per_batch: int = 4096,
-) -> Vectors:  # fmt: skip
+    records: Sequence[Record],
+    answers: Sequence[Sequence[str]],
+    model: Any,
+    tokenizer: Any,
+    cfg: EmbeddingConfig | None = None,
+    tokens_per_batch: int = 4096,
+) -> Vectors:
     """Vectors of the records' answers and of their instructions.
 
     ``answers[i]`` are the K answers of ``records[i]``, as many for each. ``model`` loses its blocks above the last one
@@ -138,10 +142,16 @@ def choose(
 
 
 def select_from_answers(
-    records: Sequence[Record], answers: Sequence[Sequence[str]], model: Any, tokenizer: Any, budget: int,
-    lam: float = geometry.LAMBDA, clusters: BinsConfig | None = None, cfg: EmbeddingConfig | None = None,
+    records: Sequence[Record],
+    answers: Sequence[Sequence[str]],
+    model: Any,
+    tokenizer: Any,
+    budget: int,
+    lam: float = geometry.LAMBDA,
+    clusters: BinsConfig | None = None,
+    cfg: EmbeddingConfig | None = None,
     max_failed: int = 0,
-) -> Selection:  # fmt: skip
+) -> Selection:
     """The whole method on answers that are there: embed, score, cluster the instructions, best of each cluster.
 
     Records are worked on in canonical id order, so the result does not depend on the order of the lists.

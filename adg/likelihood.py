@@ -66,10 +66,11 @@ PROMPTS = {
         "detailed, and polite answers to the user's questions. USER: {instruction} ASSISTANT:",
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
         "detailed, and polite answers to the user's questions. USER: {instruction}\nInput:\n{input} ASSISTANT:",
-        "ASSISTANT:", 6,
+        "ASSISTANT:",
+        6,
     ),
     "none": Prompt("{instruction}\n", "{instruction}\n{input}\n", "", 1),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,7 @@ def nodes(pool: Node, backbone: Node, cfg: LossesConfig, options: ScorerOptions)
     return by_scorer(STAGE, pool, backbone, _identity(cfg), options)
 
 
-def by_scorer(
-    stage: Stage, pool: Node, backbone: Node, identity: Identity, options: ScorerOptions
-) -> dict[str, Node]:  # fmt: skip
+def by_scorer(stage: Stage, pool: Node, backbone: Node, identity: Identity, options: ScorerOptions) -> dict[str, Node]:
     """The artifact that ``stage`` makes of ``pool`` with the model that ``options`` name, under the stage's name.
 
     Needs no network. A hub scorer without a pinned revision can be planned; building it is refused.
@@ -443,9 +442,14 @@ class VllmScorer:
         # vLLM insists on room for one new token
         self._longest = min(max_tokens, (models.positions(model) or 1 << 30) - 1)
         self._engine = Vllm(
-            model, dtype, exec_, self._longest + 1, enable_prefix_caching=False, enforce_eager=True,
+            model,
+            dtype,
+            exec_,
+            self._longest + 1,
+            enable_prefix_caching=False,
+            enforce_eager=True,
             max_num_batched_tokens=max(2048, self._longest + 1),
-        )  # fmt: skip
+        )
 
     def batch(self, texts: Sequence[Text]) -> np.ndarray:
         """Mean NLL of every text's response, (n,) float64; NaN where the model gave no finite number."""
@@ -470,9 +474,13 @@ def batch_tokens(tokens_per_batch: int, device: str) -> int:
 
 
 def measure(
-    pool: Sequence[Record], layout: Layout, scorer: Callable[[], Scorer | VllmScorer], work: Path,
-    tokens_per_batch: int = 4096, max_failed: int = 0,
-) -> Losses:  # fmt: skip
+    pool: Sequence[Record],
+    layout: Layout,
+    scorer: Callable[[], Scorer | VllmScorer],
+    work: Path,
+    tokens_per_batch: int = 4096,
+    max_failed: int = 0,
+) -> Losses:
     """Both losses of every record.
 
     Texts of the whole pool go in batches of similar length, longest first, equal texts once. Each batch is saved
@@ -513,9 +521,13 @@ def measure(
 
 
 def shards(
-    names: Sequence[str], size: Callable[[int], int], run: Callable[[list[int]], dict[str, np.ndarray]], work: Path,
-    tokens_per_batch: int, description: str,
-) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:  # fmt: skip
+    names: Sequence[str],
+    size: Callable[[int], int],
+    run: Callable[[list[int]], dict[str, np.ndarray]],
+    work: Path,
+    tokens_per_batch: int,
+    description: str,
+) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
     """Batches of similar ``size`` in tokens, longest first, and the arrays that ``run`` makes of each.
 
     ``names`` are distinct and say what is run. A batch whose values are all finite is saved in ``work`` and found
@@ -644,12 +656,21 @@ def build(job: Job) -> dict[str, Any]:
     invalid = losses.invalid()
     failed = [losses.ids[row] for row, reason in invalid.items() if reason == FAILED]
     return {
-        "rows_in": len(pool), "rows_out": len(pool) - len(invalid), "invalid": counted(invalid.values()),
-        "failed": [[key, FAILED] for key in failed[:REPORTED]], "failed_count": len(failed),
-        "scorer": job.node.inputs["model"].label, "dtype": reader.dtype, "engine": cfg.engine, "prompt": cfg.prompt,
-        "max_tokens": cfg.max_tokens, "slack": layout.slack, "head_tokens": layout.head_tokens,
-        "tokens_conditioned": int(losses.tokens_conditioned.sum()), "tokens_alone": int(losses.tokens_alone.sum()),
-    }  # fmt: skip
+        "rows_in": len(pool),
+        "rows_out": len(pool) - len(invalid),
+        "invalid": counted(invalid.values()),
+        "failed": [[key, FAILED] for key in failed[:REPORTED]],
+        "failed_count": len(failed),
+        "scorer": job.node.inputs["model"].label,
+        "dtype": reader.dtype,
+        "engine": cfg.engine,
+        "prompt": cfg.prompt,
+        "max_tokens": cfg.max_tokens,
+        "slack": layout.slack,
+        "head_tokens": layout.head_tokens,
+        "tokens_conditioned": int(losses.tokens_conditioned.sum()),
+        "tokens_alone": int(losses.tokens_alone.sum()),
+    }
 
 
 def save(path: Path, losses: Losses) -> None:
@@ -677,6 +698,9 @@ def load(artifact: Artifact, ids: Sequence[str] | None = None) -> Losses:
             f"{artifact.path} holds {len(found)} records, the pool {len(ids)}; they must be the same "
             f"ids in the same order. Delete that folder and run the same command again"
         )
-    arrays = {f.name: table[f.name].to_numpy() if f.name.startswith(("nll", "tokens")) else table[f.name].to_pylist()
-              for f in dataclasses.fields(Losses) if f.name != "ids"}  # fmt: skip
+    arrays = {
+        f.name: table[f.name].to_numpy() if f.name.startswith(("nll", "tokens")) else table[f.name].to_pylist()
+        for f in dataclasses.fields(Losses)
+        if f.name != "ids"
+    }
     return Losses(found, **arrays)

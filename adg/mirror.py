@@ -52,8 +52,9 @@ def sources(nodes: Iterable[Node], suites: Iterable[SuiteConfig]) -> list[Source
     for node in nodes:
         config = node.config
         if node.stage is models.STAGE and config.source == "hub":
-            source = Source(MODEL, config.origin["hub"], config.origin["revision"], tuple(models.DOWNLOADED),
-                            ("original/*",))  # fmt: skip
+            source = Source(
+                MODEL, config.origin["hub"], config.origin["revision"], tuple(models.DOWNLOADED), ("original/*",)
+            )
             found.setdefault(source.key, source)
         elif node.stage is records.STAGE and config.hub is not None:
             patterns = None if config.file is None else (config.file,)
@@ -79,11 +80,16 @@ def fetch(source: Source, mirror: Path) -> Path:
     if source.kind == BENCHMARK:
         where = {"local_dir": mirror / "benchmarks" / source.repo}
     try:
-        return Path(huggingface_hub.snapshot_download(
-            source.repo, repo_type=None if source.kind == MODEL else "dataset", revision=source.revision,
-            allow_patterns=None if source.patterns is None else list(source.patterns),
-            ignore_patterns=list(source.ignored) or None, **where,
-        ))  # fmt: skip
+        return Path(
+            huggingface_hub.snapshot_download(
+                source.repo,
+                repo_type=None if source.kind == MODEL else "dataset",
+                revision=source.revision,
+                allow_patterns=None if source.patterns is None else list(source.patterns),
+                ignore_patterns=list(source.ignored) or None,
+                **where,
+            )
+        )
     except (OSError, httpx.HTTPError, HFValidationError) as error:  # the hub's own errors are kinds of OSError
         first = str(error).splitlines()[0] if str(error) else ""
         raise HarnessError(
@@ -104,8 +110,10 @@ def looked_at(source: Source, folder: Path) -> int | None:
     for check in source.checks:
         found, expected = _pool(check, folder) if source.kind == POOL else _benchmark(check[0], check[1], folder)
         if expected is not None and found != expected:
-            raise BadInput(f"{source.name}: {folder} holds {found:,} rows, expected {expected:,}; it is another data "
-                           f"set or revision. Delete {folder} and run the same command again")  # fmt: skip
+            raise BadInput(
+                f"{source.name}: {folder} holds {found:,} rows, expected {expected:,}; it is another data "
+                f"set or revision. Delete {folder} and run the same command again"
+            )
         total += found
     return total
 
@@ -171,18 +179,29 @@ def check(benchmarks: Path, task: TaskConfig, files: Mapping[str, str]) -> None:
 
 def enter(source: Source, folder: Path, rows: int | None, mirror: Path) -> None:
     """Write the entry of a complete repository, with the digest of every file."""
-    files = {path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-             for path in _files(folder)}  # fmt: skip
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in _files(folder)
+    }
     if not files:
         raise BadInput(f"{source.name}: {folder} holds no file; run the same command again")
-    entry = {"kind": source.kind, "repo": source.repo, "revision": source.revision, "rows": rows,
-             "folder": folder.relative_to(mirror).as_posix(), "files": files}  # fmt: skip
+    entry = {
+        "kind": source.kind,
+        "repo": source.repo,
+        "revision": source.revision,
+        "rows": rows,
+        "folder": folder.relative_to(mirror).as_posix(),
+        "files": files,
+    }
     write_json(mirror / MANIFEST, {"schema": SCHEMA, "sources": {**read(mirror), source.key: entry}})
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*")
-                  if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts))  # fmt: skip
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    )
 
 
 def damaged(source: Source, entry: Mapping[str, Any], mirror: Path) -> list[tuple[Path, str]]:
@@ -192,8 +211,9 @@ def damaged(source: Source, entry: Mapping[str, Any], mirror: Path) -> list[tupl
     """
     folder = mirror / entry["folder"]
     extra = _files(folder) if source.patterns is None else []
-    wrong = [(path, "is not in the manifest") for path in extra
-             if path.relative_to(folder).as_posix() not in entry["files"]]  # fmt: skip
+    wrong = [
+        (path, "is not in the manifest") for path in extra if path.relative_to(folder).as_posix() not in entry["files"]
+    ]
     for name, expected in entry["files"].items():
         path = folder / name
         if not path.is_file():
@@ -212,9 +232,7 @@ def remove(path: Path) -> None:
     target.unlink(missing_ok=True)
 
 
-def fill(
-    wanted: Sequence[Source], mirror: Path, download: bool, repair: bool, say: Callable[[str], None]
-) -> list[str]:  # fmt: skip
+def fill(wanted: Sequence[Source], mirror: Path, download: bool, repair: bool, say: Callable[[str], None]) -> list[str]:
     """Bring every source into the mirror, or with ``download`` off only verify it; returns what is wrong.
 
     A source that the manifest holds is verified by its digests and loaded again, not downloaded. With ``repair``

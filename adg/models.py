@@ -36,8 +36,14 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # nothing executable, no pickled weights
 
 # Tokens that exist only to be padding, tried in this order where a tokenizer pads with its end of text.
-PAD_CANDIDATES = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<|fim_pad|>",
-                  "<|reserved_special_token_0|>")  # fmt: skip
+PAD_CANDIDATES = (
+    "<pad>",
+    "<|pad|>",
+    "[PAD]",
+    "<|finetune_right_pad_id|>",
+    "<|fim_pad|>",
+    "<|reserved_special_token_0|>",
+)
 
 
 @dataclass(frozen=True)
@@ -214,9 +220,14 @@ def load_folder(folder: Path, device: str, dtype: str, headless: bool = False, g
     logging.set_verbosity_error()  # its report warns of the head that is left out; what is missing is checked here
     try:
         model, report = kind.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False,
-            local_files_only=True, output_loading_info=True, **placed,
-        )  # fmt: skip
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **placed,
+        )
     finally:
         logging.set_verbosity(verbosity)
     if report["missing_keys"] or report["mismatched_keys"]:
@@ -347,8 +358,9 @@ def _snapshot(hub: str, revision: str, offline: bool) -> Path:
 
     fetch = f"hf download {hub} --revision {revision}"
     try:
-        folder = snapshot_download(hub, revision=revision, allow_patterns=DOWNLOADED, ignore_patterns=["original/*"],
-                                   local_files_only=offline)  # fmt: skip
+        folder = snapshot_download(
+            hub, revision=revision, allow_patterns=DOWNLOADED, ignore_patterns=["original/*"], local_files_only=offline
+        )
     except GatedRepoError as error:
         raise BadInput(
             f"{hub} is gated: accept its licence on its hub page, then run `hf auth login` and `{fetch}`"
@@ -447,13 +459,20 @@ def _write_smollm2_qwen2(folder: Path, source: Artifact | None) -> None:
     old = llama.config
     kept = [i for i in range(old.num_hidden_layers) if i not in RECAST_LEFT_OUT]
     config = Qwen2Config(
-        vocab_size=old.vocab_size, hidden_size=old.hidden_size, intermediate_size=old.intermediate_size,
-        num_hidden_layers=len(kept), num_attention_heads=old.num_attention_heads,
-        num_key_value_heads=old.num_key_value_heads, hidden_act=old.hidden_act,
-        max_position_embeddings=old.max_position_embeddings, rms_norm_eps=old.rms_norm_eps,
-        rope_parameters=old.rope_parameters, tie_word_embeddings=old.tie_word_embeddings, use_sliding_window=False,
+        vocab_size=old.vocab_size,
+        hidden_size=old.hidden_size,
+        intermediate_size=old.intermediate_size,
+        num_hidden_layers=len(kept),
+        num_attention_heads=old.num_attention_heads,
+        num_key_value_heads=old.num_key_value_heads,
+        hidden_act=old.hidden_act,
+        max_position_embeddings=old.max_position_embeddings,
+        rms_norm_eps=old.rms_norm_eps,
+        rope_parameters=old.rope_parameters,
+        tie_word_embeddings=old.tie_word_embeddings,
+        use_sliding_window=False,
         dtype="float32",
-    )  # fmt: skip
+    )
     with torch.device("meta"):
         model = Qwen2ForCausalLM(config)
     weights = {}
@@ -475,8 +494,11 @@ def _write_smollm2_qwen2(folder: Path, source: Artifact | None) -> None:
 def _corpus() -> list[str]:
     """The text that tiny_random's tokenizer is trained on: the embedded pools, in file order."""
     folder = resources.files("adg.mini") / "pools"
-    pools = sorted((p for p in folder.iterdir() if p.name.endswith(".jsonl")), key=lambda p: p.name) \
-        if folder.is_dir() else []  # fmt: skip
+    pools = (
+        sorted((p for p in folder.iterdir() if p.name.endswith(".jsonl")), key=lambda p: p.name)
+        if folder.is_dir()
+        else []
+    )
     if not pools:
         raise BadInput("the package adg.mini holds no pools/*.jsonl; install the project again")
     return [line for pool in pools for line in pool.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -504,10 +526,15 @@ def _write_tiny_random(folder: Path, source: Artifact | None) -> None:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     special = ["<s>", "</s>", "<pad>"]
-    core.train_from_iterator(texts, BpeTrainer(
-        vocab_size=1024, special_tokens=special, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    ))  # fmt: skip
+    core.train_from_iterator(
+        texts,
+        BpeTrainer(
+            vocab_size=1024,
+            special_tokens=special,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
     core.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", core.token_to_id("<s>"))]
     )
@@ -515,10 +542,17 @@ def _write_tiny_random(folder: Path, source: Artifact | None) -> None:
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=2048
     )
     config = LlamaConfig(
-        vocab_size=core.get_vocab_size(), hidden_size=64, intermediate_size=128, num_hidden_layers=4,
-        num_attention_heads=2, num_key_value_heads=1, head_dim=32, max_position_embeddings=2048,
-        tie_word_embeddings=False, dtype="float32",
-    )  # fmt: skip
+        vocab_size=core.get_vocab_size(),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+        dtype="float32",
+    )
     with torch.random.fork_rng(devices=[]):
         model = LlamaForCausalLM(config)
     draw = torch.Generator().manual_seed(seeds.child(0, "tiny_random"))

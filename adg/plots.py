@@ -16,14 +16,23 @@ BLUE, ORANGE, GREY, GREEN = "#3b6fb6", "#c2410c", "#9aa7b5", "#2f855a"
 COLOURS = (BLUE, ORANGE, GREEN, "#805ad5", "#b7791f", GREY)
 MARKERS = "osD^v"  # of the first six curves, of the next six and so on
 MISSING = "missing"
-_STYLE: Any = {"svg.hashsalt": "adg", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False,
-          "axes.spines.right": False, "font.family": "sans-serif"}  # fmt: skip
+_STYLE: Any = {
+    "svg.hashsalt": "adg",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.family": "sans-serif",
+}
 
 
 def bars(
-    labels: Sequence[str], values: Sequence[float | None], ylabel: str,
-    marks: Sequence[float | None] = (), mark: str = "",
-) -> str:  # fmt: skip
+    labels: Sequence[str],
+    values: Sequence[float | None],
+    ylabel: str,
+    marks: Sequence[float | None] = (),
+    mark: str = "",
+) -> str:
     """Upright bars from 0. ``marks`` are drawn as ticks across the bars, ``mark`` says what they are."""
 
     def draw(axes: Any) -> None:
@@ -80,8 +89,15 @@ def heatmap(labels: Sequence[str], values: Sequence[Sequence[float | None]], tit
         for i, row in enumerate(matrix):
             for j, value in enumerate(row):
                 text = "–" if np.isnan(value) else f"{value:.2f}"
-                axes.text(j, i, text, ha="center", va="center", fontsize=5 if small else 7,
-                          color="white" if value > 0.6 else "black")  # fmt: skip
+                axes.text(
+                    j,
+                    i,
+                    text,
+                    ha="center",
+                    va="center",
+                    fontsize=5 if small else 7,
+                    color="white" if value > 0.6 else "black",
+                )
         axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=6 if small else 8)
         axes.set_yticks(range(len(labels)), labels, fontsize=6 if small else 8)
         axes.set_title(title, fontsize=9)

@@ -12,6 +12,12 @@ def progress(total: int, description: str, unit: str = "rows") -> Any:
 
     interactive = sys.stderr.isatty()
     return tqdm(
-        total=total, desc=f"  {description}", unit=f" {unit}", leave=False, dynamic_ncols=interactive,
-        mininterval=0.5 if interactive else 20, maxinterval=1 if interactive else 60, delay=1 if interactive else 20,
-    )  # fmt: skip
+        total=total,
+        desc=f"  {description}",
+        unit=f" {unit}",
+        leave=False,
+        dynamic_ncols=interactive,
+        mininterval=0.5 if interactive else 20,
+        maxinterval=1 if interactive else 60,
+        delay=1 if interactive else 20,
+    )

@@ -28,10 +28,15 @@ MINI = Path(__file__).resolve().parent / "mini" / "pools"
 SHOWN = 20  # problems printed in one message
 CHAT_FIELDS = ("messages", "conversations")
 ROLES = {
-    "human": "human", "user": "human", "prompter": "human",
-    "gpt": "answer", "assistant": "answer", "chatgpt": "answer", "model": "answer",
+    "human": "human",
+    "user": "human",
+    "prompter": "human",
+    "gpt": "answer",
+    "assistant": "answer",
+    "chatgpt": "answer",
+    "model": "answer",
     "system": "system",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -178,9 +183,15 @@ def build(job: Job) -> dict[str, Any]:
     write_lines(job.folder / "original.jsonl", ({"id": r.key, "row": row} for r, row in entries))
     write_lines(job.folder / "dropped.jsonl", ({"id": key(id), "reason": reason} for id, reason in dropped))
     return {
-        "rows_in": len(raw), "rows_out": len(records), "failed": [], "dropped": len(dropped), "sampled_from": kept,
-        **counts, "source": source, "sha256": digest,
-    }  # fmt: skip
+        "rows_in": len(raw),
+        "rows_out": len(records),
+        "failed": [],
+        "dropped": len(dropped),
+        "sampled_from": kept,
+        **counts,
+        "source": source,
+        "sha256": digest,
+    }
 
 
 def load(artifact: Artifact) -> list[Record]:

@@ -21,12 +21,26 @@ from adg.sections import Section
 from adg.store import write_atomic
 
 CATEGORIES = {"reasoning": "Reasoning", "knowledge": "Knowledge", "coding": "Coding", "avg": "Average"}
-TASKS = {"bbh": "BBH", "gsm8k": "GSM8K", "mmlu": "MMLU", "truthfulqa_mc2": "TruthfulQA", "mbpp": "MBPP",
-         "humaneval": "HumanEval", "cmmlu": "CMMLU", "ceval-valid": "C-Eval"}  # fmt: skip
+TASKS = {
+    "bbh": "BBH",
+    "gsm8k": "GSM8K",
+    "mmlu": "MMLU",
+    "truthfulqa_mc2": "TruthfulQA",
+    "mbpp": "MBPP",
+    "humaneval": "HumanEval",
+    "cmmlu": "CMMLU",
+    "ceval-valid": "C-Eval",
+}
 PAPER = ("bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "mbpp", "humaneval")  # columns while nothing has been measured
 SHORT = {"truthfulqa_mc2": "TQA", "humaneval": "HEval", "reasoning": "Reason", "knowledge": "Know", "avg": "Avg"}
-WORDS = {"missing": "missing", "partial": "missing", "running": "running", "failed": "failed",
-         "upstream-failed": "failed", "not-run": "not run"}  # fmt: skip
+WORDS = {
+    "missing": "missing",
+    "partial": "missing",
+    "running": "running",
+    "failed": "failed",
+    "upstream-failed": "failed",
+    "not-run": "not run",
+}
 BASELINE = "random"
 WIDTH = 120  # columns of a terminal
 REASON = 400  # characters of a reason that are printed; all of it is in the cell's record
@@ -59,8 +73,10 @@ class Row:
         if self.state != "done" and self.state not in WORDS:
             raise BadInput(f"the state of {self.label} is {self.state!r}; expected done, {', '.join(WORDS)}")
         if (self.results is not None) != (self.state == "done"):
-            raise BadInput(f"{self.label} is {self.state} but has {'' if self.results else 'no '}results; "
-                           f"a row has results exactly when it is done")  # fmt: skip
+            raise BadInput(
+                f"{self.label} is {self.state} but has {'' if self.results else 'no '}results; "
+                f"a row has results exactly when it is done"
+            )
 
     @property
     def label(self) -> str:
@@ -190,8 +206,11 @@ def layout(table: Table) -> Layout:
     """
     backends = {row.results["backend"]: row.label for row in table.rows if row.results}
     if len(backends) > 1:
-        raise BadInput("one table cannot mix evaluation backends: " + "; ".join(f"{b} in {c}" for b, c in
-                       backends.items()) + "; evaluate all cells with one suite.backend")  # fmt: skip
+        raise BadInput(
+            "one table cannot mix evaluation backends: "
+            + "; ".join(f"{b} in {c}" for b, c in backends.items())
+            + "; evaluate all cells with one suite.backend"
+        )
     tasks = list(dict.fromkeys(task for row in table.rows if row.results for task in row.results["tasks"])) or [*PAPER]
     tasks.sort(key=lambda task: [*TASKS].index(task) if task in TASKS else len(TASKS))
     measured = {key for row in table.rows if row.results for key in row.results["categories"]}
@@ -228,12 +247,17 @@ def _values(row: Row, tasks: Sequence[str], categories: Sequence[str]) -> dict[s
         else:
             error = entry.get("stderr")
             found[task] = Value(
-                _percent(entry["value"], row, task), None if error is None else _percent(error, row, f"{task} error"),
-                entry["n"], partial=bool(entry.get("partial")),
-                beside=tuple((name, _percent(other["value"], row, f"{task} {name}"))
-                             for name, other in (entry.get("beside") or {}).items() if other["value"] is not None),
+                _percent(entry["value"], row, task),
+                None if error is None else _percent(error, row, f"{task} error"),
+                entry["n"],
+                partial=bool(entry.get("partial")),
+                beside=tuple(
+                    (name, _percent(other["value"], row, f"{task} {name}"))
+                    for name, other in (entry.get("beside") or {}).items()
+                    if other["value"] is not None
+                ),
                 overlap=tuple((row.overlap or {}).get(task, {}).items()),
-            )  # fmt: skip
+            )
     for key in categories:
         value, paper = row.results["categories"].get(key), (row.paper or {}).get(key)
         if value is None:
@@ -242,8 +266,9 @@ def _values(row: Row, tasks: Sequence[str], categories: Sequence[str]) -> dict[s
             ends = None
             if key == "avg" and row.interval is not None:
                 ends = _percent(row.interval[0], row, "low end"), _percent(row.interval[1], row, "high end")
-            found[key] = Value(_percent(value, row, key), partial=bool(row.results.get("partial")), paper=paper,
-                               interval=ends)  # fmt: skip
+            found[key] = Value(
+                _percent(value, row, key), partial=bool(row.results.get("partial")), paper=paper, interval=ends
+            )
     return found
 
 
@@ -261,9 +286,11 @@ def _compared(line: Line, lines: Sequence[Line]) -> Line:
 
     def comparable(other: Line) -> bool:
         return (
-            other.row.results is not None and other.row.results["suite"] == row.results["suite"]  # type: ignore[index]
-            and other.partial == line.partial and other.values["avg"].percent is not None
-        )  # fmt: skip
+            other.row.results is not None
+            and other.row.results["suite"] == row.results["suite"]  # type: ignore[index]
+            and other.partial == line.partial
+            and other.values["avg"].percent is not None
+        )
 
     to_random = None
     if row.selector != BASELINE:
@@ -299,8 +326,10 @@ def _partial_reasons(rows: Sequence[Row]) -> list[str]:
             for reason in entry.get("partial_reasons") or ():
                 found.setdefault(reason, {})[TASKS.get(task, task)] = None
     every = {task for tasks in found.values() for task in tasks}
-    return [reason + ("" if len(tasks) == 1 else " in all" if len(tasks) == len(every) else f" in {', '.join(tasks)}")
-            for reason, tasks in found.items()]  # fmt: skip
+    return [
+        reason + ("" if len(tasks) == 1 else " in all" if len(tasks) == len(every) else f" in {', '.join(tasks)}")
+        for reason, tasks in found.items()
+    ]
 
 
 def _short(text: str) -> str:
@@ -329,18 +358,23 @@ def counts(rows: Sequence[Row]) -> str:
 
 def legend(found: Layout, brief: bool = False) -> list[str]:
     """How to read the numbers; only what applies to this table. ``brief`` leaves out what a terminal does not show."""
-    suites = dict.fromkeys(f"suite {row.results['suite']}, backend {row.results['backend']}"
-                           for row in found.table.rows if row.results)  # fmt: skip
+    suites = dict.fromkeys(
+        f"suite {row.results['suite']}, backend {row.results['backend']}" for row in found.table.rows if row.results
+    )
     spread = not brief and any(value.stderr is not None for line in found.lines for value in line.values.values())
     unit = "percent ± standard error over items" if spread else "percent"
     lines = ["; ".join([unit, *suites]) + "."] if suites else []
     shown = [value for line in found.lines for value in line.values.values()]
     if not brief and any(value.interval for value in shown):
-        lines.append("[low, high]: 95 % bootstrap interval of the average over items; of one seed each, so that it "
-                     "leaves training variance out.")  # fmt: skip
+        lines.append(
+            "[low, high]: 95 % bootstrap interval of the average over items; of one seed each, so that it "
+            "leaves training variance out."
+        )
     if any(value.overlap for value in shown):
-        lines.append("overlap: items of the benchmark, those that are scored (test) and those for training or examples "
-                     "(train), whose text stands in the cell's subset; nothing was removed.")  # fmt: skip
+        lines.append(
+            "overlap: items of the benchmark, those that are scored (test) and those for training or examples "
+            "(train), whose text stands in the cell's subset; nothing was removed."
+        )
     if found.has_random:
         lines.append("vs random: points of the average above the random row of the same backbone and pool.")
     if found.has_paper:
@@ -359,8 +393,16 @@ def benchmarks(found: Layout) -> list[list[str]]:
     for line in found.lines:
         for task, entry in (line.row.results or {"tasks": {}})["tasks"].items():
             if entry.get("value") is not None:
-                seen[(TASKS.get(task, task), str(entry["num_fewshot"]), str(entry["metric"]), str(entry["filter"]),
-                      str(entry["version"]), str(entry["n"]))] = None  # fmt: skip
+                seen[
+                    (
+                        TASKS.get(task, task),
+                        str(entry["num_fewshot"]),
+                        str(entry["metric"]),
+                        str(entry["filter"]),
+                        str(entry["version"]),
+                        str(entry["n"]),
+                    )
+                ] = None
     order = {column.label: i for i, column in enumerate(found.columns)}
     return [list(entry) for entry in sorted(seen, key=lambda entry: order[entry[0]])]
 
@@ -371,18 +413,35 @@ BENCHMARK_HEAD = ("benchmark", "shots", "metric", "filter", "version", "items")
 def facts(found: Layout) -> tuple[list[str], list[list[str]]]:
     """Seeds, what is known of each subset and the figures beside the table's; empty when nothing is known."""
     keys = list(dict.fromkeys(key for line in found.lines for key in line.row.facts))
-    beside = list(dict.fromkeys((c.key, name) for line in found.lines for c in found.columns
-                                for name, _ in line.values[c.key].beside))  # fmt: skip
+    beside = list(
+        dict.fromkeys(
+            (c.key, name) for line in found.lines for c in found.columns for name, _ in line.values[c.key].beside
+        )
+    )
     if not keys and not beside:
         return [], []
-    head = ["backbone", "pool", "selector", "seeds", *(key.replace("_", " ") for key in keys),
-            *(f"{TASKS.get(task, task)} {name}" for task, name in beside)]  # fmt: skip
+    head = [
+        "backbone",
+        "pool",
+        "selector",
+        "seeds",
+        *(key.replace("_", " ") for key in keys),
+        *(f"{TASKS.get(task, task)} {name}" for task, name in beside),
+    ]
     body = []
     for line in found.lines:
         row = line.row
         others = [dict(line.values[task].beside).get(name) for task, name in beside]
-        body.append([row.backbone, row.pool, row.name, _plain(row.seeds), *(_plain(row.facts.get(key)) for key in keys),
-                     *("missing" if other is None else f"{other:.2f}" for other in others)])  # fmt: skip
+        body.append(
+            [
+                row.backbone,
+                row.pool,
+                row.name,
+                _plain(row.seeds),
+                *(_plain(row.facts.get(key)) for key in keys),
+                *("missing" if other is None else f"{other:.2f}" for other in others),
+            ]
+        )
     return head, body
 
 
@@ -423,10 +482,16 @@ def markdown(table: Table) -> str:
     subset_head, subsets = facts(found)
     parts += ["## Cells in detail", _pipes(subset_head, subsets)] if subsets else []
     if table.ledger:
-        parts += ["## Where paper, released code and this project differ",
-                  _pipes(("question", "paper", "released code", "here", "config"),
-                         [[d.question, d.paper, d.released, d.ours, ", ".join(f"`{k}`" for k in d.keys) or "–"]
-                          for d in table.ledger])]  # fmt: skip
+        parts += [
+            "## Where paper, released code and this project differ",
+            _pipes(
+                ("question", "paper", "released code", "here", "config"),
+                [
+                    [d.question, d.paper, d.released, d.ours, ", ".join(f"`{k}`" for k in d.keys) or "–"]
+                    for d in table.ledger
+                ],
+            ),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -460,8 +525,9 @@ def comma_separated(table: Table) -> str:
     found = layout(table)
     tasks = [c.key for c in found.columns if c.key not in CATEGORIES]
     categories = [c.key for c in found.columns if c.key in CATEGORIES]
-    kinds = list(dict.fromkeys(kind for line in found.lines for value in line.values.values()
-                               for kind, _ in value.overlap))  # fmt: skip
+    kinds = list(
+        dict.fromkeys(kind for line in found.lines for value in line.values.values() for kind, _ in value.overlap)
+    )
     known = list(dict.fromkeys(key for line in found.lines for key in line.row.facts))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -475,9 +541,17 @@ def comma_separated(table: Table) -> str:
     writer.writerow([*head, "to_random", "to_paper", *(f"subset_{key}" for key in known)])
     for line in found.lines:
         row = line.row
-        cells: list[Any] = [table.profile, row.backbone, row.pool, row.selector, row.variant,
-                            _plain(row.seeds) if row.seeds else "", row.state, _short(row.reason),
-                            "yes" if line.partial else "no" if row.state == "done" else ""]  # fmt: skip
+        cells: list[Any] = [
+            table.profile,
+            row.backbone,
+            row.pool,
+            row.selector,
+            row.variant,
+            _plain(row.seeds) if row.seeds else "",
+            row.state,
+            _short(row.reason),
+            "yes" if line.partial else "no" if row.state == "done" else "",
+        ]
         for task in tasks:
             value = line.values[task]
             cells += [_csv_number(value), _digits(value.stderr), value.n, value.note if row.state == "done" else ""]
@@ -527,8 +601,11 @@ def overlaps(found: Layout) -> list[str]:
     """One line a cell whose subset has text in common with a benchmark."""
     lines = []
     for line in found.lines:
-        parts = [f"{column.label} {line.values[column.key].overlapping.removeprefix('overlap ')}"
-                 for column in found.columns if any(count for _, count in line.values[column.key].overlap)]  # fmt: skip
+        parts = [
+            f"{column.label} {line.values[column.key].overlapping.removeprefix('overlap ')}"
+            for column in found.columns
+            if any(count for _, count in line.values[column.key].overlap)
+        ]
         lines += [f"overlap of {line.row.label}: {'; '.join(parts)}"] if parts else []
     return lines
 

@@ -51,9 +51,12 @@ def over_ray(
     mine = not ray.is_initialized()
     if mine:
         ray.init(
-            address=os.environ.get("RAY_ADDRESS"), include_dashboard=None if "RAY_ADDRESS" in os.environ else False,
-            logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": environment()},
-        )  # fmt: skip
+            address=os.environ.get("RAY_ADDRESS"),
+            include_dashboard=None if "RAY_ADDRESS" in os.environ else False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            runtime_env={"env_vars": environment()},
+        )
     try:
         gpus = 0 if exec_.device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
         cores = int(ray.cluster_resources().get("CPU", 0))
@@ -67,9 +70,12 @@ def over_ray(
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         data = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows)).map(
-            _Actor, fn_constructor_args=(worker, arguments), num_gpus=each or None, num_cpus=1,
+            _Actor,
+            fn_constructor_args=(worker, arguments),
+            num_gpus=each or None,
+            num_cpus=1,
             compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows))),
-        )  # fmt: skip
+        )
         found = []
         with progress(len(rows), title, unit="shards") as bar:
             for row in data.iter_rows():
@@ -107,6 +113,9 @@ def environment() -> dict[str, str]:
     Ray writes these into its logs, so no secret is among them; actors read local files only.
     """
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    kept = {name: value for name, value in os.environ.items()
-            if name.startswith(("HF_", "OMP_", "TOKENIZERS_")) and not SECRET_NAMES.search(name)}  # fmt: skip
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("HF_", "OMP_", "TOKENIZERS_")) and not SECRET_NAMES.search(name)
+    }
     return {**kept, "PYTHONPATH": path}

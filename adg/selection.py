@@ -350,8 +350,12 @@ def build_scores(job: Job) -> dict[str, Any]:
     reasons = [table.invalid.get(i, "") for i in range(len(data.records))]
     columns = {"id": data.keys, "score": table.score, **table.parts, "invalid": reasons}
     pq.write_table(pa.table(columns), job.folder / "scores.parquet")
-    return {"rows_in": len(data.records), "rows_out": int(table.valid.sum()), "invalid": counted(reasons_of(table)),
-            **table.notes}  # fmt: skip
+    return {
+        "rows_in": len(data.records),
+        "rows_out": int(table.valid.sum()),
+        "invalid": counted(reasons_of(table)),
+        **table.notes,
+    }
 
 
 def reasons_of(table: ScoreTable) -> list[str]:
@@ -386,22 +390,28 @@ def build_subset(job: Job) -> dict[str, Any]:
     keys = data.keys
     records_.write_lines(job.folder / "subset.jsonl", [originals[keys[i]] for i in rows])
     place = {int(row): i for i, row in enumerate(rows)}
-    records_.write_lines(job.folder / "scores.jsonl", [
-        {
-            "id": record.id,
-            "score": None if i in table.invalid else float(table.score[i]),
-            **{name: _json_value(column[i]) for name, column in table.parts.items()},
-            "selected": place.get(i),
-            "reason": "" if i in place else table.invalid.get(i) or "not among the chosen for this budget",
-        }
-        for i, record in enumerate(data.records)
-    ])  # fmt: skip
+    records_.write_lines(
+        job.folder / "scores.jsonl",
+        [
+            {
+                "id": record.id,
+                "score": None if i in table.invalid else float(table.score[i]),
+                **{name: _json_value(column[i]) for name, column in table.parts.items()},
+                "selected": place.get(i),
+                "reason": "" if i in place else table.invalid.get(i) or "not among the chosen for this budget",
+            }
+            for i, record in enumerate(data.records)
+        ],
+    )
     chosen = [data.records[i] for i in rows]
     return {
-        "rows_in": len(data.records), "rows_out": len(rows), "budget": budget, "shortfall": budget - len(rows),
+        "rows_in": len(data.records),
+        "rows_out": len(rows),
+        "budget": budget,
+        "shortfall": budget - len(rows),
         "invalid": counted(table.invalid.values()),
         "mean_output_characters": round(float(np.mean([len(r.output) for r in chosen])), 1) if chosen else None,
-    }  # fmt: skip
+    }
 
 
 def _json_value(value: Any) -> Any:

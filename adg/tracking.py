@@ -145,8 +145,10 @@ def resolve_mode(cfg: TrackerConfig) -> str:
     if _has_credentials():
         return "online"
     if cfg.mode == "online":
-        raise BadInput("tracker.mode is 'online' but no W&B API key was found; run `wandb login` or set WANDB_API_KEY, "
-                       "or use tracker.mode=offline")  # fmt: skip
+        raise BadInput(
+            "tracker.mode is 'online' but no W&B API key was found; run `wandb login` or set WANDB_API_KEY, "
+            "or use tracker.mode=offline"
+        )
     return "offline"
 
 
@@ -160,8 +162,9 @@ def _has_credentials() -> bool:
             host=wandb.setup().settings.base_url, source="adg", prompt=False, update_session=False
         )
     except wandb.errors.AuthenticationError as error:
-        raise BadInput(f"the W&B API key is unusable ({error}); run `wandb login`, or use tracker.mode=offline "
-                       f"or tracker=none") from error  # fmt: skip
+        raise BadInput(
+            f"the W&B API key is unusable ({error}); run `wandb login`, or use tracker.mode=offline or tracker=none"
+        ) from error
     return found is not None
 
 
@@ -173,10 +176,15 @@ def _send(cfg: TrackerConfig, cell: CellInfo, record: Record, mode: str) -> None
     note = folder / "cells" / f"{cell.id}.json"
     config, summary, reason = _without_secrets((plain(cell.config), record.summary, record.reason))
     content = {
-        "cell": cell.name, "group": cell.group, "project": cfg.project, "entity": cfg.entity, "config": config,
+        "cell": cell.name,
+        "group": cell.group,
+        "project": cfg.project,
+        "entity": cfg.entity,
+        "config": config,
         "summary": {**summary, "state": record.state, **({"reason": reason} if reason else {})},
-        "curve": record.curve, "files": record.digests,
-    }  # fmt: skip
+        "curve": record.curve,
+        "files": record.digests,
+    }
     digest = sha256_text(json.dumps(content, sort_keys=True, ensure_ascii=False))
     entry: dict[str, Any] = {"schema": SCHEMA, "id": cell.id, "cell": cell.name, "digest": digest}
     before = _note(note)
@@ -193,11 +201,21 @@ def _send(cfg: TrackerConfig, cell: CellInfo, record: Record, mode: str) -> None
             write_json(note, {**entry, "sent": "online", "folder": kept})
     except _NotUploaded as error:
         _unreachable.add((cfg.entity, cfg.project))
-        log.warning("%s; nothing more is sent by this process, the runs wait in %s; send them later with: "
-                    "wandb sync %s/offline-run-*", error, folder, folder)  # fmt: skip
+        log.warning(
+            "%s; nothing more is sent by this process, the runs wait in %s; send them later with: "
+            "wandb sync %s/offline-run-*",
+            error,
+            folder,
+            folder,
+        )
     except Exception as error:
-        log.warning("W&B failed for %s (%s: %s); the cell itself is complete on disk and is offered to W&B again the "
-                    "next time it runs", cell.name, type(error).__name__, error)  # fmt: skip
+        log.warning(
+            "W&B failed for %s (%s: %s); the cell itself is complete on disk and is offered to W&B again the "
+            "next time it runs",
+            cell.name,
+            type(error).__name__,
+            error,
+        )
         log.debug("W&B failed", exc_info=True)
 
 
@@ -222,16 +240,35 @@ def _write_run(cfg: TrackerConfig, cell: CellInfo, record: Record, content: Mapp
     folder.mkdir(parents=True, exist_ok=True)
     tags = [cell.backbone, cell.pool, cell.selector, *(["partial"] if record.partial else [])]
     run = wandb.init(
-        project=cfg.project, entity=cfg.entity, id=cell.id, name=cell.name[:128], group=cell.group, job_type="cell",
-        tags=[tag[:64] for tag in tags], mode="offline", dir=folder.parent, reinit="create_new",
-        config={**content["config"], "cell": {"variant": cell.variant, "fingerprint": cell.fingerprint},
-                "git": git_state(), "versions": library_versions()},
+        project=cfg.project,
+        entity=cfg.entity,
+        id=cell.id,
+        name=cell.name[:128],
+        group=cell.group,
+        job_type="cell",
+        tags=[tag[:64] for tag in tags],
+        mode="offline",
+        dir=folder.parent,
+        reinit="create_new",
+        config={
+            **content["config"],
+            "cell": {"variant": cell.variant, "fingerprint": cell.fingerprint},
+            "git": git_state(),
+            "versions": library_versions(),
+        },
         settings=wandb.Settings(
-            silent=True, console="off",  # nothing of the terminal is captured or decorated
-            disable_code=True, save_code=False, disable_job_creation=True, disable_git=True,
-            x_disable_meta=True, x_disable_machine_info=True, x_disable_stats=True, x_save_requirements=False,
+            silent=True,
+            console="off",  # nothing of the terminal is captured or decorated
+            disable_code=True,
+            save_code=False,
+            disable_job_creation=True,
+            disable_git=True,
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
         ),
-    )  # fmt: skip
+    )
     code = 1
     try:
         for step, numbers in content["curve"]:
@@ -256,8 +293,15 @@ def _upload(run: Path, output: Path, timeout: float) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "WANDB_MODE"} | {"WANDB_DIR": str(run.parent.parent)}
     try:
         with open(output, "wb") as file:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                                  env=environment, timeout=timeout, check=False)  # fmt: skip
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                timeout=timeout,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         raise _NotUploaded(f"W&B did not take {run.name} within {timeout:g} s (see {output})") from None
     if not list(run.glob("*.wandb.synced")):

@@ -240,8 +240,7 @@ def build(job: Job) -> dict[str, Any]:
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
     write_atomic(job.folder / "ratings.parquet", buffer.getvalue())
-    return {"rows_in": len(pool), "rows_out": len(pool),
-            "too_long": {side: columns[side].null_count for side in SIDES}}  # fmt: skip
+    return {"rows_in": len(pool), "rows_out": len(pool), "too_long": {side: columns[side].null_count for side in SIDES}}
 
 
 # -- the selector ----------------------------------------------------------------------------------------
@@ -299,9 +298,11 @@ class Deita(VectorSelector):
         """Complexity x quality of each turn of each record, or what the record lacks."""
         c = self.config
         found, source = read(
-            data, c.annotations, c.annotations_sha256,
+            data,
+            c.annotations,
+            c.annotations_sha256,
             lambda row: products(row, c.quality, c.complexity) or "no quality or complexity score",
-        )  # fmt: skip
+        )
         if all(isinstance(value, str) for value in found):
             raise NotRunnable(
                 f"needs checkpoints {c.complexity_hub} and {c.quality_hub}, or their scores: no record has "

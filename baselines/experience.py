@@ -56,8 +56,12 @@ class Identity:
 
 def nodes(pool: Node, backbone: Node, cfg: ExperienceConfig, recipe: FinetuneConfig) -> dict[str, Node]:
     """The records drawn, the training on them, and "experienced", the model that comes of it, parents first."""
-    drawn = Node(STAGE, f"{pool.label}+{backbone.label}", Identity(cfg, likelihood.templates(cfg.prompt)),
-                 {"pool": pool, "model": backbone})  # fmt: skip
+    drawn = Node(
+        STAGE,
+        f"{pool.label}+{backbone.label}",
+        Identity(cfg, likelihood.templates(cfg.prompt)),
+        {"pool": pool, "model": backbone},
+    )
     training = sft.node(drawn, backbone, recipe)
     return {"experience": drawn, "experience_training": training, "experienced": merge.node(training, backbone)}
 
@@ -127,9 +131,13 @@ def build(job: Job) -> dict[str, Any]:
     table = pa.table({"id": [pool[row].key for row in rows], "perplexity": perplexities, "cluster": labels})
     pq.write_table(table, job.folder / "prompts.parquet")
     return {
-        "rows_in": len(pool), "rows_out": len(chosen), "failed": [[key, likelihood.FAILED] for key in failed],
-        "clusters": len(np.unique(labels)), "prompt": cfg.prompt, "dtype": reader.dtype,
-    }  # fmt: skip
+        "rows_in": len(pool),
+        "rows_out": len(chosen),
+        "failed": [[key, likelihood.FAILED] for key in failed],
+        "clusters": len(np.unique(labels)),
+        "prompt": cfg.prompt,
+        "dtype": reader.dtype,
+    }
 
 
 def cluster(vectors: np.ndarray, cfg: ExperienceConfig) -> np.ndarray:

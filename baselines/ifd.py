@@ -116,8 +116,13 @@ class Ifd(Selector):
             invalid |= {int(row): above for row in np.flatnonzero((ratio > 1) & np.isfinite(ratio))}
         score = ratio.copy()
         score[list(invalid)] = np.nan
-        parts = {"ifd": ratio, "nll_conditioned": losses.nll_conditioned, "nll_alone": losses.nll_alone,
-                 "tokens_conditioned": losses.tokens_conditioned, "tokens_alone": losses.tokens_alone}  # fmt: skip
+        parts = {
+            "ifd": ratio,
+            "nll_conditioned": losses.nll_conditioned,
+            "nll_alone": losses.nll_alone,
+            "tokens_conditioned": losses.tokens_conditioned,
+            "tokens_alone": losses.tokens_alone,
+        }
         return ScoreTable(score, parts, invalid)
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:

@@ -256,8 +256,10 @@ class Mig(Selector):
             return (
                 f"{self.name}: no label graph spreads the tags (selector.label_graph=identity), as the original's does"
             )
-        return (f"{self.name}: tags and scores are the pool's own and no label graph spreads them, in place of "
-                "InsTagger's and DEITA's")  # fmt: skip
+        return (
+            f"{self.name}: tags and scores are the pool's own and no label graph spreads them, in place of "
+            "InsTagger's and DEITA's"
+        )
 
     def scores(self, data: SelectorData) -> ScoreTable:
         found = annotate(data, self.config)
@@ -308,8 +310,10 @@ def load_vectors(path: Path, labels: Sequence[str]) -> np.ndarray:
         with safe_open(path, framework="np") as file:
             missing = sorted(set(labels) - set(file.keys()))
             if missing:
-                raise BadInput(f"{path} holds no vector for {len(missing):,} of {len(labels):,} labels (first: "
-                               f"{missing[0]!r}); make it again with `{MAKE_VECTORS}`")  # fmt: skip
+                raise BadInput(
+                    f"{path} holds no vector for {len(missing):,} of {len(labels):,} labels (first: "
+                    f"{missing[0]!r}); make it again with `{MAKE_VECTORS}`"
+                )
             vectors = [file.get_tensor(label) for label in labels]
     except SafetensorError as error:
         raise BadInput(f"{path} is not a safetensors file ({error}); make it with `{MAKE_VECTORS}`") from error
@@ -331,8 +335,13 @@ def encode_labels(labels: Sequence[str], encoder: Path, out: Path, batch_size: i
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(encoder, trust_remote_code=False, local_files_only=True)
-    model = AutoModel.from_pretrained(encoder, dtype=torch.bfloat16 if device == "cuda" else torch.float32,
-                                      use_safetensors=True, trust_remote_code=False, local_files_only=True)  # fmt: skip
+    model = AutoModel.from_pretrained(
+        encoder,
+        dtype=torch.bfloat16 if device == "cuda" else torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
     model = model.to(device).eval()
     vectors: dict[str, np.ndarray] = {}
     with torch.inference_mode(), progress(len(labels), "label vectors", unit="labels") as bar:

@@ -47,9 +47,11 @@ def folder(option: str, path: str, sha256: str | None) -> Path:
 
 def folder_digest(path: Path) -> str:
     """One digest for the names and contents of the files below ``path``; hidden files and folders do not count."""
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not any(
-        part.startswith(".") for part in p.relative_to(path).parts
-    ))  # fmt: skip
+    files = sorted(
+        p
+        for p in path.rglob("*")
+        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
+    )
     return sha256_text("\n".join(f"{sha256_file(p)}  {p.relative_to(path).as_posix()}" for p in files))
 
 
@@ -70,9 +72,13 @@ def pretrained(path: Path, device: str, head: bool = False) -> tuple[Any, Any]:
     logging.set_verbosity_error()  # it warns of tensors that are not used; what is missing is checked here
     try:
         model, report = kind.from_pretrained(
-            path, dtype="auto", use_safetensors=True, trust_remote_code=False, local_files_only=True,
+            path,
+            dtype="auto",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
             output_loading_info=True,
-        )  # fmt: skip
+        )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be loaded: {error}") from error

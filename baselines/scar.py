@@ -27,11 +27,15 @@ from baselines import near_duplicates, pinned
 VARIANTS = ("corrected", "released")
 ENGLISH = 70.0  # percent of letters above which a text counts as English
 HEAD = {  # tensor of the ranker -> its shape in terms of h (width of the encoder) and m (width of the middle layer)
-    "relation_network.0.weight": ("m", "2h"), "relation_network.0.bias": ("m",),
-    "relation_network.2.weight": ("h", "m"), "relation_network.2.bias": ("h",),
-    "output_layer.0.weight": ("m", "2h"), "output_layer.0.bias": ("m",),
-    "output_layer.2.weight": ("1", "m"), "output_layer.2.bias": ("1",),
-}  # fmt: skip
+    "relation_network.0.weight": ("m", "2h"),
+    "relation_network.0.bias": ("m",),
+    "relation_network.2.weight": ("h", "m"),
+    "relation_network.2.bias": ("h",),
+    "output_layer.0.weight": ("m", "2h"),
+    "output_layer.0.bias": ("m",),
+    "output_layer.2.weight": ("1", "m"),
+    "output_layer.2.bias": ("1",),
+}
 CONVERT = (
     'python -c "import torch, safetensors.torch as s; s.save_file({k: v.clone() for k, v in '
     "torch.load('pytorch_model.bin', weights_only=True).items()}, 'model.safetensors')\""
@@ -211,8 +215,10 @@ def load(folder: Path, device: str) -> Ranker:
         raise BadInput(f"{folder} lacks model.safetensors; {pickled}convert it once, in that folder: {CONVERT}")
     for name in ("config.json", "encoder/config.json"):
         if not _has(folder, name):
-            raise BadInput(f"{folder} lacks {name}; expected the ranker's config.json and, as encoder/config.json, the "
-                           f"config.json of the encoder it names")  # fmt: skip
+            raise BadInput(
+                f"{folder} lacks {name}; expected the ranker's config.json and, as encoder/config.json, the "
+                f"config.json of the encoder it names"
+            )
     ranker = json.loads((folder / "config.json").read_text())
     state = load_file(weights)
     head = _head(state, ranker, weights)
@@ -223,8 +229,10 @@ def load(folder: Path, device: str) -> Ranker:
     encoder, report = kind.from_pretrained(None, config=config, state_dict=encoder_state, output_loading_info=True)
     lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if lacking:
-        raise BadInput(f"{weights} lacks {len(lacking)} tensors of the encoder (first: {lacking[0]}), which would be "
-                       f"random; expected all of {ranker.get('encoder_name')} under 'encoder.'")  # fmt: skip
+        raise BadInput(
+            f"{weights} lacks {len(lacking)} tensors of the encoder (first: {lacking[0]}), which would be "
+            f"random; expected all of {ranker.get('encoder_name')} under 'encoder.'"
+        )
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     return Ranker(encoder.float(), tokenizer, head, device)
 
@@ -243,8 +251,10 @@ def _head(state: dict[str, Any], ranker: dict[str, Any], weights: Path) -> dict[
         expected = tuple(widths[s] for s in shape)
         found = tuple(state[name].shape) if name in state else "nothing"
         if found != expected:
-            raise BadInput(f"{weights} holds {found} for {name}, expected shape {expected}; the released loader would "
-                           f"have gone on with random numbers")  # fmt: skip
+            raise BadInput(
+                f"{weights} holds {found} for {name}, expected shape {expected}; the released loader would "
+                f"have gone on with random numbers"
+            )
     return {name: state[name] for name in HEAD}
 
 
@@ -316,6 +326,8 @@ class Scar(Selector):
         score[left] = ranker.score([pairs[row] for row in left], c.max_length, c.tokens_per_batch)
         failed = [row for row in left if not np.isfinite(score[row])]
         if failed:
-            raise BadMeasurement(f"the ranker scored {len(failed)} records {score[failed[0]]} (first: id "
-                                 f"{records[failed[0]].key}); the checkpoint's weights are not usable")  # fmt: skip
+            raise BadMeasurement(
+                f"the ranker scored {len(failed)} records {score[failed[0]]} (first: id "
+                f"{records[failed[0]].key}); the checkpoint's weights are not usable"
+            )
         return ScoreTable(score, invalid=dropped)

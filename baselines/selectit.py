@@ -199,10 +199,15 @@ def build(job: Job) -> dict[str, Any]:
     np.save(job.folder / "ratings.npy", found)
     write_json(job.folder / "records.json", {"ids": [record.key for record in pool], "invalid": reasons})
     return {
-        "rows_in": len(pool), "rows_out": reasons.count(""), "invalid": counted(filter(None, reasons)),
-        "failed": [[key, likelihood.FAILED] for key in failed][: likelihood.REPORTED], "failed_count": len(failed),
-        "dtype": reader.dtype, "prompts": k, "tokens": dict(zip(WORDS, words, strict=True)),
-    }  # fmt: skip
+        "rows_in": len(pool),
+        "rows_out": reasons.count(""),
+        "invalid": counted(filter(None, reasons)),
+        "failed": [[key, likelihood.FAILED] for key in failed][: likelihood.REPORTED],
+        "failed_count": len(failed),
+        "dtype": reader.dtype,
+        "prompts": k,
+        "tokens": dict(zip(WORDS, words, strict=True)),
+    }
 
 
 def load(artifact: Artifact, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:

@@ -58,8 +58,13 @@ class Superfiltering(Selector):
         invalid |= {int(row): f"IFD not below {limit:g}" for row in np.flatnonzero(ratio >= limit)}
         score = ratio.copy()
         score[list(invalid)] = np.nan
-        parts = {"ifd_ppl": ratio, "ppl_conditioned": conditioned, "ppl_alone": alone,
-                 "tokens_conditioned": losses.tokens_conditioned, "tokens_alone": losses.tokens_alone}  # fmt: skip
+        parts = {
+            "ifd_ppl": ratio,
+            "ppl_conditioned": conditioned,
+            "ppl_alone": alone,
+            "tokens_conditioned": losses.tokens_conditioned,
+            "tokens_alone": losses.tokens_alone,
+        }
         return ScoreTable(score, parts, invalid)
 
 

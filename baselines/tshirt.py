@@ -122,12 +122,18 @@ class Tshirt(Selector):
         invalid = dict(found.invalid)
         for row in map(int, np.flatnonzero(~(np.isfinite(mean) & np.isfinite(deviation) & np.isfinite(noisy)))):
             invalid.setdefault(row, "its ratio of perplexities exceeds the largest number")
-        invalid |= {int(row): "IFD under noise not below 1" for row in np.flatnonzero(noisy >= 1)
-                    if int(row) not in invalid}  # fmt: skip
+        invalid |= {
+            int(row): "IFD under noise not below 1" for row in np.flatnonzero(noisy >= 1) if int(row) not in invalid
+        }
         score = mean.copy()
         score[list(invalid)] = np.nan
-        parts = {"s_ifd": mean, "s_ifd_deviation": deviation, "ifd_noisy": noisy, "tokens": found.tokens,
-                 "threshold": np.full(len(score), threshold)}  # fmt: skip
+        parts = {
+            "s_ifd": mean,
+            "s_ifd_deviation": deviation,
+            "ifd_noisy": noisy,
+            "tokens": found.tokens,
+            "threshold": np.full(len(score), threshold),
+        }
         return ScoreTable(score, parts, invalid)
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
@@ -232,16 +238,26 @@ def build(job: Job) -> dict[str, Any]:
     if failed:  # their tokens take no part in the threshold
         np.save(path, np.array(deltas)[np.repeat(kept > 0, tokens)])
     np.save(job.folder / "log_ifd.npy", log_ifd)
-    write_json(job.folder / "records.json", {
-        "ids": [record.key for record in pool], "tokens": kept.tolist(),
-        "invalid": {str(row): invalid[row] for row in sorted(invalid)},
-    })  # fmt: skip
+    write_json(
+        job.folder / "records.json",
+        {
+            "ids": [record.key for record in pool],
+            "tokens": kept.tolist(),
+            "invalid": {str(row): invalid[row] for row in sorted(invalid)},
+        },
+    )
     return {
-        "rows_in": len(pool), "rows_out": len(pool) - len(invalid), "invalid": counted(invalid.values()),
-        "failed": [[key, likelihood.FAILED] for key in failed[: likelihood.REPORTED]], "failed_count": len(failed),
-        "scorer": job.node.inputs["model"].label, "dtype": reader.dtype, "max_tokens": cfg.losses.max_tokens,
-        "copies": cfg.copies, "tokens": int(kept.sum()),
-    }  # fmt: skip
+        "rows_in": len(pool),
+        "rows_out": len(pool) - len(invalid),
+        "invalid": counted(invalid.values()),
+        "failed": [[key, likelihood.FAILED] for key in failed[: likelihood.REPORTED]],
+        "failed_count": len(failed),
+        "scorer": job.node.inputs["model"].label,
+        "dtype": reader.dtype,
+        "max_tokens": cfg.losses.max_tokens,
+        "copies": cfg.copies,
+        "tokens": int(kept.sum()),
+    }
 
 
 def load(artifact: Artifact, ids: Sequence[str]) -> Deltas:
@@ -253,7 +269,9 @@ def load(artifact: Artifact, ids: Sequence[str]) -> Deltas:
             f"same order. Delete that folder and run the same command again"
         )
     return Deltas(
-        rows["ids"], np.load(artifact.file("deltas.npy"), allow_pickle=False, mmap_mode="r"),
-        np.array(rows["tokens"], dtype=np.int64), np.load(artifact.file("log_ifd.npy"), allow_pickle=False),
+        rows["ids"],
+        np.load(artifact.file("deltas.npy"), allow_pickle=False, mmap_mode="r"),
+        np.array(rows["tokens"], dtype=np.int64),
+        np.load(artifact.file("log_ifd.npy"), allow_pickle=False),
         {int(row): reason for row, reason in rows["invalid"].items()},
-    )  # fmt: skip
+    )

@@ -144,8 +144,7 @@ def nodes(pool: Node, backbone: Node, options: VectorOptions) -> dict[str, Node]
         label = f"{pool.label}+{backbone.label}+{text}"
         inputs = {"pool": pool, "backbone": backbone}
         return {"vectors": Node(STAGE, label, Identity(text, pooling, o.vector_tokens), inputs)}
-    identity = Identity(text, pooling, o.vector_tokens, o.encoder_hub, o.encoder_revision,
-                        o.encoder_sha256, o.encoder)  # fmt: skip
+    identity = Identity(text, pooling, o.vector_tokens, o.encoder_hub, o.encoder_revision, o.encoder_sha256, o.encoder)
     label = f"{pool.label}+{o.encoder_hub.rsplit('/', 1)[-1]}+{text}"
     return {"vectors": Node(STAGE, label, identity, {"pool": pool})}
 
@@ -325,11 +324,17 @@ def build(job: Job) -> dict[str, Any]:
     write_json(job.folder / "ids.json", [pool[i].key for i in kept])
     write_json(job.folder / "missing.json", missing)
     return {
-        "rows_in": len(pool), "rows_out": len(kept), "failed": [[key, FAILED] for key in failed[:REPORTED]],
-        "failed_count": len(failed), "empty": len(missing) - len(failed), "distinct_texts": len(unique),
-        "width": int(vectors.shape[1]), "text": identity.text, "pooling": identity.pooling,
+        "rows_in": len(pool),
+        "rows_out": len(kept),
+        "failed": [[key, FAILED] for key in failed[:REPORTED]],
+        "failed_count": len(failed),
+        "empty": len(missing) - len(failed),
+        "distinct_texts": len(unique),
+        "width": int(vectors.shape[1]),
+        "text": identity.text,
+        "pooling": identity.pooling,
         "encoder": identity.hub or job.node.inputs["backbone"].label,
-    }  # fmt: skip
+    }
 
 
 def _folder(identity: Identity) -> Path | None:

@@ -13,9 +13,10 @@ from pathlib import Path
 def main() -> int:
     words = [a for a in sys.argv[1:] if not a.startswith("-")]
     scripts = [
-        s for s in sorted(Path(__file__).parent.glob("bench_*.py"))
+        s
+        for s in sorted(Path(__file__).parent.glob("bench_*.py"))
         if (any(w in s.name for w in words) if words else s.stem != "bench_gpu")  # that one has a target of its own
-    ]  # fmt: skip
+    ]
     failed = []
     for script in scripts:
         print(f"\n== {script.stem}", flush=True)

@@ -42,8 +42,9 @@ def timed(function: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     wall, cpu = time.perf_counter(), time.process_time()
     result = function()
     return result, {
-        "seconds": round(time.perf_counter() - wall, 2), "cpu_seconds": round(time.process_time() - cpu, 2),
-    }  # fmt: skip
+        "seconds": round(time.perf_counter() - wall, 2),
+        "cpu_seconds": round(time.process_time() - cpu, 2),
+    }
 
 
 def bench_zip(args: argparse.Namespace) -> dict[str, Any]:
@@ -80,11 +81,19 @@ def bench_zip(args: argparse.Namespace) -> dict[str, Any]:
     slow, slow_took = timed(lambda: plain(200, **small))
     fast, fast_took = timed(lambda: select(items, first, 200, ZipConfig(workers=1, **small)))
     return {
-        "records": len(items), "bytes": sum(map(len, items)), "selected": len(set(rows.tolist())),
-        "threads": args.workers, **took,
-        "plain": {"budget": 200, **small, "same": slow == fast.tolist(), "plain_cpu": slow_took["cpu_seconds"],
-                  "ours_cpu": fast_took["cpu_seconds"]},
-    }  # fmt: skip
+        "records": len(items),
+        "bytes": sum(map(len, items)),
+        "selected": len(set(rows.tolist())),
+        "threads": args.workers,
+        **took,
+        "plain": {
+            "budget": 200,
+            **small,
+            "same": slow == fast.tolist(),
+            "plain_cpu": slow_took["cpu_seconds"],
+            "ours_cpu": fast_took["cpu_seconds"],
+        },
+    }
 
 
 def bench_mig(args: argparse.Namespace) -> dict[str, Any]:
@@ -98,9 +107,12 @@ def bench_mig(args: argparse.Namespace) -> dict[str, Any]:
     vectors = centres + 0.3 * rng.normal(size=(size, 384))
     weights = 1 / np.arange(1, size + 1)
     annotations = [
-        Annotation(tuple(labels[k] for k in rng.choice(size, size=rng.integers(1, 7), p=weights / weights.sum())),
-                   float(rng.uniform(1, 36))) for _ in range(n)
-    ]  # fmt: skip
+        Annotation(
+            tuple(labels[k] for k in rng.choice(size, size=rng.integers(1, 7), p=weights / weights.sum())),
+            float(rng.uniform(1, 36)),
+        )
+        for _ in range(n)
+    ]
     budget = min(args.budget, n)
 
     def ours() -> list[int]:
@@ -123,10 +135,18 @@ def bench_mig(args: argparse.Namespace) -> dict[str, Any]:
     steps = min(budget, 300)
     slow, slow_took = timed(lambda: plain(steps))
     return {
-        "records": n, "labels": size, "entries": int(spread.nnz), "selected": len(set(rows)), **took,
-        "plain": {"steps": steps, "same": slow == rows[:steps], "plain_cpu_a_step": slow_took["cpu_seconds"] / steps,
-                  "ours_cpu_a_step": took["cpu_seconds"] / budget},
-    }  # fmt: skip
+        "records": n,
+        "labels": size,
+        "entries": int(spread.nnz),
+        "selected": len(set(rows)),
+        **took,
+        "plain": {
+            "steps": steps,
+            "same": slow == rows[:steps],
+            "plain_cpu_a_step": slow_took["cpu_seconds"] / steps,
+            "ours_cpu_a_step": took["cpu_seconds"] / budget,
+        },
+    }
 
 
 def bench_near(args: argparse.Namespace) -> dict[str, Any]:
@@ -151,11 +171,17 @@ def bench_near(args: argparse.Namespace) -> dict[str, Any]:
     fast, fast_took = timed(lambda: groups(some, 0.5))
     pairs = len(texts) * (len(texts) - 1) / 2
     return {
-        "records": len(texts), "kept": len(set(first.tolist())), **took,
-        "plain": {"records": len(some), "same": slow == fast.tolist(), "plain_cpu": slow_took["cpu_seconds"],
-                  "ours_cpu": fast_took["cpu_seconds"],
-                  "plain_cpu_for_all_estimated": round(slow_took["cpu_seconds"] * pairs / (len(some) ** 2 / 2))},
-    }  # fmt: skip
+        "records": len(texts),
+        "kept": len(set(first.tolist())),
+        **took,
+        "plain": {
+            "records": len(some),
+            "same": slow == fast.tolist(),
+            "plain_cpu": slow_took["cpu_seconds"],
+            "ours_cpu": fast_took["cpu_seconds"],
+            "plain_cpu_for_all_estimated": round(slow_took["cpu_seconds"] * pairs / (len(some) ** 2 / 2)),
+        },
+    }
 
 
 def points(args: argparse.Namespace) -> np.ndarray:
@@ -188,11 +214,17 @@ def bench_kcenter(args: argparse.Namespace) -> dict[str, Any]:
     steps = min(budget, 100)
     slow, slow_took = timed(lambda: plain(steps))
     return {
-        "records": len(vectors), "width": args.width, "selected": len(set(rows.tolist())), **took,
-        "plain": {"steps": steps, "same": slow == rows[:steps].tolist(),
-                  "plain_cpu_a_step": slow_took["cpu_seconds"] / steps,
-                  "ours_cpu_a_step": took["cpu_seconds"] / budget},
-    }  # fmt: skip
+        "records": len(vectors),
+        "width": args.width,
+        "selected": len(set(rows.tolist())),
+        **took,
+        "plain": {
+            "steps": steps,
+            "same": slow == rows[:steps].tolist(),
+            "plain_cpu_a_step": slow_took["cpu_seconds"] / steps,
+            "ours_cpu_a_step": took["cpu_seconds"] / budget,
+        },
+    }
 
 
 def bench_facility(args: argparse.Namespace) -> dict[str, Any]:
@@ -218,11 +250,19 @@ def bench_facility(args: argparse.Namespace) -> dict[str, Any]:
     slow, slow_took = timed(plain)
     fast, fast_took = timed(lambda: greedy(some, few))
     return {
-        "records": len(vectors), "width": args.width, "selected": len(set(rows.tolist())), **took,
+        "records": len(vectors),
+        "width": args.width,
+        "selected": len(set(rows.tolist())),
+        **took,
         "matrix_mib_not_held": len(vectors) ** 2 * 4 // 2**20,
-        "plain": {"records": len(some), "budget": few, "same": slow == fast.tolist(),
-                  "plain_cpu": slow_took["cpu_seconds"], "ours_cpu": fast_took["cpu_seconds"]},
-    }  # fmt: skip
+        "plain": {
+            "records": len(some),
+            "budget": few,
+            "same": slow == fast.tolist(),
+            "plain_cpu": slow_took["cpu_seconds"],
+            "ours_cpu": fast_took["cpu_seconds"],
+        },
+    }
 
 
 def bench_deita(args: argparse.Namespace) -> dict[str, Any]:
@@ -247,15 +287,28 @@ def bench_deita(args: argparse.Namespace) -> dict[str, Any]:
     slow, slow_took = timed(lambda: plain(limit))
     fast, fast_took = timed(lambda: diverse(vectors, 0.9, limit))
     return {
-        "records": len(vectors), "width": args.width, "selected": len(set(rows.tolist())), **took,
+        "records": len(vectors),
+        "width": args.width,
+        "selected": len(set(rows.tolist())),
+        **took,
         "whole_pool": {"kept": len(every), **every_took},
-        "plain": {"limit": limit, "same": slow == fast.tolist(), "plain_cpu": slow_took["cpu_seconds"],
-                  "ours_cpu": fast_took["cpu_seconds"]},
-    }  # fmt: skip
+        "plain": {
+            "limit": limit,
+            "same": slow == fast.tolist(),
+            "plain_cpu": slow_took["cpu_seconds"],
+            "ours_cpu": fast_took["cpu_seconds"],
+        },
+    }
 
 
-PARTS = {"zip": bench_zip, "mig": bench_mig, "near": bench_near, "kcenter": bench_kcenter,
-         "facility": bench_facility, "deita": bench_deita}  # fmt: skip
+PARTS = {
+    "zip": bench_zip,
+    "mig": bench_mig,
+    "near": bench_near,
+    "kcenter": bench_kcenter,
+    "facility": bench_facility,
+    "deita": bench_deita,
+}
 REAL = ("zip", "near")  # need real records
 
 

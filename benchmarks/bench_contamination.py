@@ -61,9 +61,12 @@ def real(pool: Path, benchmarks: Path) -> dict[str, object]:
         artifact = store.ensure(contamination.node(node, suite))
         seconds = time.perf_counter() - started
         counted = contamination.count(artifact, contamination.overlaps(artifact))
-    return {"records": artifact.info["rows_in"], "seconds": round(seconds, 1),
-            "items": sum(entry["items"] for kinds in counted.values() for entry in kinds.values()),
-            "counts": counted}  # fmt: skip
+    return {
+        "records": artifact.info["rows_in"],
+        "seconds": round(seconds, 1),
+        "items": sum(entry["items"] for kinds in counted.values() for entry in kinds.values()),
+        "counts": counted,
+    }
 
 
 def main() -> None:
@@ -89,9 +92,14 @@ def main() -> None:
         for _, prompt, output in sample:
             assert sum(q in prompt or q in output for q, _ in splits["gsm8k"][0].items) >= 0
         plain = (time.perf_counter() - started) / len(sample) * len(rows)
-        found = {"records": len(rows), "items": args.items, "seconds": round(seconds, 1),
-                 "of_which_indexing": round(indexed, 1), "overlaps": hits,
-                 "ratio_to_exact_search_one_by_one": round(plain / seconds, 1)}  # fmt: skip
+        found = {
+            "records": len(rows),
+            "items": args.items,
+            "seconds": round(seconds, 1),
+            "of_which_indexing": round(indexed, 1),
+            "overlaps": hits,
+            "ratio_to_exact_search_one_by_one": round(plain / seconds, 1),
+        }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({"benchmark": "contamination", **found, "peak_memory_gib": round(peak, 3)}))
 

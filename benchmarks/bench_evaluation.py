@@ -57,11 +57,28 @@ def compare(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     files = [file for name, task in suite.tasks.items() for file in _task_files(name, suite, task, work)]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     command = [
-        sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu",
-        "--model_args", f"pretrained={models.model_path(backbone)},dtype=float32", "--tasks", ",".join(files),
-        "--limit", str(args.limit), "--batch_size", str(args.batch_size), "--log_samples",
-        "--gen_kwargs", f"max_gen_toks={args.new_tokens}", "--output_path", str(work / "theirs"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "lm_eval",
+        "run",
+        "--model",
+        "hf",
+        "--device",
+        "cpu",
+        "--model_args",
+        f"pretrained={models.model_path(backbone)},dtype=float32",
+        "--tasks",
+        ",".join(files),
+        "--limit",
+        str(args.limit),
+        "--batch_size",
+        str(args.batch_size),
+        "--log_samples",
+        "--gen_kwargs",
+        f"max_gen_toks={args.new_tokens}",
+        "--output_path",
+        str(work / "theirs"),
+    ]
     # in its shared cache `datasets` would take an older copy of a folder of the same name for this one
     theirs = _timed(command, {**offline, "HF_DATASETS_CACHE": str(work / "cache")})
     ours = _timed([sys.executable, __file__, *sys.argv[1:], "--ours", str(work)], offline)
@@ -85,11 +102,16 @@ def compare(args: argparse.Namespace, work: Path) -> dict[str, Any]:
             if not abs(score - row["score"]) <= 1e-4:
                 scores.append(f"{which}: {score} there, {row['score']} here")
     return {
-        "benchmark": "evaluation", "tasks": list(suite.tasks), "items": items, "different_prompts": prompts,
-        "different_scores": scores, "seconds": {"lm_eval": round(theirs, 1), "ours": round(ours, 1)},
+        "benchmark": "evaluation",
+        "tasks": list(suite.tasks),
+        "items": items,
+        "different_prompts": prompts,
+        "different_scores": scores,
+        "seconds": {"lm_eval": round(theirs, 1), "ours": round(ours, 1)},
         "lm_eval_says": round(float(result["total_evaluation_time_seconds"]), 1),
-        "overhead_percent": round(100 * (ours / theirs - 1), 1), "machine": store.machine(),
-    }  # fmt: skip
+        "overhead_percent": round(100 * (ours / theirs - 1), 1),
+        "machine": store.machine(),
+    }
 
 
 def _timed(command: list[str], environment: dict[str, str]) -> float:
@@ -122,10 +144,16 @@ def _suite(args: argparse.Namespace) -> Any:
                 "limit": None,
                 **({"subtasks": SUBTASKS[task]} if task in SUBTASKS else {}),
             }
-    return SuiteConfig.of({
-        **values, "tasks": tasks, "limit": args.limit, "max_gen_toks": args.new_tokens, "dtype": "float32",
-        "data_root": str(args.benchmarks.resolve()) if args.benchmarks else values["data_root"],
-    })  # fmt: skip
+    return SuiteConfig.of(
+        {
+            **values,
+            "tasks": tasks,
+            "limit": args.limit,
+            "max_gen_toks": args.new_tokens,
+            "dtype": "float32",
+            "data_root": str(args.benchmarks.resolve()) if args.benchmarks else values["data_root"],
+        }
+    )
 
 
 def _task_files(name: str, suite: Any, task: Any, work: Path) -> list[str]:

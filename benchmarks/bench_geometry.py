@@ -53,13 +53,22 @@ def main() -> None:
     expected = geometry.divergence(grams[:sample])
     naive = one_by_one(sample) / sample * args.records
     median = statistics.median(times)
-    print(json.dumps({
-        "benchmark": "geometry.divergence", "records": args.records, "answers": args.answers,
-        "seconds": round(median, 3), "all_seconds": [round(t, 3) for t in times],
-        "ratio_to_one_at_a_time": round(naive / median, 1),
-        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
-        "machine": store.machine(), "numpy": np.__version__,
-    }, indent=2))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "benchmark": "geometry.divergence",
+                "records": args.records,
+                "answers": args.answers,
+                "seconds": round(median, 3),
+                "all_seconds": [round(t, 3) for t in times],
+                "ratio_to_one_at_a_time": round(naive / median, 1),
+                "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
+                "machine": store.machine(),
+                "numpy": np.__version__,
+            },
+            indent=2,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -21,11 +21,25 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-SHAPE = {"vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
-         "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192,
-         "rope_theta": 500_000.0}  # fmt: skip
-TINY = {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048}  # fmt: skip
+SHAPE = {
+    "vocab_size": 128_256,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "rope_theta": 500_000.0,
+}
+TINY = {
+    "vocab_size": 2048,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+}
 NO_GPU = """torch sees no GPU, so there is nothing to measure here.
 This benchmark wants an NVIDIA GPU with 24 GB or more and the CUDA build of torch (python -c "import torch;
 print(torch.version.cuda)" should name a version). To try the script on a small model: make bench-gpu ARGS=--tiny"""
@@ -63,16 +77,22 @@ def main() -> int:
     model = _model(TINY if args.tiny else SHAPE, device, dtype, tokenizer)
     peak = _peak(device, dtype, 512 if args.tiny else 8192)
     result: dict[str, Any] = {
-        "benchmark": "gpu", "shape": "tiny" if args.tiny else "llama3_8b", "dtype": str(dtype).removeprefix("torch."),
+        "benchmark": "gpu",
+        "shape": "tiny" if args.tiny else "llama3_8b",
+        "dtype": str(dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "matrix_product_tflops": round(peak / 1e12, 3), "answers": args.samples, "answer_tokens": args.answer_tokens,
+        "matrix_product_tflops": round(peak / 1e12, 3),
+        "answers": args.samples,
+        "answer_tokens": args.answer_tokens,
         "scoring": _scoring(args, model, tokenizer, items, peak),
-    }  # fmt: skip
+    }
     result["sampling"] = _sampling(args, model, tokenizer, items)
     if device == "cuda":
         result["peak_gpu_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    result |= {"machine": store.machine(), "versions": {"torch": torch.__version__, "cuda": torch.version.cuda,
-                                                        "transformers": transformers.__version__}}  # fmt: skip
+    result |= {
+        "machine": store.machine(),
+        "versions": {"torch": torch.__version__, "cuda": torch.version.cuda, "transformers": transformers.__version__},
+    }
     print(json.dumps(result, indent=2))
     if not args.tiny:
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -86,8 +106,14 @@ def _model(shape: dict[str, Any], device: str, dtype: Any, tokenizer: Any) -> An
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(**shape, rms_norm_eps=1e-5, tie_word_embeddings=False, bos_token_id=tokenizer.bos_token_id,
-                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    config = LlamaConfig(
+        **shape,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -109,16 +135,24 @@ def _texts(args: argparse.Namespace) -> tuple[Any, list[tuple[Any, list[str]]]]:
     from adg import prompts, seeds
     from adg.records import Record
 
-    rows = [json.loads(line) for file in sorted((ROOT / "adg" / "mini" / "pools").glob("*.jsonl"))
-            for line in file.read_text().splitlines() if line.strip()]  # fmt: skip
+    rows = [
+        json.loads(line)
+        for file in sorted((ROOT / "adg" / "mini" / "pools").glob("*.jsonl"))
+        for line in file.read_text().splitlines()
+        if line.strip()
+    ]
     core = Tokenizer(BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     core.train_from_iterator(
         (str(row[name]) for row in rows for name in ("instruction", "output")),
-        BpeTrainer(vocab_size=2048, special_tokens=["<s>", "</s>", "<pad>"], show_progress=False,
-                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())),
-    )  # fmt: skip
+        BpeTrainer(
+            vocab_size=2048,
+            special_tokens=["<s>", "</s>", "<pad>"],
+            show_progress=False,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        ),
+    )
     core.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     draw = seeds.generator(0, "bench", "gpu")
@@ -187,16 +221,19 @@ def _scoring(
     median, slow = statistics.median(seconds), statistics.median(reference)
     texts, per_answer = args.samples + 1, slow / (len(few) * args.samples)
     return {
-        "records": len(items), "texts_a_record": texts, "seconds": [round(s, 3) for s in seconds],
+        "records": len(items),
+        "texts_a_record": texts,
+        "seconds": [round(s, 3) for s in seconds],
         "answers_per_second": round(len(items) * args.samples / median, 2),
         "tokens_per_second": round(vectors.counts["tokens"] / median, 1),
         "tokens_run_per_second": round(run / median, 1),
         "share_of_peak": round(2 * parameters * run / median / peak, 3),
-        "reference_seconds": [round(s, 3) for s in reference], "reference_records": len(few),
+        "reference_seconds": [round(s, 3) for s in reference],
+        "reference_records": len(few),
         "reference_answers_per_second": round(1 / per_answer, 2),
         "ratio": round(per_answer / (median / (len(items) * args.samples)), 2),
         "largest_gram_difference": float(np.abs(grams[: len(few)] - plain).max()),
-    }  # fmt: skip
+    }
 
 
 def _sampling(args: argparse.Namespace, model: Any, tokenizer: Any, items: list[tuple[Any, list[str]]]) -> Any:
@@ -213,8 +250,13 @@ def _sampling(args: argparse.Namespace, model: Any, tokenizer: Any, items: list[
     rows = [prompts.encode_prompt(tokenizer, prompts.render(record.instruction)) for record, _ in items]
     sample = {"hf": _with_transformers, "vllm": _with_vllm}[name]
     seconds, tokens = sample(args, model, tokenizer, rows)
-    return {"engine": name, "prompts": len(rows), "tokens": tokens, "seconds": round(seconds, 3),
-            "tokens_per_second": round(tokens / seconds, 1)}  # fmt: skip
+    return {
+        "engine": name,
+        "prompts": len(rows),
+        "tokens": tokens,
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(tokens / seconds, 1),
+    }
 
 
 def _with_transformers(
@@ -247,8 +289,15 @@ def _with_vllm(args: argparse.Namespace, model: Any, tokenizer: Any, rows: list[
         gc.collect()
         torch.cuda.empty_cache()
         llm = LLM(model=folder, load_format="dummy", dtype=dtype, seed=0, max_model_len=2048, disable_log_stats=True)
-        params = SamplingParams(n=args.samples, temperature=1.4, top_p=0.9, top_k=0, max_tokens=args.answer_tokens,
-                                ignore_eos=True, detokenize=False)  # fmt: skip
+        params = SamplingParams(
+            n=args.samples,
+            temperature=1.4,
+            top_p=0.9,
+            top_k=0,
+            max_tokens=args.answer_tokens,
+            ignore_eos=True,
+            detokenize=False,
+        )
         inputs = [{"prompt_token_ids": ids} for ids in rows]
         llm.generate(inputs[:2], params, use_tqdm=False)  # warm-up
         started = _now()

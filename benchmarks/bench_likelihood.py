@@ -28,8 +28,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="smollm2_135m", help="an embedded backbone")
     parser.add_argument("--model", type=Path, help="a model folder instead, as written by save_pretrained")
-    parser.add_argument("--pool", type=Path, help="rows with instruction, input and output (parquet or JSON Lines); "
-                                                  "default: the embedded pools")  # fmt: skip
+    parser.add_argument(
+        "--pool",
+        type=Path,
+        help="rows with instruction, input and output (parquet or JSON Lines); default: the embedded pools",
+    )
     parser.add_argument("--layout", default="ifd", choices=sorted(LAYOUTS))
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -76,27 +79,38 @@ def main() -> None:
             processor[name].append(time.process_time() - used)
     seconds = {name: statistics.median(times) for name, times in clock.items()}
     used_seconds = {name: statistics.median(times) for name, times in processor.items()}
-    print(json.dumps({
-        "benchmark": "likelihood", "layout": args.layout, "dtype": args.dtype, "records": len(pool),
-        "texts": len(texts), "tokens": sum(len(text.ids) for text in texts),
-        "response_tokens": sum(text.tokens for text in texts), "tokens_per_batch": scorer.tokens_per_batch,
-        "ratio": {name: round(seconds[name] / seconds["ours"], 2) for name in ("official", "library")},
-        "ratio_of_processor_time": {
-            name: round(used_seconds[name] / used_seconds["ours"], 2) for name in ("official", "library")
-        },
-        "seconds": {name: [round(t, 2) for t in times] for name, times in clock.items()},
-        "processor_seconds": {name: [round(t, 2) for t in times] for name, times in processor.items()},
-        "tokens_per_second": {
-            name: round(sum(len(text.ids) for text in texts) / value, 1) for name, value in seconds.items()
-        },
-        "largest_difference": {
-            name: float(np.abs(found["ours"] - found[name]).max()) for name in ("official", "library")
-        },
-        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "machine": store.machine(), "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "versions": {name: store.library_versions()[name] for name in ("torch", "transformers")},
-    }, indent=2))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "benchmark": "likelihood",
+                "layout": args.layout,
+                "dtype": args.dtype,
+                "records": len(pool),
+                "texts": len(texts),
+                "tokens": sum(len(text.ids) for text in texts),
+                "response_tokens": sum(text.tokens for text in texts),
+                "tokens_per_batch": scorer.tokens_per_batch,
+                "ratio": {name: round(seconds[name] / seconds["ours"], 2) for name in ("official", "library")},
+                "ratio_of_processor_time": {
+                    name: round(used_seconds[name] / used_seconds["ours"], 2) for name in ("official", "library")
+                },
+                "seconds": {name: [round(t, 2) for t in times] for name, times in clock.items()},
+                "processor_seconds": {name: [round(t, 2) for t in times] for name, times in processor.items()},
+                "tokens_per_second": {
+                    name: round(sum(len(text.ids) for text in texts) / value, 1) for name, value in seconds.items()
+                },
+                "largest_difference": {
+                    name: float(np.abs(found["ours"] - found[name]).max()) for name in ("official", "library")
+                },
+                "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+                "machine": store.machine(),
+                "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+                "threads": torch.get_num_threads(),
+                "versions": {name: store.library_versions()[name] for name in ("torch", "transformers")},
+            },
+            indent=2,
+        )
+    )
 
 
 def _library(model: Any, text: Any) -> float:

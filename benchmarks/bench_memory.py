@@ -37,18 +37,35 @@ def main() -> None:
     for records in args.records:
         with tempfile.TemporaryDirectory() as folder:
             _write(Path(folder), records, args.answers)
-            command = [sys.executable, __file__, "--child", folder, "--records", str(records),
-                       "--tokens-per-batch", str(args.tokens_per_batch)]  # fmt: skip
+            command = [
+                sys.executable,
+                __file__,
+                "--child",
+                folder,
+                "--records",
+                str(records),
+                "--tokens-per-batch",
+                str(args.tokens_per_batch),
+            ]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(f"scoring {records} records failed:\n{done.stderr[-2000:]}")
             found.append(json.loads(done.stdout.splitlines()[-1]))
-    print(json.dumps({
-        "benchmark": "memory of scoring", "model": "tiny_random", "answers": args.answers,
-        "tokens_per_batch": args.tokens_per_batch, "runs": found,
-        "peak_growth_mib": round(found[-1]["peak_mib"] - found[0]["peak_mib"], 1),
-        "records_ratio": round(found[-1]["records"] / found[0]["records"], 1), "machine": store.machine(),
-    }, indent=2))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "benchmark": "memory of scoring",
+                "model": "tiny_random",
+                "answers": args.answers,
+                "tokens_per_batch": args.tokens_per_batch,
+                "runs": found,
+                "peak_growth_mib": round(found[-1]["peak_mib"] - found[0]["peak_mib"], 1),
+                "records_ratio": round(found[-1]["records"] / found[0]["records"], 1),
+                "machine": store.machine(),
+            },
+            indent=2,
+        )
+    )
 
 
 def _write(folder: Path, records: int, answers: int) -> None:
@@ -66,12 +83,20 @@ def _write(folder: Path, records: int, answers: int) -> None:
 
     keys = [str(i) for i in range(records)]
     empty = [""] * records
-    pq.write_table(pa.table({"id": keys, "instruction": [text(4, 16) for _ in keys], "input": empty, "output": empty}),
-                   folder / "records.parquet")  # fmt: skip
-    pq.write_table(pa.table({
-        "id": [key for key in keys for _ in range(answers)], "sample": list(range(answers)) * records,
-        "text": [text(2, 12) for _ in range(records * answers)],
-    }), folder / "answers.parquet")  # fmt: skip
+    pq.write_table(
+        pa.table({"id": keys, "instruction": [text(4, 16) for _ in keys], "input": empty, "output": empty}),
+        folder / "records.parquet",
+    )
+    pq.write_table(
+        pa.table(
+            {
+                "id": [key for key in keys for _ in range(answers)],
+                "sample": list(range(answers)) * records,
+                "text": [text(2, 12) for _ in range(records * answers)],
+            }
+        ),
+        folder / "answers.parquet",
+    )
 
 
 def _score(folder: Path, records: int, tokens_per_batch: int) -> dict[str, Any]:
@@ -84,15 +109,21 @@ def _score(folder: Path, records: int, tokens_per_batch: int) -> dict[str, Any]:
     backbone = Store(folder / "runs", exec_).ensure(
         models.node(models.BackboneConfig(name="tiny", builder="tiny_random", dtype="float32"))
     )
-    made = {name: Artifact(folder, {"files": {f"{file}.parquet": {}}, "info": {}, "fingerprint": name})
-            for name, file in (("pool", "records"), ("answers", "answers"))}  # fmt: skip
+    made = {
+        name: Artifact(folder, {"files": {f"{file}.parquet": {}}, "info": {}, "fingerprint": name})
+        for name, file in (("pool", "records"), ("answers", "answers"))
+    }
     config = embedding.Identity(embedding.EmbeddingConfig(), prompts.HASH)
     job = Job(Node(embedding.STAGE, "bench", config), folder / "out", {**made, "backbone": backbone}, exec_)
     job.folder.mkdir()
     before, started = _peak(), time.perf_counter()
     info = embedding.build(job)
-    return {"records": info["rows_out"], "peak_mib": _peak(), "peak_before_mib": before,
-            "seconds": round(time.perf_counter() - started, 1)}  # fmt: skip
+    return {
+        "records": info["rows_out"],
+        "peak_mib": _peak(),
+        "peak_before_mib": before,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
 
 
 def _peak() -> float:

@@ -25,8 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="smollm2_135m", help="an embedded backbone")
     parser.add_argument("--model", type=Path, help="a model folder instead, as written by save_pretrained")
-    parser.add_argument("--pool", type=Path, help="rows with instruction and input (parquet or JSON Lines); "
-                                                  "default: the embedded pools")  # fmt: skip
+    parser.add_argument(
+        "--pool", type=Path, help="rows with instruction and input (parquet or JSON Lines); default: the embedded pools"
+    )
     parser.add_argument("--answers", type=Path, help="sampled answers are kept in this file and used again")
     parser.add_argument("--preset", default="paper", choices=("paper", "released"))
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
@@ -57,8 +58,13 @@ def main() -> None:
         whole = models.load_model(backbone, device)
         items = _items(args, whole, tokenizer)
         encoder = Encoder(models.load_model(backbone, device, headless=True), tokenizer, cfg, args.tokens_per_batch)
-        plain = Encoder(models.load_model(backbone, device, headless=True), tokenizer, cfg, args.tokens_per_batch,
-                        share_prefix=False)  # fmt: skip
+        plain = Encoder(
+            models.load_model(backbone, device, headless=True),
+            tokenizer,
+            cfg,
+            args.tokens_per_batch,
+            share_prefix=False,
+        )
 
     def clock() -> np.ndarray:
         """Wall seconds, and CPU seconds of this process: the second hardly feels other work on the machine."""
@@ -115,14 +121,24 @@ def main() -> None:
         for samples in args.samples
         for length in args.new_tokens
     }
-    print(json.dumps({
-        "benchmark": "scoring", "preset": args.preset, "dtype": args.dtype, "records": len(items),
-        "tokens_per_batch": args.tokens_per_batch, "runs": found,
-        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "machine": store.machine(), "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "versions": {name: store.library_versions()[name] for name in ("torch", "transformers")},
-    }, indent=2))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "benchmark": "scoring",
+                "preset": args.preset,
+                "dtype": args.dtype,
+                "records": len(items),
+                "tokens_per_batch": args.tokens_per_batch,
+                "runs": found,
+                "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+                "machine": store.machine(),
+                "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+                "threads": torch.get_num_threads(),
+                "versions": {name: store.library_versions()[name] for name in ("torch", "transformers")},
+            },
+            indent=2,
+        )
+    )
 
 
 def _cut(items: list, tokenizer: Any, samples: int, length: int) -> list:
@@ -186,10 +202,15 @@ def _items(args: argparse.Namespace, model: Any, tokenizer: Any) -> list[tuple[A
     chosen = chosen[: args.records]
     items = list(zip(chosen, _sample(args, model, tokenizer, chosen), strict=True))
     if args.answers:
-        args.answers.write_text(json.dumps([
-            {"record": {"id": r.id, "instruction": r.instruction, "input": r.input}, "answers": answers}
-            for r, answers in items
-        ], ensure_ascii=False))  # fmt: skip
+        args.answers.write_text(
+            json.dumps(
+                [
+                    {"record": {"id": r.id, "instruction": r.instruction, "input": r.input}, "answers": answers}
+                    for r, answers in items
+                ],
+                ensure_ascii=False,
+            )
+        )
     return items
 
 
@@ -219,10 +240,17 @@ def _sample(args: argparse.Namespace, model: Any, tokenizer: Any, chosen: list[A
         with torch.random.fork_rng(devices=devices), torch.inference_mode():
             torch.manual_seed(seeds.child(0, "bench", start))
             output = model.generate(
-                ids, attention_mask=mask, do_sample=True, temperature=1.4, top_p=0.9, top_k=0,
-                max_new_tokens=max(args.new_tokens), num_return_sequences=max(args.samples),
-                pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-            )  # fmt: skip
+                ids,
+                attention_mask=mask,
+                do_sample=True,
+                temperature=1.4,
+                top_p=0.9,
+                top_k=0,
+                max_new_tokens=max(args.new_tokens),
+                num_return_sequences=max(args.samples),
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
         texts = [text.strip() for text in tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)]
         answers += [texts[i : i + max(args.samples)] for i in range(0, len(texts), max(args.samples))]
     return answers

@@ -42,8 +42,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", default="runs", help="folder of artifacts (default: runs)")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--run-model-code", action="store_true",
-                        help="consent to running model-written programs, confined (HumanEval, MBPP)")  # fmt: skip
+    parser.add_argument(
+        "--run-model-code",
+        action="store_true",
+        help="consent to running model-written programs, confined (HumanEval, MBPP)",
+    )
     return parser.parse_args()
 
 
@@ -88,8 +91,9 @@ def main() -> None:
     base = models.node(backbone(args))
     adapter = external.node(args.adapter, base, args.model) if args.adapter else None
     node = harness.node(adapter, base, suite(args))
-    exec_ = ExecConfig(runs=args.runs, device=args.device, eval_batch_size=args.batch_size,
-                       run_model_code=args.run_model_code)  # fmt: skip
+    exec_ = ExecConfig(
+        runs=args.runs, device=args.device, eval_batch_size=args.batch_size, run_model_code=args.run_model_code
+    )
     artifact = Store(args.runs, exec_).ensure(node)
     results = json.loads(artifact.file("results.json").read_text())
     print(f"\n{node.label}{' (partial)' if results['partial'] else ''}")
@@ -97,8 +101,10 @@ def main() -> None:
         if task["status"] == harness.DONE:
             cut = f", {task['prompts_cut']} prompts cut" if task["prompts_cut"] else ""
             error = "" if task["stderr"] is None else f" ± {100 * task['stderr']:.2f}"
-            print(f"  {name:<16} {100 * task['value']:6.2f}{error:<9} {task['n']:>6} items, {task['num_fewshot']}-shot "
-                  f"{task['metric']},{task['filter']}{cut}")  # fmt: skip
+            print(
+                f"  {name:<16} {100 * task['value']:6.2f}{error:<9} {task['n']:>6} items, {task['num_fewshot']}-shot "
+                f"{task['metric']},{task['filter']}{cut}"
+            )
         else:
             print(f"  {name:<16} not run: {task['reason']}")
     for name, value in results["categories"].items():

@@ -24,8 +24,12 @@ COUNTS = (3, 5, 7, 10)  # numbers of answers of the paper's analysis
 SHOWN = 20  # subsets in one overlap map
 PAPER = " (paper)"  # marks a curve of published averages
 ANSWERS, LETTERS = 3, 240  # of an example that are shown
-AXES = {"sampling.seed": "sampling seed", "embedding.bins.seed": "clustering seed", "preset": "preset",
-        "backbone": "backbone"}  # fmt: skip
+AXES = {
+    "sampling.seed": "sampling seed",
+    "embedding.bins.seed": "clustering seed",
+    "preset": "preset",
+    "backbone": "backbone",
+}
 
 
 def sections(chosen: Sequence[Cell], store: Store, rows: Sequence[Row]) -> list[Section]:
@@ -49,9 +53,12 @@ def sections(chosen: Sequence[Cell], store: Store, rows: Sequence[Row]) -> list[
 def _labels(chosen: Sequence[Cell]) -> list[str]:
     """What tells these cells apart, in words."""
     columns: list[Callable[[Cell], str]] = [
-        lambda c: c.config.backbone.name, lambda c: c.config.pool.name,
-        lambda c: str(c.config.selector["name"]), lambda c: c.config.suite.name, lambda c: c.variant,
-    ]  # fmt: skip
+        lambda c: c.config.backbone.name,
+        lambda c: c.config.pool.name,
+        lambda c: str(c.config.selector["name"]),
+        lambda c: c.config.suite.name,
+        lambda c: c.variant,
+    ]
     telling = [column for column in columns if len({column(cell) for cell in chosen}) > 1]
     return [", ".join(column(cell) for column in telling if column(cell)) or cell.name for cell in chosen]
 
@@ -66,9 +73,7 @@ def _lines(chosen: Sequence[Cell]) -> list[str]:
     return _labels([replace(cell, overrides=tuple(filter(stays, cell.overrides))) for cell in chosen])
 
 
-def _curves(
-    at: Sequence[tuple[str, int]], values: Sequence[float | None], published: Sequence[float | None]
-) -> str:  # fmt: skip
+def _curves(at: Sequence[tuple[str, int]], values: Sequence[float | None], published: Sequence[float | None]) -> str:
     """Values by budget, ``at`` being the (line, budget) of each; several at one point are averaged."""
     budgets = sorted({budget for _, budget in at})
     points: dict[str, dict[int, list[float]]] = {line: {} for line, _ in at}
@@ -76,8 +81,10 @@ def _curves(
         for (line, budget), value in zip(at, source, strict=True):
             if value is not None:
                 points.setdefault(line + suffix, {}).setdefault(budget, []).append(value)
-    series = {line: [float(np.mean(found[budget])) if budget in found else None for budget in budgets]
-              for line, found in points.items()}  # fmt: skip
+    series = {
+        line: [float(np.mean(found[budget])) if budget in found else None for budget in budgets]
+        for line, found in points.items()
+    }
     return plots.curves(budgets, series, "examples chosen", "average (percent)", dashed=PAPER)
 
 
@@ -102,21 +109,39 @@ def _swept(chosen: Sequence[Cell], rows: Sequence[Row]) -> Section:
         partial = "*" * bool(row.results and row.results.get("partial"))
         average = word if value is None else f"{value:.2f}{partial}"
         examples = "–" if experiment.untrained else "missing" if not row.facts else str(row.facts["rows_out"])
-        body.append([label, average, "–" if figure is None else f"{figure:.2f}", examples,
-                     "–" if not shortfall else str(shortfall)])  # fmt: skip
+        body.append(
+            [
+                label,
+                average,
+                "–" if figure is None else f"{figure:.2f}",
+                examples,
+                "–" if not shortfall else str(shortfall),
+            ]
+        )
     text = ["A cell that has no average is named and left out of the figure."] * (None in percent)
     text += ["Each point of a curve is the mean over those of its seeds that have an average."] * several
     if any(row.results and row.results.get("partial") for row in rows):
         text.append("* partial, not the whole benchmark: the notes of the table say in what.")
     if experiment.name == "answers":
-        text.append("lam weighs otherwise at each K: anisotropy reaches at most 1 - 1/(K-1), that is 0.50 for K = 3, "
-                    "0.75 for 5, 0.83 for 7 and 0.89 for 10.")  # fmt: skip
+        text.append(
+            "lam weighs otherwise at each K: anisotropy reaches at most 1 - 1/(K-1), that is 0.50 for K = 3, "
+            "0.75 for 5, 0.83 for 7 and 0.89 for 10."
+        )
     if experiment.name == "chinese":
         figures = paper.figures()["chinese"]
-        text.append("Published for its own Chinese pool, which is not named (CMMLU, C-Eval): "
-                    + "; ".join(f"{name} {a:.2f}, {b:.2f}" for name, (a, b) in figures.items()) + ".")  # fmt: skip
-    return Section("swept", f"Average: {experiment.title or experiment.name}", text,
-                   ("cell", "average", "paper", "examples", "short of the budget"), body, svg)  # fmt: skip
+        text.append(
+            "Published for its own Chinese pool, which is not named (CMMLU, C-Eval): "
+            + "; ".join(f"{name} {a:.2f}, {b:.2f}" for name, (a, b) in figures.items())
+            + "."
+        )
+    return Section(
+        "swept",
+        f"Average: {experiment.title or experiment.name}",
+        text,
+        ("cell", "average", "paper", "examples", "short of the budget"),
+        body,
+        svg,
+    )
 
 
 # -- overlaps --------------------------------------------------------------------------------------------
@@ -150,8 +175,10 @@ def _overlaps(chosen: Sequence[Cell], store: Store) -> list[Section]:
 
 
 def _map(name: str, title: str, labels: Sequence[str], values: list[list[float | None]], text: str) -> Section:
-    body = [[label, *("missing" if v is None else f"{v:.3f}" for v in row)]
-            for label, row in zip(labels, values, strict=True)]  # fmt: skip
+    body = [
+        [label, *("missing" if v is None else f"{v:.3f}" for v in row)]
+        for label, row in zip(labels, values, strict=True)
+    ]
     return Section(name, title, [text], ["", *labels], body, plots.heatmap(labels, values, "overlap coefficient"))
 
 
@@ -166,8 +193,13 @@ def _states(chosen: Sequence[Cell], store: Store) -> Section:
         what = [str(artifact.info["rows_out"]), str(artifact.info["shortfall"])] if artifact else ["–", "–"]
         body.append([cell.name, "done" if artifact else WORDS.get(status.state, status.state), *what])
     there = sum(row[1] == "done" for row in body)
-    return Section("selections", f"Selections ({there} of {len(body)} are there)", (),
-                   ("cell", "state", "examples", "short of the budget"), body)  # fmt: skip
+    return Section(
+        "selections",
+        f"Selections ({there} of {len(body)} are there)",
+        (),
+        ("cell", "state", "examples", "short of the budget"),
+        body,
+    )
 
 
 def _between(chosen: Sequence[Cell], store: Store) -> Section:
@@ -193,13 +225,28 @@ def _between(chosen: Sequence[Cell], store: Store) -> Section:
             continue
         chance = [analysis.by_chance(len(one), len(other), size) for one, other, size in pairs]
         jaccards, overlaps = ([f(one, other) for one, other, _ in pairs] for f in (analysis.jaccard, analysis.overlap))
-        body.append([name, str(len(pairs)), *_range(jaccards), *_range(overlaps), f"{np.mean(chance):.3f}",
-                     str(absent)])  # fmt: skip
-    return Section("between", "Subsets when one thing is made anew", [
-        "Each line compares all pairs of cells that differ in nothing else; the range is over pairs. By chance: the "
-        "overlap coefficient of two random subsets of these sizes."],
-        ("changed", "pairs", "Jaccard", "lowest to highest", "overlap", "lowest to highest", "by chance",
-         "pairs missing"), body)  # fmt: skip
+        body.append(
+            [name, str(len(pairs)), *_range(jaccards), *_range(overlaps), f"{np.mean(chance):.3f}", str(absent)]
+        )
+    return Section(
+        "between",
+        "Subsets when one thing is made anew",
+        [
+            "Each line compares all pairs of cells that differ in nothing else; the range is over pairs. By chance: "
+            "the overlap coefficient of two random subsets of these sizes."
+        ],
+        (
+            "changed",
+            "pairs",
+            "Jaccard",
+            "lowest to highest",
+            "overlap",
+            "lowest to highest",
+            "by chance",
+            "pairs missing",
+        ),
+        body,
+    )
 
 
 def _range(values: Sequence[float]) -> tuple[str, str]:
@@ -243,19 +290,48 @@ def _within(chosen: Sequence[Cell], store: Store) -> list[Section]:
         seen.add(of)
         terms = Terms(matrices)
         for line in analysis.stability(terms, reference(cell), COUNTS, DRAWS, cell.config.seed):
-            body.append([*of, line.axis, line.setting, *_interval(line.jaccard), *_interval(line.overlap),
-                         "–" if line.first is None else f"{line.first:.3f}", f"{line.chance:.3f}"])  # fmt: skip
+            body.append(
+                [
+                    *of,
+                    line.axis,
+                    line.setting,
+                    *_interval(line.jaccard),
+                    *_interval(line.overlap),
+                    "–" if line.first is None else f"{line.first:.3f}",
+                    f"{line.chance:.3f}",
+                ]
+            )
         maps = maps or _maps(terms, reference(cell), ", ".join(of))
     if not body:
         return []
-    return [Section("within", "Subsets when one setting changes", [
-        f"From saved matrices, of the first finished cell where several differ in something else: each line changes "
-        f"one setting and nothing else. The interval holds the middle 95 % over {DRAWS} random sub-sets of the "
-        f"answers, the same on both sides. K: a random sub-set against all answers; answers: two sub-sets drawn "
-        f"apart, which is the noise of sampling. lam weighs otherwise at each K.",
-        "first answers: the overlap when the first answers are used instead of drawn ones."],
-        ("backbone", *["pool"] * pools, "preset", "changed", "to", "Jaccard", "95 %", "overlap", "95 %",
-         "first answers", "by chance"), body), *maps]  # fmt: skip
+    return [
+        Section(
+            "within",
+            "Subsets when one setting changes",
+            [
+                f"From saved matrices, of the first finished cell where several differ in something else: each line "
+                f"changes one setting and nothing else. The interval holds the middle 95 % over {DRAWS} random sub-sets "
+                f"of the answers, the same on both sides. K: a random sub-set against all answers; answers: two sub-sets drawn "
+                f"apart, which is the noise of sampling. lam weighs otherwise at each K.",
+                "first answers: the overlap when the first answers are used instead of drawn ones.",
+            ],
+            (
+                "backbone",
+                *["pool"] * pools,
+                "preset",
+                "changed",
+                "to",
+                "Jaccard",
+                "95 %",
+                "overlap",
+                "95 %",
+                "first answers",
+                "by chance",
+            ),
+            body,
+        ),
+        *maps,
+    ]
 
 
 def _maps(terms: Terms, base: Choice, name: str) -> list[Section]:
@@ -265,15 +341,30 @@ def _maps(terms: Terms, base: Choice, name: str) -> list[Section]:
     found = []
     for stem, title, labels, choices in (
         ("lam", "lam", [f"{lam:g}" for lam in lams], [replace(base, lam=lam) for lam in lams]),
-        ("windows", "layer windows", list(terms.matrices.windows),
-         [replace(base, window=window) for window in terms.matrices.windows]),
-        ("counts", "numbers of answers", [f"K = {count}" for count in counts],
-         [replace(base, answers=tuple(range(count))) for count in counts]),
-    ):  # fmt: skip
+        (
+            "windows",
+            "layer windows",
+            list(terms.matrices.windows),
+            [replace(base, window=window) for window in terms.matrices.windows],
+        ),
+        (
+            "counts",
+            "numbers of answers",
+            [f"K = {count}" for count in counts],
+            [replace(base, answers=tuple(range(count))) for count in counts],
+        ),
+    ):
         if len(choices) > 1:
             values = analysis.pairwise([terms.subset(choice) for choice in choices])
-            found.append(_map(f"overlap-{stem}", f"Overlap between {title} ({name})", labels, values,
-                              "The first answers; everything else as configured."))  # fmt: skip
+            found.append(
+                _map(
+                    f"overlap-{stem}",
+                    f"Overlap between {title} ({name})",
+                    labels,
+                    values,
+                    "The first answers; everything else as configured.",
+                )
+            )
     return found
 
 
@@ -319,11 +410,17 @@ def _quadrant(number: int, cell: Cell, store: Store) -> Section:
         else:
             body.append([*line, f"{d[row]:.3f}", f"{i[row]:.3f}", *texts[keys[rows[row]]]])
     title = f"Dispersion and anisotropy: {cell.config.backbone.name} / {cell.config.pool.name}"
-    return Section(f"quadrants-{number}", title, [
-        f"Every record with a score, split at the medians of D ({split[0]:.3f}) and I ({split[1]:.3f}); {cell.name}. "
-        f"The example of a quadrant is the record that lies deepest in it; its first answers are cut short."],
-        ("quadrant", "records", "chosen", "D", "I", "instruction", *(f"answer {k + 1}" for k in range(ANSWERS))), body,
-        plots.quadrants(d, i, mask, split))  # fmt: skip
+    return Section(
+        f"quadrants-{number}",
+        title,
+        [
+            f"Every record with a score, split at the medians of D ({split[0]:.3f}) and I ({split[1]:.3f}); "
+            f"{cell.name}. The example of a quadrant is the record that lies deepest in it; its first answers are cut short."
+        ],
+        ("quadrant", "records", "chosen", "D", "I", "instruction", *(f"answer {k + 1}" for k in range(ANSWERS))),
+        body,
+        plots.quadrants(d, i, mask, split),
+    )
 
 
 def _texts(cell: Cell, store: Store, keys: Sequence[str]) -> dict[str, list[str]]:

@@ -20,10 +20,28 @@ from finetune import sft
 
 GROUPS = ("backbone", "pool", "selector")
 # overrides that say nothing about a result: where things are and how they are run
-ASIDE = ("exec.", "contamination.", "hydra", "tracker", "out=", "suite.data_root=", "pool.hub=", "pool.file=",
-         "backbone.hub=", "selector.checkpoint", "selector.scorer_path=", "selector.encoder", "selector.annotations=",
-         "selector.prompts=", "selector.label_embeddings=", "selector.valid_tags=", "selector.complexity_scorer",
-         "selector.quality_scorer", "engine.distributed=", "engine.cpu_cache_gb=")  # fmt: skip
+ASIDE = (
+    "exec.",
+    "contamination.",
+    "hydra",
+    "tracker",
+    "out=",
+    "suite.data_root=",
+    "pool.hub=",
+    "pool.file=",
+    "backbone.hub=",
+    "selector.checkpoint",
+    "selector.scorer_path=",
+    "selector.encoder",
+    "selector.annotations=",
+    "selector.prompts=",
+    "selector.label_embeddings=",
+    "selector.valid_tags=",
+    "selector.complexity_scorer",
+    "selector.quality_scorer",
+    "engine.distributed=",
+    "engine.cpu_cache_gb=",
+)
 ASIDE_ENDS = ("sha256", "revision")
 PATHS = ("pool.path", "backbone.path")  # told apart by the last part of the path
 
@@ -62,15 +80,35 @@ class Cell:
         subset = selection.subset_node(self.selector, scores, features, pool, c.budget)
         adapter = sft.node(subset, backbone, c.finetune)
         evaluated = harness.node(adapter, backbone, c.suite)
-        every = {**features, "pool": pool, "backbone": backbone, "selecting": selecting, "scores": scores,
-                 "subset": subset, "adapter": adapter, "eval": evaluated}  # fmt: skip
+        every = {
+            **features,
+            "pool": pool,
+            "backbone": backbone,
+            "selecting": selecting,
+            "scores": scores,
+            "subset": subset,
+            "adapter": adapter,
+            "eval": evaluated,
+        }
         last = every[c.experiment.last]
         needed = {node.fingerprint for node in last.walk()}
         other = ("selecting",) if selecting.fingerprint != backbone.fingerprint else ()
         early = [role for role, node in extra.items() if set(node.inputs) <= {"pool"} and not node.stage.gpu]  # cheap
         late = [role for role in extra if role not in early]
-        order = ("pool", *early, "backbone", *other, "answers", "grams", "bins", *late, "scores", "subset", "adapter",
-                 "eval")  # fmt: skip
+        order = (
+            "pool",
+            *early,
+            "backbone",
+            *other,
+            "answers",
+            "grams",
+            "bins",
+            *late,
+            "scores",
+            "subset",
+            "adapter",
+            "eval",
+        )
         return {role: every[role] for role in order if every[role].fingerprint in needed}
 
     @property
@@ -82,8 +120,12 @@ class Cell:
     def variant(self) -> str:
         """What is swept besides backbone, pool and selector, in the experiment's own words."""
         labels = self.config.experiment.labels
-        plain = {"backbone@selecting": "chosen by {}", "selector.window": "layers {}", "sampling.seed": "sampling {}",
-                 "embedding.bins.seed": "clustering {}"}  # fmt: skip
+        plain = {
+            "backbone@selecting": "chosen by {}",
+            "selector.window": "layers {}",
+            "sampling.seed": "sampling {}",
+            "embedding.bins.seed": "clustering {}",
+        }
         words = []
         for key, value in self.varied.items():
             override = f"{key}={value}"

@@ -95,9 +95,14 @@ def _planned(families: Sequence[Family], alone: bool) -> list[list[tuple[Family,
     if alone:
         return [list(combinations(families, 2))]
     mine = [key for key in families if key[0] == OURS]
-    return [[(ours, other) for other in families if other[0] != OURS
-             and (other[1] == ours[1] or (not other[1] and (other[0], ours[1]) not in families))]
-            for ours in mine]  # fmt: skip
+    return [
+        [
+            (ours, other)
+            for other in families
+            if other[0] != OURS and (other[1] == ours[1] or (not other[1] and (other[0], ours[1]) not in families))
+        ]
+        for ours in mine
+    ]
 
 
 def _name(selector: str, family: str) -> str:
@@ -162,10 +167,11 @@ def _dashes(entries: Sequence[Comparison]) -> list[str]:
     """Why some figures of these comparisons read "–"."""
     reasons = {
         "a subtask with a single item cannot be resampled": any(x.p is None for x in entries),
-        "where every item of a subtask changed alike all resamples are equal, and there is no interval":
-            any(x.interval is None and x.p is not None for x in entries),
+        "where every item of a subtask changed alike all resamples are equal, and there is no interval": any(
+            x.interval is None and x.p is not None for x in entries
+        ),
         "McNemar's test takes one task, one seed and scores of 0 and 1": any(x.p_exact is None for x in entries),
-    }  # fmt: skip
+    }
     return [f"–: {reason}." for reason, holds in reasons.items() if holds]
 
 
@@ -184,14 +190,18 @@ def render(found: Sequence[Pairing]) -> str:
                 ends = f"[{signed(100 * entry.interval.low)}, {signed(100 * entry.interval.high)}]"
             holm, holm_exact = pairing.holm.get(task), pairing.holm_exact.get(task)
             values = (entry.p, holm and holm.p, entry.p_exact, holm_exact and holm_exact.p)
-            lines.append(f"  {task:<16}{entry.n:>7,}{signed(100 * entry.difference):>12}{ends:>20}"
-                         + "".join(f"{'–' if p is None else f'{p:.4f}':>9}" for p in values))  # fmt: skip
+            lines.append(
+                f"  {task:<16}{entry.n:>7,}{signed(100 * entry.difference):>12}{ends:>20}"
+                + "".join(f"{'–' if p is None else f'{p:.4f}':>9}" for p in values)
+            )
         lines += [*_fewer(pairing), ""]
     shown = [pairing for pairing in found if pairing.tasks]
     if shown:
-        lines.append(f"Points of percent, {100 * statistics.LEVEL:.0f} % bootstrap intervals over items and seeds; p "
-                     "of the paired bootstrap and of McNemar's exact test,\neach also after Holm's correction over the "
-                     f"{' and the '.join(dict.fromkeys(x.among for x in shown))} of a backbone and pool.")  # fmt: skip
+        lines.append(
+            f"Points of percent, {100 * statistics.LEVEL:.0f} % bootstrap intervals over items and seeds; p "
+            "of the paired bootstrap and of McNemar's exact test,\neach also after Holm's correction over the "
+            f"{' and the '.join(dict.fromkeys(x.among for x in shown))} of a backbone and pool."
+        )
         alone = [pairing for pairing in shown if len(pairing.seeds) == 1]
         lines += [f"{len(alone)} of {len(shown)} comparisons rest on {statistics.ONE_SEED}."] * bool(alone)
         lines += _dashes([entry for pairing in shown for entry in pairing.tasks.values()])
@@ -202,19 +212,57 @@ def comma_separated(found: Sequence[Pairing]) -> str:
     """One line a comparison and task, fractions; a comparison without figures has its reason."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["backbone", "pool", "ours", "theirs", "seeds", "partial", "task", "items", "difference", "low",
-                     "high", "p", "p_holm", "holm_over", "p_mcnemar", "p_mcnemar_holm", "mcnemar_holm_over",
-                     "holm_planned", "reason"])  # fmt: skip
+    writer.writerow(
+        [
+            "backbone",
+            "pool",
+            "ours",
+            "theirs",
+            "seeds",
+            "partial",
+            "task",
+            "items",
+            "difference",
+            "low",
+            "high",
+            "p",
+            "p_holm",
+            "holm_over",
+            "p_mcnemar",
+            "p_mcnemar_holm",
+            "mcnemar_holm_over",
+            "holm_planned",
+            "reason",
+        ]
+    )
     for pairing in found:
-        first = [pairing.backbone, pairing.pool, pairing.ours, pairing.theirs, " ".join(map(str, pairing.seeds)),
-                 "yes" if pairing.partial else "no"]  # fmt: skip
+        first = [
+            pairing.backbone,
+            pairing.pool,
+            pairing.ours,
+            pairing.theirs,
+            " ".join(map(str, pairing.seeds)),
+            "yes" if pairing.partial else "no",
+        ]
         if not pairing.tasks:
             writer.writerow([*first, *[""] * 11, pairing.planned, pairing.reason])
         for task, x in pairing.tasks.items():
             nothing = (None, None)
-            writer.writerow([*first, task, x.n, x.difference, *(x.interval or nothing),
-                             x.p, *pairing.holm.get(task, nothing),
-                             x.p_exact, *pairing.holm_exact.get(task, nothing), pairing.planned, ""])  # fmt: skip
+            writer.writerow(
+                [
+                    *first,
+                    task,
+                    x.n,
+                    x.difference,
+                    *(x.interval or nothing),
+                    x.p,
+                    *pairing.holm.get(task, nothing),
+                    x.p_exact,
+                    *pairing.holm_exact.get(task, nothing),
+                    pairing.planned,
+                    "",
+                ]
+            )
     return out.getvalue()
 
 

@@ -157,12 +157,18 @@ def resolve(composed: Any) -> Config:
 
     try:
         # these check their own keys; a selector also says itself what a missing checkpoint means
-        own: Any = {name: OmegaConf.to_container(composed[name], resolve=True, throw_on_missing=False)
-                    for name in ("selector", "suite", "selecting") if composed[name] is not None}  # fmt: skip
+        own: Any = {
+            name: OmegaConf.to_container(composed[name], resolve=True, throw_on_missing=False)
+            for name in ("selector", "suite", "selecting")
+            if composed[name] is not None
+        }
         tree: Any = OmegaConf.masked_copy(composed, [key for key in composed if key not in ("hydra", *own)])
         selecting = BackboneConfig(**own["selecting"]) if "selecting" in own else None
-        return Config(**{**OmegaConf.to_object(tree), "selecting": selecting}, selector=own["selector"],
-                      suite=SuiteConfig.of(own["suite"]))  # fmt: skip
+        return Config(
+            **{**OmegaConf.to_object(tree), "selecting": selecting},
+            selector=own["selector"],
+            suite=SuiteConfig.of(own["suite"]),
+        )
     except MissingMandatoryValue as error:
         raise BadInput(
             f"the config needs a value for '{error.full_key or error.key}'; set it on the command line "
@@ -255,13 +261,17 @@ def _unknown_option(option: str, overrides: Sequence[str]) -> BadInput | None:
     options = {kind: [field.name for field in dataclasses.fields(types[kind].Config)] for kind in types}
     if option in options[name]:
         return BadInput(f"'selector.{option}' is not set by conf/selector/{name}.yaml; write +selector.{option}=...")
-    text = (f"selector '{name}' has no option '{option}'{nearest(option, options[name])}; "
-            f"it has {', '.join(options[name]) or 'none'}")  # fmt: skip
+    text = (
+        f"selector '{name}' has no option '{option}'{nearest(option, options[name])}; "
+        f"it has {', '.join(options[name]) or 'none'}"
+    )
     others = [kind for kind in types if option in options[kind]]
     if others:
-        text += (f". {', '.join(others)} {'have' if len(others) > 1 else 'has'} it: on a command line an option "
-                 f"reaches every selector of a sweep, so name one (selector={others[0]}), or write the option into "
-                 f"conf/selector/{others[0]}.yaml for all sweeps")  # fmt: skip
+        text += (
+            f". {', '.join(others)} {'have' if len(others) > 1 else 'has'} it: on a command line an option "
+            f"reaches every selector of a sweep, so name one (selector={others[0]}), or write the option into "
+            f"conf/selector/{others[0]}.yaml for all sweeps"
+        )
     return BadInput(text)
 
 

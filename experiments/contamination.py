@@ -60,8 +60,10 @@ def examples(found: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in list(best.values())[:SHOWN]:
             near = "" if row["similarity"] is None else f", {100 * row['similarity']:.0f} % of its own words"
             where = f"{row['config']}/{row['split']} item {row['item']}, {row['field']}"
-            lines.append(f"  {task} {where}, in the {row['part']} of record {row['id']}: "
-                         f"{row['match']}{near}, {row['words']} words in a row")  # fmt: skip
+            lines.append(
+                f"  {task} {where}, in the {row['part']} of record {row['id']}: "
+                f"{row['match']}{near}, {row['words']} words in a row"
+            )
             lines.append("      " + textwrap.shorten(row["span"], WIDTH, placeholder=" …"))
     return lines
 
@@ -70,17 +72,24 @@ def render(cells: Sequence[Cell], store: Store, artifact: Artifact) -> str:
     """What was found in one pool, and in those of its subsets that are there."""
     config = cells[0].config
     found = contamination.overlaps(artifact)
-    lines = [f"{config.pool.name} ({artifact.info['rows_in']:,} records) and the suite {config.suite.name}; "
-             f"runs of {config.contamination.ngram} words",
-             *table(contamination.count(artifact, found)), *examples(found)]  # fmt: skip
+    lines = [
+        f"{config.pool.name} ({artifact.info['rows_in']:,} records) and the suite {config.suite.name}; "
+        f"runs of {config.contamination.ngram} words",
+        *table(contamination.count(artifact, found)),
+        *examples(found),
+    ]
     unknown = artifact.manifest["payload"]["config"]["unknown"]
     if unknown:
         lines.append(f"  not compared, since their columns are not known: {', '.join(unknown)}")
     for cell in cells:
         counted = counts(cell, store)
         if counted is not None:
-            parts = [f"{task} {entry['overlap']:,} {kind}" for task, kinds in counted.items()
-                     for kind, entry in kinds.items() if entry["overlap"]]  # fmt: skip
+            parts = [
+                f"{task} {entry['overlap']:,} {kind}"
+                for task, kinds in counted.items()
+                for kind, entry in kinds.items()
+                if entry["overlap"]
+            ]
             lines.append(f"  subset of {cell.name}: {', '.join(parts) or 'no overlap'}")
     return "\n".join([*lines, f"  {artifact.path}/overlaps.parquet", ""])
 

@@ -20,8 +20,9 @@ from experiments.config import plain_errors
 
 def arguments(given: list[str] | None = None) -> tuple[list[str], Path, argparse.Namespace]:
     """Overrides, the mirror's folder and the switches."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.fetch", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.fetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("overrides", nargs="+", help="as for experiments.run, and to=<folder of the mirror>")
     parser.add_argument("--verify", action="store_true", help="download nothing, only check what is there")
     parser.add_argument("--repair", action="store_true", help="delete damaged files and fetch them again")
@@ -48,8 +49,10 @@ def main() -> None:
         problems = mirror.fill(wanted, folder, not args.verify, args.repair, lambda text: print(text, flush=True))
         if problems:
             raise BadInput("\n  ".join([f"{len(problems)} problem{'s' * (len(problems) > 1)}", *problems]))
-        print(f"complete; to use it without a network: HF_HUB_CACHE={folder}/hub python -m experiments.run -m "
-              f"{' '.join(overrides)} exec.offline=true suite.data_root={folder}/benchmarks")  # fmt: skip
+        print(
+            f"complete; to use it without a network: HF_HUB_CACHE={folder}/hub python -m experiments.run -m "
+            f"{' '.join(overrides)} exec.offline=true suite.data_root={folder}/benchmarks"
+        )
 
 
 if __name__ == "__main__":

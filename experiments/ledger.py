@@ -21,7 +21,9 @@ def load(path: Path = FILE) -> list[Deviation]:
     entries = []
     for number, line in enumerate(yaml.safe_load(path.read_text()), 1):
         if set(line) != FIELDS or not all(isinstance(line[name], str) for name in FIELDS - {"keys"}):
-            raise BadInput(f"{path}, line {number} ({line.get('question')}): has {sorted(line)}, expected "
-                           f"{sorted(FIELDS)}, texts but for the list 'keys'")  # fmt: skip
+            raise BadInput(
+                f"{path}, line {number} ({line.get('question')}): has {sorted(line)}, expected "
+                f"{sorted(FIELDS)}, texts but for the list 'keys'"
+            )
         entries.append(Deviation(**{**line, "keys": tuple(line["keys"])}))
     return entries

@@ -40,9 +40,13 @@ ANALYSED = ("llama3_8b", "alpaca_gpt4")  # backbone and pool of the paper's sing
 
 
 def analysis(
-    experiment: str, backbone: str | None, pool: str | None, selector: str, swept: Mapping[str, Any],
+    experiment: str,
+    backbone: str | None,
+    pool: str | None,
+    selector: str,
+    swept: Mapping[str, Any],
     by: str | None = None,
-) -> dict[str, float] | None:  # fmt: skip
+) -> dict[str, float] | None:
     """The published figures of one cell of an analysis (mostly the average alone), or None.
 
     ``swept`` holds the cell's overrides by key, ``by`` is the ``paper`` key of the backbone that chose the subset.

@@ -44,14 +44,24 @@ def render(chosen: list[Cell], store: Store) -> str:
     states = {node.fingerprint: store.status(node) for node in nodes}
     finished = finished_seconds(store, nodes)
     first = chosen[0].config
-    lines = [f"{first.profile.statement}", f"{first.experiment.title or first.experiment.name}: {len(chosen)} cells, "
-             f"{len(nodes)} artifacts, artifacts under {store.root}", ""]  # fmt: skip
+    lines = [
+        f"{first.profile.statement}",
+        f"{first.experiment.title or first.experiment.name}: {len(chosen)} cells, "
+        f"{len(nodes)} artifacts, artifacts under {store.root}",
+        "",
+    ]
     for cell in chosen:
         pending = [role for role, node in cell.nodes.items() if states[node.fingerprint].state != "done"]
-        problems = [f"{states[n.fingerprint].state}: {states[n.fingerprint].reason}" for n in cell.nodes.values()
-                    if states[n.fingerprint].state in ("failed", "not-run")]  # fmt: skip
-        problems += [f"will not run: needs a pinned revision of {n.config.unpinned}" for role, n in cell.nodes.items()
-                     if role in pending and getattr(n.config, "unpinned", None)]  # fmt: skip
+        problems = [
+            f"{states[n.fingerprint].state}: {states[n.fingerprint].reason}"
+            for n in cell.nodes.values()
+            if states[n.fingerprint].state in ("failed", "not-run")
+        ]
+        problems += [
+            f"will not run: needs a pinned revision of {n.config.unpinned}"
+            for role, n in cell.nodes.items()
+            if role in pending and getattr(n.config, "unpinned", None)
+        ]
         what = "cached" if not pending else "to do: " + ", ".join(pending)
         lines.append(f"  {cell.name:<48} {what}" + (f"  [{problems[0]}]" if problems else ""))
     lines += ["", f"  {'stage':<10}{'distinct':>9}{'cached':>8}{'to build':>10}{'shared':>8}   {'rough cost':<30}"]
@@ -93,15 +103,24 @@ def selection_cost(chosen: list[Cell], store: Store) -> list[str]:
     Rates are measured ones only: of finished answers and matrices of that backbone in this store, or else of
     ``make bench-gpu`` (``bench/gpu.json`` in the store's folder). Without one no hours are named.
     """
-    cell = next((c for c in chosen if (c.config.backbone.paper, c.config.pool.paper) == paper.ANALYSED
-                 and c.config.selector["name"] == "adg"), None)  # fmt: skip
+    cell = next(
+        (
+            c
+            for c in chosen
+            if (c.config.backbone.paper, c.config.pool.paper) == paper.ANALYSED and c.config.selector["name"] == "adg"
+        ),
+        None,
+    )
     if cell is None:
         return []
     rows, k = cell.config.pool.rows or cell.config.pool.expected_rows or 0, cell.config.sampling.n
     theirs = paper.figures()["selection_cost_hours_4gpu"]["adg"]
     published = f"the paper names {theirs} h on 4 GPUs, {4 * theirs:.2f} GPU-hours"
-    lines = ["", f"  selecting from {rows:,} examples with {cell.config.backbone.title or cell.config.backbone.name}, "
-                 f"{k} answers each: {published}"]  # fmt: skip
+    lines = [
+        "",
+        f"  selecting from {rows:,} examples with {cell.config.backbone.title or cell.config.backbone.name}, "
+        f"{k} answers each: {published}",
+    ]
     sampling, scoring = _rates(chosen, store, cell)
     for what, rate in (("sampling", sampling), ("scoring", scoring)):
         cost = "no measured rate"
@@ -169,8 +188,13 @@ def amount(nodes: list[Node], owner: dict[str, Cell]) -> str:
         if not part:
             return ""
         total += int(part)
-    unit = {"answers": "answers to sample", "grams": "answers to embed", "losses": "records to read",
-            "adapter": "examples to train on", "eval": "items to evaluate"}[nodes[0].stage.name]  # fmt: skip
+    unit = {
+        "answers": "answers to sample",
+        "grams": "answers to embed",
+        "losses": "records to read",
+        "adapter": "examples to train on",
+        "eval": "items to evaluate",
+    }[nodes[0].stage.name]
     return f" ({total:,} {unit})"
 
 

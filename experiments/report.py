@@ -47,27 +47,41 @@ def row(cell: Cell, store: Store) -> report.Row:
     else:
         figure = paper.figure(c.backbone.paper, c.pool.paper, name)
     counted = contamination.counts(cell, store) if results else None
-    overlap = None if counted is None else {task: {kind: entry["overlap"] for kind, entry in kinds.items()}
-                                            for task, kinds in counted.items()}  # fmt: skip
+    overlap = (
+        None
+        if counted is None
+        else {task: {kind: entry["overlap"] for kind, entry in kinds.items()} for task, kinds in counted.items()}
+    )
     return report.Row(
-        backbone=c.backbone.name, pool=c.pool.name, selector=name, variant=cell.variant, interval=interval,
+        backbone=c.backbone.name,
+        pool=c.pool.name,
+        selector=name,
+        variant=cell.variant,
+        interval=interval,
         overlap=overlap,
-        state=status.state, reason=f"{role}: {status.reason}" if status.reason else "",
-        results=results, paper=figure, facts=facts or {}, seeds={"seed": c.seed},
-    )  # fmt: skip
+        state=status.state,
+        reason=f"{role}: {status.reason}" if status.reason else "",
+        results=results,
+        paper=figure,
+        facts=facts or {},
+        seeds={"seed": c.seed},
+    )
 
 
-def _untrained(
-    cell: Cell, role: str, status: Status, results: Any, interval: tuple[float, float] | None
-) -> report.Row:  # fmt: skip
+def _untrained(cell: Cell, role: str, status: Status, results: Any, interval: tuple[float, float] | None) -> report.Row:
     """The row of a model that is evaluated as it is; a published checkpoint stands beside the paper's ADG row."""
     b = cell.config.backbone
     return report.Row(
-        backbone=b.name, pool=b.trained_on or "–", selector="adg" if b.trained_on else "untrained",
-        variant="as published" if b.trained_on else cell.variant, state=status.state,
-        reason=f"{role}: {status.reason}" if status.reason else "", results=results, interval=interval,
+        backbone=b.name,
+        pool=b.trained_on or "–",
+        selector="adg" if b.trained_on else "untrained",
+        variant="as published" if b.trained_on else cell.variant,
+        state=status.state,
+        reason=f"{role}: {status.reason}" if status.reason else "",
+        results=results,
+        interval=interval,
         paper=paper.figure(b.paper, b.trained_on, "adg"),
-    )  # fmt: skip
+    )
 
 
 def average_interval(artifact: Artifact, seed: int) -> tuple[float, float] | None:
@@ -75,8 +89,11 @@ def average_interval(artifact: Artifact, seed: int) -> tuple[float, float] | Non
     results = samples.results(artifact)
     if results["categories"]["avg"] is None:
         return None
-    tasks = {task: samples.matrix([artifact], task) for task, entry in results["tasks"].items()
-             if entry["status"] == harness.DONE}  # fmt: skip
+    tasks = {
+        task: samples.matrix([artifact], task)
+        for task, entry in results["tasks"].items()
+        if entry["status"] == harness.DONE
+    }
     draw = seeds.generator(seed, "report", artifact.fingerprint)
     found = statistics.bootstrap_average(tasks, draw, RESAMPLES)
     return None if found is None else (max(0.0, found.low), min(1.0, found.high))  # of few items it may reach beyond
@@ -87,16 +104,26 @@ def write(chosen: list[Cell], store: Store) -> str:
     first = chosen[0].config
     evaluated = first.experiment.last == "eval"
     rows = [row(cell, store) for cell in chosen] if evaluated else []
-    notes = [f"{b.name}: {b.statement}" for b in {c.config.backbone.name: c.config.backbone for c in chosen}.values()
-             if b.statement]  # fmt: skip
+    notes = [
+        f"{b.name}: {b.statement}"
+        for b in {c.config.backbone.name: c.config.backbone for c in chosen}.values()
+        if b.statement
+    ]
     notes += [note for note in dict.fromkeys(c.selector.note(c.nodes["backbone"]) for c in chosen) if note]
     title = first.experiment.title or first.experiment.name
     folder, what = report_folder(chosen, store)
     if what:
         title = f"{title} ({what})"
-    table = report.Table(title=title, profile=first.profile.name, statement=first.profile.statement, rows=rows,
-                         notes=notes, ledger=ledger.load(), source=paper.source(),
-                         sections=analyse.sections(chosen, store, rows))  # fmt: skip
+    table = report.Table(
+        title=title,
+        profile=first.profile.name,
+        statement=first.profile.statement,
+        rows=rows,
+        notes=notes,
+        ledger=ledger.load(),
+        source=paper.source(),
+        sections=analyse.sections(chosen, store, rows),
+    )
     names = [path.name for path in report.write(table, folder)]
     return f"{report.terminal(table)}\n\n{folder}/ holds {', '.join(names)}"
 

@@ -61,8 +61,12 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
         elif event != "cached":
             say(f"{tag}    {node.stage.name:<9} {event} in {seconds:.1f} s")
 
-    record: dict[str, Any] = {"cell": cell.name, "fingerprint": cell.fingerprint, "overrides": list(cell.overrides),
-                              "nodes": {role: node.folder for role, node in cell.nodes.items()}}  # fmt: skip
+    record: dict[str, Any] = {
+        "cell": cell.name,
+        "fingerprint": cell.fingerprint,
+        "overrides": list(cell.overrides),
+        "nodes": {role: node.folder for role, node in cell.nodes.items()},
+    }
     store = store_of(config)
     path = store.root / "cells" / f"{file_name(cell.name.replace('/', '+'))}-{cell.fingerprint[:8]}.json"
     try:
@@ -128,10 +132,15 @@ def _reopen_if_more_can_run(store: Store, cell: Cell) -> None:
 def _info(cell: Cell) -> tracking.CellInfo:
     c = cell.config
     return tracking.CellInfo(
-        name=cell.name, fingerprint=cell.fingerprint, group=f"{c.profile.name}-{c.experiment.name}",
-        backbone=c.backbone.name, pool=c.pool.name, selector=str(c.selector["name"]), variant=cell.variant,
+        name=cell.name,
+        fingerprint=cell.fingerprint,
+        group=f"{c.profile.name}-{c.experiment.name}",
+        backbone=c.backbone.name,
+        pool=c.pool.name,
+        selector=str(c.selector["name"]),
+        variant=cell.variant,
         config=plain(c),
-    )  # fmt: skip
+    )
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

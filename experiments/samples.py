@@ -29,8 +29,9 @@ WIDTH = 110
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m experiments.samples", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.samples", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("overrides", nargs="*", help="as for experiments.run: they choose the cell")
     parser.add_argument("--task", help="one task; all of the suite's when it is left out")
     parser.add_argument("--subtask", help="only subtasks whose name holds this text")
@@ -52,9 +53,11 @@ def evaluation(cell: Cell) -> Node:
     """The evaluation of a cell. Raises ``BadInput`` where the experiment ends with the subset."""
     if "eval" not in cell.nodes:
         name = cell.config.experiment.name
-        raise BadInput(f"experiment={name} only selects: its cells end with the {cell.config.experiment.last}, nothing "
-                       f"is evaluated; expected an experiment with an evaluation. python -m experiments.report "
-                       f"profile={cell.config.profile.name} experiment={name} compares the subsets")  # fmt: skip
+        raise BadInput(
+            f"experiment={name} only selects: its cells end with the {cell.config.experiment.last}, nothing "
+            f"is evaluated; expected an experiment with an evaluation. python -m experiments.report "
+            f"profile={cell.config.profile.name} experiment={name} compares the subsets"
+        )
     return cell.nodes["eval"]
 
 
@@ -63,8 +66,10 @@ def evaluated(cell: Cell, store: Store) -> Artifact:
     artifact = store.find(evaluation(cell))
     if artifact is None:
         role, status = cell_status(cell, store)
-        raise BadInput(f"{cell.name} has no evaluation ({status.state} at {role}); run it first, python -m "
-                       f"experiments.run with the same overrides")  # fmt: skip
+        raise BadInput(
+            f"{cell.name} has no evaluation ({status.state} at {role}); run it first, python -m "
+            f"experiments.run with the same overrides"
+        )
     return artifact
 
 
@@ -82,28 +87,37 @@ def tasks(artifact: Artifact, args: argparse.Namespace) -> list[str]:
     """The tasks to show: the one that was named, or all that have items."""
     found = samples.results(artifact)["tasks"]
     if args.task and args.task not in found:
-        raise BadInput(f"--task {args.task} is not known{nearest(args.task, list(found))}; the suite has "
-                       f"{', '.join(found)}")  # fmt: skip
+        raise BadInput(
+            f"--task {args.task} is not known{nearest(args.task, list(found))}; the suite has {', '.join(found)}"
+        )
     return [args.task] if args.task else [name for name, entry in found.items() if entry["status"] == "done"]
 
 
 def show(row: Mapping[str, Any], task: str) -> str:
     """One item as text: the end of its prompt, what was expected and what came."""
-    lines = [f"{task} / {row['subtask']} item {row['doc_id']}: score {row['score']:g}"
-             + (f", {row['error']}" if row["error"] else "")]  # fmt: skip
+    lines = [
+        f"{task} / {row['subtask']} item {row['doc_id']}: score {row['score']:g}"
+        + (f", {row['error']}" if row["error"] else "")
+    ]
     for name, text in (("prompt", str(row["prompt"])[-600:]), ("target", row["target"]), ("answer", row["answer"])):
-        lines += textwrap.wrap(" ".join(str(text).split()), WIDTH, initial_indent=f"  {name:<8}",
-                               subsequent_indent=" " * 10) or [f"  {name:<8}"]  # fmt: skip
+        lines += textwrap.wrap(
+            " ".join(str(text).split()), WIDTH, initial_indent=f"  {name:<8}", subsequent_indent=" " * 10
+        ) or [f"  {name:<8}"]
     return "\n".join(lines)
 
 
 def show_change(one: Mapping[str, Any], other: Mapping[str, Any], task: str, names: tuple[str, str]) -> str:
     """One item whose score differs between two cells."""
     lines = [show(one, task).split(": score")[0] + f": {one['score']:g} -> {other['score']:g}"]
-    for name, text in (("prompt", str(one["prompt"])[-600:]), ("target", one["target"]),
-                       (f"in {names[0]}", one["answer"]), (f"in {names[1]}", other["answer"])):  # fmt: skip
-        lines += textwrap.wrap(" ".join(str(text).split()), WIDTH, initial_indent=f"  {name}: ",
-                               subsequent_indent=" " * 10)  # fmt: skip
+    for name, text in (
+        ("prompt", str(one["prompt"])[-600:]),
+        ("target", one["target"]),
+        (f"in {names[0]}", one["answer"]),
+        (f"in {names[1]}", other["answer"]),
+    ):
+        lines += textwrap.wrap(
+            " ".join(str(text).split()), WIDTH, initial_indent=f"  {name}: ", subsequent_indent=" " * 10
+        )
     return "\n".join(lines)
 
 
@@ -113,8 +127,9 @@ def listed(cell: Cell, store: Store, args: argparse.Namespace) -> tuple[list[str
     out, counts = [], []
     for task in tasks(artifact, args):
         found = [row for row in samples.rows(artifact, task, args.filter) if wanted(row, args)]
-        out += [json.dumps({"task": task, **row}, ensure_ascii=False) if args.json else show(row, task)
-                for row in found]  # fmt: skip
+        out += [
+            json.dumps({"task": task, **row}, ensure_ascii=False) if args.json else show(row, task) for row in found
+        ]
         counts.append(f"{task} {sum(row['score'] >= 1 for row in found)} right of {len(found)}")
     return out, f"{cell.name}: " + ", ".join(counts)
 
@@ -133,11 +148,17 @@ def changed(one: Cell, other: Cell, store: Store, args: argparse.Namespace) -> t
         pairs, of = samples.apart(a, b, task) if across else (samples.diff(a, b, task), 0)
         found = [pair for pair in pairs if wanted(pair[0], args)]
         for x, y in found:
-            out.append(json.dumps({"task": task, names[0]: x, names[1]: y}, ensure_ascii=False) if args.json
-                       else show_change(x, y, task, names))  # fmt: skip
+            out.append(
+                json.dumps({"task": task, names[0]: x, names[1]: y}, ensure_ascii=False)
+                if args.json
+                else show_change(x, y, task, names)
+            )
         better = sum(y["score"] > x["score"] for x, y in found)
-        counts.append(f"{task} {of - len(pairs)} of {of} alike" if across
-                      else f"{task} {better} better, {len(found) - better} worse")  # fmt: skip
+        counts.append(
+            f"{task} {of - len(pairs)} of {of} alike"
+            if across
+            else f"{task} {better} better, {len(found) - better} worse"
+        )
     return out, f"{names[0]} -> {names[1]}: " + ", ".join(counts)
 
 
@@ -154,8 +175,10 @@ def main() -> None:
         count = 2 if args.diff else 1
         if len(chosen) != count:
             some = ", ".join(cell.name for cell in chosen[:6]) + (" ..." if len(chosen) > 6 else "")
-            raise BadInput(f"the overrides name {len(chosen)} cells ({some}), expected exactly {count}"
-                           f"{' for --diff' if args.diff else ''}: add backbone=, pool= and selector=")  # fmt: skip
+            raise BadInput(
+                f"the overrides name {len(chosen)} cells ({some}), expected exactly {count}"
+                f"{' for --diff' if args.diff else ''}: add backbone=, pool= and selector="
+            )
         store = Store(Path(chosen[0].config.exec.runs))
         out, summary = changed(chosen[0], chosen[1], store, args) if args.diff else listed(chosen[0], store, args)
         rows = printed(out, args.limit)

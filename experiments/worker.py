@@ -81,9 +81,11 @@ class Runner:
                 self.waited = self._lease.waited
             self._kind = kind
             self._pool = ProcessPoolExecutor(
-                1, mp_context=get_context("spawn"), initializer=_begin,
+                1,
+                mp_context=get_context("spawn"),
+                initializer=_begin,
                 initargs=(self._lease.names if self._lease else None,),
-            )  # fmt: skip
+            )
         try:
             return self._pool.submit(_remote, node, folder, dict(inputs), exec_).result()
         except BaseException as error:

@@ -111,8 +111,12 @@ def node(subset: Node, backbone: Node, cfg: FinetuneConfig) -> Node:
     if cfg.method == "full":
         default = FinetuneConfig()
         cfg = dataclasses.replace(cfg, **{name: getattr(default, name) for name in LORA_FIELDS})
-    return Node(STAGE, f"{backbone.label}+{subset.label}+{cfg.name}", Training(cfg, prompts.HASH),
-                {"subset": subset, "backbone": backbone})  # fmt: skip
+    return Node(
+        STAGE,
+        f"{backbone.label}+{subset.label}+{cfg.name}",
+        Training(cfg, prompts.HASH),
+        {"subset": subset, "backbone": backbone},
+    )
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -182,8 +186,12 @@ def tokenise(tokenizer: Any, subset: list[Any], cfg: FinetuneConfig) -> Examples
     for record in sorted(subset, key=lambda r: records.order(r.id)):
         prompt = prompts.encode_prompt(tokenizer, prompts.render(record.instruction, record.input))
         if len(prompt) >= cfg.max_length:
-            left_out.append({"id": record.key, "reason": f"its prompt has {len(prompt)} tokens, no response token is "
-                                                         f"left within {cfg.max_length}"})  # fmt: skip
+            left_out.append(
+                {
+                    "id": record.key,
+                    "reason": f"its prompt has {len(prompt)} tokens, no response token is left within {cfg.max_length}",
+                }
+            )
             continue
         example = prompts.training_example(tokenizer, record, cfg.max_length)
         rows.append(example if cfg.loss_on == "response" else {**example, "labels": list(example["input_ids"])})
@@ -281,9 +289,15 @@ def lora_arguments(cfg: FinetuneConfig) -> dict[str, Any]:
 
 
 def make_trainer(
-    cfg: FinetuneConfig, split: Layout, precision: str, device: str, model: Any, tokenizer: Any,
-    rows: list[dict[str, list[int]]], folder: Path,
-) -> Any:  # fmt: skip
+    cfg: FinetuneConfig,
+    split: Layout,
+    precision: str,
+    device: str,
+    model: Any,
+    tokenizer: Any,
+    rows: list[dict[str, list[int]]],
+    folder: Path,
+) -> Any:
     """A TRL ``SFTTrainer`` that trains ``model`` on ``rows`` as they are. Seeds the global generators: call it and
     ``train`` inside ``generators_kept``."""
     from datasets import Dataset
@@ -460,8 +474,9 @@ def train(job: Job) -> dict[str, Any]:
             shutil.rmtree(staged, ignore_errors=True)
         trainer.save_model(str(staged))  # every process takes part where weights are sharded
     kept = ("step", "epoch", "loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy")
-    curve = [{name: line[name] for name in kept if name in line}
-             for line in trainer.state.log_history if "loss" in line]  # fmt: skip
+    curve = [
+        {name: line[name] for name in kept if name in line} for line in trainer.state.log_history if "loss" in line
+    ]
     sharing = trainer.accelerator.distributed_type.value  # NO, MULTI_GPU (data parallel), FSDP, ...
     peak = torch.cuda.max_memory_allocated() if cuda else _process_peak()
     del trainer, model
@@ -576,17 +591,30 @@ def launch(job: Job) -> dict[str, Any]:
     layout(cfg.batch_size, processes, job.exec.train_micro_batch)
     request, failure = job.work / "request.json", job.work / "failure.json"
     failure.unlink(missing_ok=True)
-    write_json(request, {
-        "subset": str(job.inputs["subset"].path), "backbone": str(job.inputs["backbone"].path),
-        "config": dataclasses.asdict(cfg), "exec": plain(job.exec), "folder": str(job.folder), "managed": True,
-    })  # fmt: skip
+    write_json(
+        request,
+        {
+            "subset": str(job.inputs["subset"].path),
+            "backbone": str(job.inputs["backbone"].path),
+            "config": dataclasses.asdict(cfg),
+            "exec": plain(job.exec),
+            "folder": str(job.folder),
+            "managed": True,
+        },
+    )
     command = [
-        sys.executable, "-m", "accelerate.commands.launch",
-        "--config_file", str(HERE / "accelerate" / ("ddp.yaml" if cfg.method == "lora" else "fsdp.yaml")),
-        "--num_processes", str(processes),
-        "--main_process_port", "0",  # a free one: another cell may be trained beside this
-        str(HERE / "run.py"), str(request),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(HERE / "accelerate" / ("ddp.yaml" if cfg.method == "lora" else "fsdp.yaml")),
+        "--num_processes",
+        str(processes),
+        "--main_process_port",
+        "0",  # a free one: another cell may be trained beside this
+        str(HERE / "run.py"),
+        str(request),
+    ]
     # The processes end when this pipe closes, so a kill of this one leaves no trainer behind that still writes.
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         code = process.wait()

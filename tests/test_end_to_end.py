@@ -42,8 +42,11 @@ def run(root: Path, env: dict[str, str], *arguments: str, check: bool = True) ->
 
 
 def digests(runs: Path, stage: str, names: tuple[str, ...]) -> dict[str, str]:
-    return {p.relative_to(runs).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-            for name in names for p in sorted((runs / stage).glob(f"*/{name}"))}  # fmt: skip
+    return {
+        p.relative_to(runs).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for name in names
+        for p in sorted((runs / stage).glob(f"*/{name}"))
+    }
 
 
 @pytest.fixture(scope="session")
@@ -91,8 +94,9 @@ def test_killed_in_every_stage_and_continued_ends_the_same(
     runs, killed = tmp_path / "runs", set()
     command = [sys.executable, "-m", "experiments.run", "-m", "profile=smoke", "selector=adg", f"exec.runs={runs}"]
     for _ in range(12):
-        process = subprocess.Popen(command, cwd=root, env=offline, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                   start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            command, cwd=root, env=offline, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         while process.poll() is None:
             stages = {p.parent.name for p in runs.glob("*/*.partial")} - killed
             if stages:
@@ -107,20 +111,34 @@ def test_killed_in_every_stage_and_continued_ends_the_same(
     assert process.returncode == 0
     assert len(killed) >= 6, f"killed only in {killed}"
     for stage, names in {
-        "answers": ("answers.parquet",), "grams": ("grams.npy", "instructions.npy"), "bins": ("bins.parquet",),
-        "subset": ("subset.jsonl", "scores.jsonl"), "adapter": ("adapter/adapter_model.safetensors",),
-    }.items():  # fmt: skip
+        "answers": ("answers.parquet",),
+        "grams": ("grams.npy", "instructions.npy"),
+        "bins": ("bins.parquet",),
+        "subset": ("subset.jsonl", "scores.jsonl"),
+        "adapter": ("adapter/adapter_model.safetensors",),
+    }.items():
         mine, unbroken = digests(runs, stage, names), digests(smoke, stage, names)
         assert mine and mine.items() <= unbroken.items(), stage
-    mine, unbroken = ({p.parent.name: json.loads(p.read_text())["tasks"] for p in r.glob("eval/*/results.json")}
-                      for r in (runs, smoke))  # fmt: skip
+    mine, unbroken = (
+        {p.parent.name: json.loads(p.read_text())["tasks"] for p in r.glob("eval/*/results.json")}
+        for r in (runs, smoke)
+    )
     assert mine.items() <= unbroken.items()
 
 
 def test_a_failing_cell_does_not_stop_the_others(root: Path, offline: dict[str, str], smoke: Path) -> None:
     """A budget above the pool fails in its cell with a reason; the finished cell stays and the exit code is 1."""
-    done = run(root, offline, "experiments.run", "-m", "profile=smoke", "selector=random", "budget=8,9000",
-               f"exec.runs={smoke}", check=False)  # fmt: skip
+    done = run(
+        root,
+        offline,
+        "experiments.run",
+        "-m",
+        "profile=smoke",
+        "selector=random",
+        "budget=8,9000",
+        f"exec.runs={smoke}",
+        check=False,
+    )
     assert done.returncode == 1
     assert "the pool holds 24 records" in done.stdout
     failed = [json.loads(p.read_text()) for p in (smoke / "cells").glob("*.json")]
@@ -130,13 +148,25 @@ def test_a_failing_cell_does_not_stop_the_others(root: Path, offline: dict[str, 
 def test_select_writes_rows_with_their_fields_and_a_score_for_each(
     root: Path, offline: dict[str, str], tmp_path: Path
 ) -> None:
-    rows = [{"id": f"r{i}", "instruction": f"Name {i + 2} birds.", "output": "sparrow " * (i + 1), "source": "mine"}
-            for i in range(20)]  # fmt: skip
+    rows = [
+        {"id": f"r{i}", "instruction": f"Name {i + 2} birds.", "output": "sparrow " * (i + 1), "source": "mine"}
+        for i in range(20)
+    ]
     (tmp_path / "my.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     out = tmp_path / "subset.jsonl"
-    run(root, offline, "experiments.select", "pool=local", f"pool.path={tmp_path / 'my.jsonl'}", "selector=adg",
-        "backbone=tiny_random", "budget=5", f"out={out}", "sampling.max_new_tokens=4",
-        f"exec.runs={tmp_path / 'runs'}")  # fmt: skip
+    run(
+        root,
+        offline,
+        "experiments.select",
+        "pool=local",
+        f"pool.path={tmp_path / 'my.jsonl'}",
+        "selector=adg",
+        "backbone=tiny_random",
+        "budget=5",
+        f"out={out}",
+        "sampling.max_new_tokens=4",
+        f"exec.runs={tmp_path / 'runs'}",
+    )
     chosen = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(chosen) == 5 and all(r in rows for r in chosen)
     scores = [json.loads(line) for line in (tmp_path / "subset.scores.jsonl").read_text().splitlines()]
@@ -144,8 +174,14 @@ def test_select_writes_rows_with_their_fields_and_a_score_for_each(
     assert {s["id"] for s in scores if s["selected"] is not None} == {r["id"] for r in chosen}
     assert all(s["reason"] for s in scores if s["selected"] is None)
     assert {"score", "dispersion", "anisotropy", "bin"} <= scores[0].keys()
-    asked = ["experiments.select", "pool=local", f"pool.path={tmp_path / 'my.jsonl'}", "selector=adg",
-             "backbone=tiny_random", f"exec.runs={tmp_path / 'other'}"]  # fmt: skip
+    asked = [
+        "experiments.select",
+        "pool=local",
+        f"pool.path={tmp_path / 'my.jsonl'}",
+        "selector=adg",
+        "backbone=tiny_random",
+        f"exec.runs={tmp_path / 'other'}",
+    ]
     done = run(root, offline, *asked, f"out={tmp_path / 'my.jsonl'}", check=False)
     assert done.returncode == 1 and "the pool's own file" in done.stderr
     done = run(root, offline, *asked, f"out={out}", "budget=21", check=False)
@@ -158,8 +194,18 @@ def test_select_writes_rows_with_their_fields_and_a_score_for_each(
 def test_select_refuses_bad_rows_before_any_work(root: Path, offline: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text('{"instruction": "a", "output": "b"}\n{"instruction": "a", \n{"output": "no instruction"}\n')
-    done = run(root, offline, "experiments.select", "pool=local", f"pool.path={path}", "selector=random",
-               "budget=1", f"out={tmp_path / 'out.jsonl'}", f"exec.runs={tmp_path / 'runs'}", check=False)  # fmt: skip
+    done = run(
+        root,
+        offline,
+        "experiments.select",
+        "pool=local",
+        f"pool.path={path}",
+        "selector=random",
+        "budget=1",
+        f"out={tmp_path / 'out.jsonl'}",
+        f"exec.runs={tmp_path / 'runs'}",
+        check=False,
+    )
     assert done.returncode == 1
     assert "bad.jsonl" in done.stderr and "line 2" in done.stderr and "line 3" in done.stderr
     assert not (tmp_path / "out.jsonl").exists()

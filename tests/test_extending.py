@@ -53,7 +53,15 @@ def test_a_selector_is_one_file_and_one_config(project: Path, tmp_path: Path) ->
     rows = {row["selector"]: row for row in csv.DictReader(table.open())}
     assert set(rows) == {"shortest", "random"} and rows["shortest"]["state"] == "done"
 
-    suite = run(project, "pytest", "tests/baselines/test_contract.py", "-k", "shortest or every_selector", "-q",
-                "-p", "no:cacheprovider")  # fmt: skip
+    suite = run(
+        project,
+        "pytest",
+        "tests/baselines/test_contract.py",
+        "-k",
+        "shortest or every_selector",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    )
     passed = re.search(r"(\d+) passed", suite)
     assert passed and int(passed[1]) >= 9 and "failed" not in suite and "skipped" not in suite

@@ -60,9 +60,14 @@ class CodeEval:
         return self._outcomes[program, test]
 
     def compute(
-        self, *, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1, 10, 100),
-        num_workers: int = 4, timeout: float = 3.0,
-    ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:  # fmt: skip
+        self,
+        *,
+        references: Sequence[str],
+        predictions: Sequence[Sequence[str]],
+        k: Sequence[int] = (1, 10, 100),
+        num_workers: int = 4,
+        timeout: float = 3.0,
+    ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
         """``({"pass@k": ...}, {task: [(candidate, {"task_id", "passed", "result", "completion_id"})]})``.
 
         As the original: pass@k is the unbiased estimate over the candidates of each task, given where every task
@@ -74,12 +79,16 @@ class CodeEval:
             for number, program in enumerate(candidates):
                 outcome = self.outcome(program, test)
                 result = "passed" if outcome.passed else f"failed: {outcome.error}"
-                rows.append((number, {"task_id": task, "passed": outcome.passed, "result": result,
-                                      "completion_id": number}))  # fmt: skip
+                rows.append(
+                    (number, {"task_id": task, "passed": outcome.passed, "result": result, "completion_id": number})
+                )
             results[task] = rows
         counts = [(len(rows), sum(row["passed"] for _, row in rows)) for rows in results.values()]
-        scores = {f"pass@{n}": sum(pass_at(n, *count) for count in counts) / len(counts)
-                  for n in k if counts and all(total >= n for total, _ in counts)}  # fmt: skip
+        scores = {
+            f"pass@{n}": sum(pass_at(n, *count) for count in counts) / len(counts)
+            for n in k
+            if counts and all(total >= n for total, _ in counts)
+        }
         return scores, results
 
     def _confined_by(self) -> Sandbox:

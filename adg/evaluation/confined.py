@@ -35,11 +35,19 @@ DEVICES = ("null", "zero", "full", "random", "urandom")
 # umount2, pivot_root, chroot, unshare, setns, memfd_create, process_vm_readv, process_vm_writev, keyctl, add_key,
 # request_key, bpf, userfaultfd, perf_event_open, io_uring_setup, pidfd_open, pidfd_send_signal, open_by_handle_at)
 SYSCALLS = {
-    "x86_64": (0xC000003E, 56, 62, (41, 101, 165, 166, 155, 161, 272, 308, 319, 310, 311, 250, 248, 249, 321, 323,
-                                    298, 425, 434, 424, 304)),
-    "aarch64": (0xC00000B7, 220, 129, (198, 117, 40, 39, 41, 51, 97, 268, 279, 270, 271, 219, 217, 218, 280, 282,
-                                       241, 425, 434, 424, 265)),
-}  # fmt: skip
+    "x86_64": (
+        0xC000003E,
+        56,
+        62,
+        (41, 101, 165, 166, 155, 161, 272, 308, 319, 310, 311, 250, 248, 249, 321, 323, 298, 425, 434, 424, 304),
+    ),
+    "aarch64": (
+        0xC00000B7,
+        220,
+        129,
+        (198, 117, 40, 39, 41, 51, 97, 268, 279, 270, 271, 219, 217, 218, 280, 282, 241, 425, 434, 424, 265),
+    ),
+}
 
 
 def call(result: int, what: str) -> None:
@@ -173,15 +181,32 @@ def refuse_calls() -> None:
     load, equal, above, masked, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, kill_process, eperm, enosys = 0x7FFF0000, 0x80000000, 0x50001, 0x50026
     new_namespace = 0x7E020000
-    rules = [(load, 0, 0, 4), (equal, 1, 0, arch), (give, 0, 0, kill_process), (load, 0, 0, 0),
-             (above, 0, 1, 0x40000000), (give, 0, 0, eperm)]  # fmt: skip
+    rules = [
+        (load, 0, 0, 4),
+        (equal, 1, 0, arch),
+        (give, 0, 0, kill_process),
+        (load, 0, 0, 0),
+        (above, 0, 1, 0x40000000),
+        (give, 0, 0, eperm),
+    ]
     for number in refused:
         rules += [(equal, 0, 1, number), (give, 0, 0, eperm)]
     rules += [(equal, 0, 1, 435), (give, 0, 0, enosys)]  # clone3: libraries fall back to clone, whose flags show
-    rules += [(equal, 0, 4, clone), (load, 0, 0, 16), (masked, 0, 1, new_namespace), (give, 0, 0, eperm),
-              (load, 0, 0, 0)]  # fmt: skip
-    rules += [(equal, 0, 5, kill), (load, 0, 0, 16), (equal, 1, 0, 1), (equal, 0, 1, 0xFFFFFFFF), (give, 0, 0, eperm),
-              (load, 0, 0, 0)]  # fmt: skip
+    rules += [
+        (equal, 0, 4, clone),
+        (load, 0, 0, 16),
+        (masked, 0, 1, new_namespace),
+        (give, 0, 0, eperm),
+        (load, 0, 0, 0),
+    ]
+    rules += [
+        (equal, 0, 5, kill),
+        (load, 0, 0, 16),
+        (equal, 1, 0, 1),
+        (equal, 0, 1, 0xFFFFFFFF),
+        (give, 0, 0, eperm),
+        (load, 0, 0, 0),
+    ]
     rules += [(give, 0, 0, allow)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *rule) for rule in rules))
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(rules), ctypes.addressof(code)))
@@ -227,9 +252,12 @@ def start(request: dict, token: int, result: int, output: int) -> None:
             except OSError:
                 continue
     for kind, value in (
-        (resource.RLIMIT_AS, limits["memory_bytes"]), (resource.RLIMIT_NPROC, limits["process_limit"]),
-        (resource.RLIMIT_FSIZE, limits["file_bytes"]), (resource.RLIMIT_NOFILE, 128), (resource.RLIMIT_CORE, 0),
-    ):  # fmt: skip
+        (resource.RLIMIT_AS, limits["memory_bytes"]),
+        (resource.RLIMIT_NPROC, limits["process_limit"]),
+        (resource.RLIMIT_FSIZE, limits["file_bytes"]),
+        (resource.RLIMIT_NOFILE, 128),
+        (resource.RLIMIT_CORE, 0),
+    ):
         resource.setrlimit(kind, (value, value))
     resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_seconds"], limits["cpu_seconds"] + 1))
     if os.path.isdir("/packages"):

@@ -79,10 +79,14 @@ def node(pool: Node, suite: SuiteConfig, options: ContaminationConfig = Contamin
     """The comparison of ``pool`` with every benchmark of ``suite``. Raises ``BadInput`` when local data is missing."""
     digests = suite.digests()
     benchmarks = {
-        name: {"repo": task.repo, "data": digests.get(task.repo, task.revision),
-               "subtasks": None if task.subtasks is None else list(task.subtasks)}
-        for name, task in suite.tasks.items() if name in items.TASKS
-    }  # fmt: skip
+        name: {
+            "repo": task.repo,
+            "data": digests.get(task.repo, task.revision),
+            "subtasks": None if task.subtasks is None else list(task.subtasks),
+        }
+        for name, task in suite.tasks.items()
+        if name in items.TASKS
+    }
     unknown = tuple(name for name in suite.tasks if name not in items.TASKS)
     config = Contamination(options, benchmarks, unknown, None if suite.root is None else str(suite.root))
     return Node(STAGE, f"{pool.label}+{suite.name}", config, {"pool": pool})
@@ -106,18 +110,33 @@ def build(job: Job) -> dict[str, Any]:
     file = pq.ParquetFile(job.inputs["pool"].file("records.parquet"))
     with progress(file.metadata.num_rows, "comparing with benchmarks", "records") as bar:
         for batch in file.iter_batches(BATCH, columns=["id", "instruction", "input", "output"]):
-            rows += index.compare([(r["id"], f"{r['instruction']}\n{r['input']}", r["output"])
-                                   for r in batch.to_pylist()])  # fmt: skip
+            rows += index.compare(
+                [(r["id"], f"{r['instruction']}\n{r['input']}", r["output"]) for r in batch.to_pylist()]
+            )
             bar.update(batch.num_rows)
     columns = {name: pa.string() for name in ("id", "part", "task", "kind", "config", "split")}
-    kinds = {"item": pa.int32(), "field": pa.string(), "match": pa.string(), "words": pa.int32(),
-             "similarity": pa.float64(), "span": pa.string()}  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([*(columns | kinds).items()])),
-                   job.folder / "overlaps.parquet", compression="zstd")  # fmt: skip
+    kinds = {
+        "item": pa.int32(),
+        "field": pa.string(),
+        "match": pa.string(),
+        "words": pa.int32(),
+        "similarity": pa.float64(),
+        "span": pa.string(),
+    }
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema=pa.schema([*(columns | kinds).items()])),
+        job.folder / "overlaps.parquet",
+        compression="zstd",
+    )
     summary = {"records": file.metadata.num_rows, "unknown": list(config.unknown), "tasks": index.counts()}
     write_json(job.folder / "summary.json", summary)
-    return {"rows_in": file.metadata.num_rows, "rows_out": file.metadata.num_rows, "failed": [],
-            "overlaps": len(rows), "records_with_overlap": len({row["id"] for row in rows})}  # fmt: skip
+    return {
+        "rows_in": file.metadata.num_rows,
+        "rows_out": file.metadata.num_rows,
+        "failed": [],
+        "overlaps": len(rows),
+        "records_with_overlap": len({row["id"] for row in rows}),
+    }
 
 
 def overlaps(artifact: Artifact) -> list[dict[str, Any]]:
@@ -150,12 +169,17 @@ def count(
             sets.setdefault("records", set()).add(row["id"])
     return {
         task: {
-            kind: {**totals, **{name: len(hit.get((task, kind), {}).get(name, ()))
-                                for name in ("overlap", *FIELDS, *MATCHES, "records")}}
+            kind: {
+                **totals,
+                **{
+                    name: len(hit.get((task, kind), {}).get(name, ()))
+                    for name in ("overlap", *FIELDS, *MATCHES, "records")
+                },
+            }
             for kind, totals in kinds.items()
         }
         for task, kinds in tasks.items()
-    }  # fmt: skip
+    }
 
 
 # -- words --------------------------------------------------------------------------------------------
@@ -354,9 +378,22 @@ class Index:
         for (record, other), (size, text, at, match, similarity) in sorted(best.items()):
             task, kind, config, split, row = self.names[other // 2]
             span = " ".join(self.spelling[n] for n in asked.tokens[at : at + size].tolist())
-            rows.append({"id": records[record][0], "part": PARTS[text % 2], "task": task, "kind": kind,
-                         "config": config, "split": split, "item": row, "field": FIELDS[other % 2], "match": match,
-                         "words": size, "similarity": similarity, "span": span})  # fmt: skip
+            rows.append(
+                {
+                    "id": records[record][0],
+                    "part": PARTS[text % 2],
+                    "task": task,
+                    "kind": kind,
+                    "config": config,
+                    "split": split,
+                    "item": row,
+                    "field": FIELDS[other % 2],
+                    "match": match,
+                    "words": size,
+                    "similarity": similarity,
+                    "span": span,
+                }
+            )
         return rows
 
     def _runs(self, asked: Texts, k: int, mine: np.ndarray, theirs: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
@@ -368,8 +405,12 @@ class Index:
         order = np.lexsort((mine, mine - theirs, other, text))
         text, other, mine, theirs = text[order], other[order], mine[order], theirs[order]
         start = np.ones(len(mine), bool)
-        start[1:] = (text[1:] != text[:-1]) | (other[1:] != other[:-1]) | (mine[1:] != mine[:-1] + 1) \
-            | (theirs[1:] != theirs[:-1] + 1)  # fmt: skip
+        start[1:] = (
+            (text[1:] != text[:-1])
+            | (other[1:] != other[:-1])
+            | (mine[1:] != mine[:-1] + 1)
+            | (theirs[1:] != theirs[:-1] + 1)
+        )
         begin = np.flatnonzero(start)
         size = np.diff(np.append(begin, len(mine))) + k - 1
         text, other, mine, theirs = text[begin], other[begin], mine[begin], theirs[begin]
@@ -402,6 +443,8 @@ class Index:
         new[1:] = (triples[1:, :2] != triples[:-1, :2]).any(axis=1)
         begin = np.flatnonzero(new)
         share = np.diff(np.append(begin, len(triples))) / self.own[triples[begin, 1]]
-        return {(int(text), int(other)): float(value)
-                for (text, other, _), value in zip(triples[begin], share, strict=True)
-                if value >= self.options.similarity}  # fmt: skip
+        return {
+            (int(text), int(other)): float(value)
+            for (text, other, _), value in zip(triples[begin], share, strict=True)
+            if value >= self.options.similarity
+        }

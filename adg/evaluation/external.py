@@ -49,8 +49,12 @@ def node(folder: Path, backbone: Node, model: str) -> Node:
             f"{backbone.fingerprint[:12]} ({backbone.label}); give the model it was trained on"
         )
     files = {name: sha256_file(folder / name) for name in (CONFIG, WEIGHTS)}
-    return Node(STAGE, folder.name if folder.name != "adapter" else folder.parent.name,
-                External(files, str(folder)), {"backbone": backbone})  # fmt: skip
+    return Node(
+        STAGE,
+        folder.name if folder.name != "adapter" else folder.parent.name,
+        External(files, str(folder)),
+        {"backbone": backbone},
+    )
 
 
 def build(job: Job) -> dict[str, Any]:

@@ -299,12 +299,17 @@ def _hf(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
                 model = model.merge_and_unload()
     # a sequence stops by id, and nothing else of the checkpoint's sampling defaults applies
     model.generation_config = GenerationConfig(
-        eos_token_id=models.stop_ids(backbone, tokenizer), pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=models.stop_ids(backbone, tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
-    )  # fmt: skip
+    )
     _check_finite(model, tokenizer)
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=job.exec.eval_batch_size,
-              add_bos_token=models.adds_bos(tokenizer))  # fmt: skip
+    lm = HFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=job.exec.eval_batch_size,
+        add_bos_token=models.adds_bos(tokenizer),
+    )
     try:
         yield lm
     finally:
@@ -328,12 +333,21 @@ def _vllm(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
     restore = generation.prepare_vllm()
     try:
         lm = _vllm_wrapper().VLLM(
-            pretrained=str(weights), tokenizer=str(models.model_path(backbone)), dtype=dtype,
-            add_bos_token=models.adds_bos(tokenizer), tensor_parallel_size=job.exec.tensor_parallel, seed=0,
-            batch_size=VLLM_REQUESTS, generation_config="vllm", enable_prefix_caching=True, async_scheduling=False,
+            pretrained=str(weights),
+            tokenizer=str(models.model_path(backbone)),
+            dtype=dtype,
+            add_bos_token=models.adds_bos(tokenizer),
+            tensor_parallel_size=job.exec.tensor_parallel,
+            seed=0,
+            batch_size=VLLM_REQUESTS,
+            generation_config="vllm",
+            enable_prefix_caching=True,
+            async_scheduling=False,
             disable_log_stats=True,
-            enforce_eager=not on_gpu, **chosen, **memory,
-        )  # fmt: skip
+            enforce_eager=not on_gpu,
+            **chosen,
+            **memory,
+        )
         try:
             _check_finite_vllm(lm, tokenizer)
             yield lm
@@ -447,17 +461,25 @@ def _run(job: Job, name: str, lm: Any) -> None:
     cfg, started = suite.tasks[name], time.time()
     loaded = load_task(name, suite, job.exec.offline)
     returned = evaluate(
-        lm=lm, task_dict=loaded, limit=suite.limit_of(name), log_samples=True, apply_chat_template=suite.chat_template,
-        fewshot_as_multiturn=suite.chat_template, confirm_run_unsafe_code=cfg.runs_code,
-    )  # fmt: skip
+        lm=lm,
+        task_dict=loaded,
+        limit=suite.limit_of(name),
+        log_samples=True,
+        apply_chat_template=suite.chat_template,
+        fewshot_as_multiturn=suite.chat_template,
+        confirm_run_unsafe_code=cfg.runs_code,
+    )
     rows = [row for leaf in loaded["tasks"] for row in _rows(leaf, returned["samples"][leaf], cfg, lm)]
     summary = _summarise(name, cfg, suite, returned, rows, loaded)
     summary["prompts_cut"] = _prompts_cut(loaded, rows, lm)
     summary["bos_tokens"] = int(models.adds_bos(lm.tokenizer))  # of every prompt, as _rows has made sure
     raw = {key: value for key, value in returned.items() if key != "samples"}
     write_atomic(job.folder / "samples" / f"{name}.parquet", _parquet(rows))
-    shard = {"summary": summary, "raw": json.loads(json.dumps(raw, default=_name)),
-             "seconds": round(time.time() - started, 3)}  # fmt: skip
+    shard = {
+        "summary": summary,
+        "raw": json.loads(json.dumps(raw, default=_name)),
+        "seconds": round(time.time() - started, 3),
+    }
     write_json(_shard(job, name), shard)
 
 
@@ -467,13 +489,21 @@ def _rows(leaf: str, samples: list[dict[str, Any]], cfg: TaskConfig, lm: Any) ->
     for sample in samples:
         first = sample["arguments"][0]
         row = {
-            "subtask": leaf, "doc_id": sample["doc_id"], "filter": sample["filter"],
-            "doc_hash": sample["doc_hash"], "prompt_hash": sample["prompt_hash"], "prompt": first[0],
-            "prompt_tokens": 0, "target": str(sample["target"]), "error": "",
-        }  # fmt: skip
+            "subtask": leaf,
+            "doc_id": sample["doc_id"],
+            "filter": sample["filter"],
+            "doc_hash": sample["doc_hash"],
+            "prompt_hash": sample["prompt_hash"],
+            "prompt": first[0],
+            "prompt_tokens": 0,
+            "target": str(sample["target"]),
+            "error": "",
+        }
         if isinstance(first[1], str):  # choices, each with its log-likelihood in nats
-            scored = [[arguments[1], *answer] for arguments, answer in
-                      zip(sample["arguments"], sample["filtered_resps"], strict=True)]  # fmt: skip
+            scored = [
+                [arguments[1], *answer]
+                for arguments, answer in zip(sample["arguments"], sample["filtered_resps"], strict=True)
+            ]
             row["response"] = json.dumps(scored, ensure_ascii=False)
             row["answer"] = max(scored, key=lambda choice: choice[1])[0]
             if not all(math.isfinite(choice[1]) for choice in scored):
@@ -509,9 +539,13 @@ def _rows(leaf: str, samples: list[dict[str, Any]], cfg: TaskConfig, lm: Any) ->
 
 
 def _summarise(
-    name: str, cfg: TaskConfig, suite: SuiteConfig, returned: Mapping[str, Any], rows: list[dict[str, Any]],
+    name: str,
+    cfg: TaskConfig,
+    suite: SuiteConfig,
+    returned: Mapping[str, Any],
+    rows: list[dict[str, Any]],
     loaded: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The task's entry of results.json, every figure computed from items and equal to what lm-eval returned."""
     leaves = list(loaded["tasks"])
     count = sum(returned["n-samples"][leaf]["original"] for leaf in leaves)
@@ -532,20 +566,29 @@ def _summarise(
         figures[filter_] = {
             "value": value,
             "stderr": aggregate.pooled_standard_error([part["stderr"] for part in parts.values()], sizes),
-            "n": sum(sizes), "subtasks": parts if len(parts) > 1 else {},
-        }  # fmt: skip
+            "n": sum(sizes),
+            "subtasks": parts if len(parts) > 1 else {},
+        }
         group = returned.get("groups", {}).get(name, {}).get(f"{cfg.metric},{filter_}")
         if group is not None and not math.isclose(group, value, abs_tol=1e-9):
             raise BadMeasurement(f"lm-eval's mean of {name} is {group}, that of its items {value}")
     generates = any(task.OUTPUT_TYPE == "generate_until" for task in loaded["tasks"].values())
     partial = suite.partial_reasons(name, generates)
     return {
-        "status": DONE, "reason": "", "metric": cfg.metric, "filter": cfg.filter, **figures[cfg.filter],
-        "num_fewshot": cfg.num_fewshot, "version": cfg.version, "partial": bool(partial), "partial_reasons": partial,
+        "status": DONE,
+        "reason": "",
+        "metric": cfg.metric,
+        "filter": cfg.filter,
+        **figures[cfg.filter],
+        "num_fewshot": cfg.num_fewshot,
+        "version": cfg.version,
+        "partial": bool(partial),
+        "partial_reasons": partial,
         "beside": {f: {"value": figures[f]["value"], "stderr": figures[f]["stderr"]} for f in cfg.beside},
-        "repo": cfg.repo, "revision": None if suite.root else cfg.revision,
+        "repo": cfg.repo,
+        "revision": None if suite.root else cfg.revision,
         "items_hash": sha256_text(canonical([[row[key] for key in ITEM] for row in rows])),
-    }  # fmt: skip
+    }
 
 
 def _figure(
@@ -589,8 +632,20 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    order = ("subtask", "doc_id", "filter", "score", "answer", "target", "error", "response", "prompt",
-             "prompt_tokens", "prompt_hash", "doc_hash")  # fmt: skip
+    order = (
+        "subtask",
+        "doc_id",
+        "filter",
+        "score",
+        "answer",
+        "target",
+        "error",
+        "response",
+        "prompt",
+        "prompt_tokens",
+        "prompt_hash",
+        "doc_hash",
+    )
     kinds = {"doc_id": pa.int64(), "score": pa.float64(), "prompt_tokens": pa.int32()}
     schema = pa.schema([(column, kinds.get(column, pa.string())) for column in order])
     text = [column for column in order if column not in kinds]
@@ -633,21 +688,47 @@ def _assemble(job: Job, reasons: Mapping[str, str]) -> dict[str, Any]:
         shard = None if name in reasons else _finished(job, name)
         if shard is None:
             tasks[name] = {
-                "status": NOT_RUN, "reason": reasons[name], "metric": cfg.metric, "filter": cfg.filter, "value": None,
-                "stderr": None, "n": 0, "num_fewshot": cfg.num_fewshot, "version": cfg.version, "partial": False,
-                "partial_reasons": [], "subtasks": {}, "beside": {}, "repo": cfg.repo,
+                "status": NOT_RUN,
+                "reason": reasons[name],
+                "metric": cfg.metric,
+                "filter": cfg.filter,
+                "value": None,
+                "stderr": None,
+                "n": 0,
+                "num_fewshot": cfg.num_fewshot,
+                "version": cfg.version,
+                "partial": False,
+                "partial_reasons": [],
+                "subtasks": {},
+                "beside": {},
+                "repo": cfg.repo,
                 "revision": None if suite.root else cfg.revision,
-            }  # fmt: skip
+            }
         else:
             tasks[name], raw[name], seconds[name] = shard["summary"], shard["raw"], shard["seconds"]
     partial = sorted({f"{name}: {reason}" for name, task in tasks.items() for reason in task["partial_reasons"]})
     write_json(job.folder / "raw.json", raw)
-    write_json(job.folder / "results.json", {
-        "schema": SCHEMA, "backend": suite.backend, "suite": suite.name, "lm_eval": suite.harness,
-        "prompt": suite.prompt, "chat_template": suite.chat_template,
-        "partial": bool(partial), "partial_reasons": partial, "tasks": tasks,
-        "categories": aggregate.categories({name: task["value"] for name, task in tasks.items()}),
-    })  # fmt: skip
+    write_json(
+        job.folder / "results.json",
+        {
+            "schema": SCHEMA,
+            "backend": suite.backend,
+            "suite": suite.name,
+            "lm_eval": suite.harness,
+            "prompt": suite.prompt,
+            "chat_template": suite.chat_template,
+            "partial": bool(partial),
+            "partial_reasons": partial,
+            "tasks": tasks,
+            "categories": aggregate.categories({name: task["value"] for name, task in tasks.items()}),
+        },
+    )
     counted = sum(task["n"] for task in tasks.values())
-    return {"rows_in": counted, "rows_out": counted, "failed": [], "seconds": seconds, "not_run": dict(reasons),
-            "prompts_cut": {name: task.get("prompts_cut", 0) for name, task in tasks.items()}}  # fmt: skip
+    return {
+        "rows_in": counted,
+        "rows_out": counted,
+        "failed": [],
+        "seconds": seconds,
+        "not_run": dict(reasons),
+        "prompts_cut": {name: task.get("prompts_cut", 0) for name, task in tasks.items()},
+    }

@@ -57,12 +57,11 @@ TASKS = {
     "gsm8k": Columns(_gsm8k, train=("train",), configs=("main",)),
     "mmlu": Columns(lambda row: (row["question"], row["choices"][row["answer"]]), train=("dev",), prefix="mmlu_"),
     "truthfulqa_mc2": Columns(_truthfulqa, test="validation", configs=("multiple_choice",)),
-    "mbpp": Columns(lambda row: (row["text"], row["code"]), train=("train", "validation", "prompt"),
-                    configs=("full",)),
+    "mbpp": Columns(lambda row: (row["text"], row["code"]), train=("train", "validation", "prompt"), configs=("full",)),
     "humaneval": Columns(lambda row: (row["prompt"], row["canonical_solution"]), configs=("openai_humaneval",)),
     "cmmlu": Columns(_letters("Question", "Answer"), train=("dev",), prefix="cmmlu_"),
     "ceval-valid": Columns(_letters("question", "answer"), test="val", train=("dev",), prefix="ceval-valid_"),
-}  # fmt: skip
+}
 COLLECTIONS = ("all", "auxiliary_train", "default")  # configs that repeat others, or that the task does not read
 
 
@@ -84,15 +83,19 @@ def read(task: str, folder: Path, subtasks: Sequence[str] | None = None) -> Iter
             builder = datasets.load_dataset_builder(str(folder), config)
             found = [str(name) for name in builder.config.data_files]
             if columns.test not in found:
-                raise BadInput(f"{folder}: the config {config} has the splits {', '.join(found)}; expected "
-                               f"'{columns.test}', the one that {task} scores. Fetch the data set again")  # fmt: skip
+                raise BadInput(
+                    f"{folder}: the config {config} has the splits {', '.join(found)}; expected "
+                    f"'{columns.test}', the one that {task} scores. Fetch the data set again"
+                )
             for name in (columns.test, *columns.train):
                 if name in found:
                     rows = builder.as_streaming_dataset(split=name)
                     yield Split(config, name, name == columns.test, [_texts(task, folder, config, row) for row in rows])
     except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise BadInput(f"the data of {task} cannot be read from {folder} ({type(error).__name__}: {error}); "
-                       f"fetch the data set again") from error  # fmt: skip
+        raise BadInput(
+            f"the data of {task} cannot be read from {folder} ({type(error).__name__}: {error}); "
+            f"fetch the data set again"
+        ) from error
 
 
 def locate(repo: str, revision: str | None, root: Path | None, offline: bool) -> Path:
@@ -102,15 +105,18 @@ def locate(repo: str, revision: str | None, root: Path | None, offline: bool) ->
     """
     if root is not None:
         if not (root / repo).is_dir():
-            raise BadInput(f"{root / repo} is missing; python -m experiments.fetch fills such a folder, or set "
-                           f"suite.data_root to one that holds {repo}/")  # fmt: skip
+            raise BadInput(
+                f"{root / repo} is missing; python -m experiments.fetch fills such a folder, or set "
+                f"suite.data_root to one that holds {repo}/"
+            )
         return root / repo
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision,
-                                                      local_files_only=offline))  # fmt: skip
+        return Path(
+            huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=offline)
+        )
     except (OSError, HFValidationError) as error:  # the hub's own errors are kinds of OSError
         raise BadInput(
             f"{repo} at {revision} is not on this machine and could not be fetched ({type(error).__name__}: {error}); "
@@ -133,7 +139,9 @@ def _texts(task: str, folder: Path, config: str, row: Row) -> tuple[str, str]:
     try:
         question, answer = TASKS[task].texts(row)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise BadInput(f"{folder}: a row of the config {config} has the columns {', '.join(row)}, in which {task} "
-                       f"finds no question and answer ({type(error).__name__}: {error}); it is another data set, or "
-                       f"another revision of it") from error  # fmt: skip
+        raise BadInput(
+            f"{folder}: a row of the config {config} has the columns {', '.join(row)}, in which {task} "
+            f"finds no question and answer ({type(error).__name__}: {error}); it is another data set, or "
+            f"another revision of it"
+        ) from error
     return str(question), str(answer)

@@ -85,13 +85,17 @@ def same_items(one: Artifact, other: Artifact, settings: Sequence[str] = SETTING
     for task in shared:
         mine, theirs = a["tasks"][task], b["tasks"][task]
         if mine["partial"] != theirs["partial"] or mine["partial_reasons"] != theirs["partial_reasons"]:
-            raise BadInput(f"{where} cannot be compared: {task} is {_part(mine)} and {_part(theirs)}; a partial result "
-                           f"is never held against another kind. Evaluate both with the same limits")  # fmt: skip
+            raise BadInput(
+                f"{where} cannot be compared: {task} is {_part(mine)} and {_part(theirs)}; a partial result "
+                f"is never held against another kind. Evaluate both with the same limits"
+            )
         for name in MEASURES:
             if mine[name] != theirs[name]:
                 shown = [str(entry[name])[:12] for entry in (mine, theirs)]
-                raise BadInput(f"{where} cannot be compared: {name} of {task} is {shown[0]} and {shown[1]}; they did "
-                               f"not answer the same items alike. Evaluate both with the same suite")  # fmt: skip
+                raise BadInput(
+                    f"{where} cannot be compared: {name} of {task} is {shown[0]} and {shown[1]}; they did "
+                    f"not answer the same items alike. Evaluate both with the same suite"
+                )
     return shared
 
 
@@ -102,8 +106,9 @@ def _part(entry: Mapping[str, Any]) -> str:
 def matrix(artifacts: Sequence[Artifact], task: str) -> list[np.ndarray]:
     """Scores of the same cell with several seeds: one array a subtask, (seeds, items)."""
     every = [scores(artifact, task) for artifact in artifacts]
-    return [np.array([[found[subtask][item] for item in part] for found in every])
-            for subtask, part in every[0].items()]  # fmt: skip
+    return [
+        np.array([[found[subtask][item] for item in part] for found in every]) for subtask, part in every[0].items()
+    ]
 
 
 def differences(pairs: Sequence[tuple[Artifact, Artifact]]) -> dict[str, list[np.ndarray]]:
@@ -114,10 +119,14 @@ def differences(pairs: Sequence[tuple[Artifact, Artifact]]) -> dict[str, list[np
         both = set(same_items(ours, theirs)) & set(same_items(pairs[0][0], ours))
         shared = [task for task in shared if task in both]
     return {
-        task: [a - b for a, b in zip(matrix([ours for ours, _ in pairs], task),
-                                     matrix([theirs for _, theirs in pairs], task), strict=True)]
+        task: [
+            a - b
+            for a, b in zip(
+                matrix([ours for ours, _ in pairs], task), matrix([theirs for _, theirs in pairs], task), strict=True
+            )
+        ]
         for task in shared
-    }  # fmt: skip
+    }
 
 
 def diff(one: Artifact, other: Artifact, task: str) -> list[Pair]:

@@ -89,9 +89,12 @@ class Sandbox:
         )
 
     def map(
-        self, pairs: Sequence[tuple[str, str]], workers: int = 0, limits: Limits = Limits(),
+        self,
+        pairs: Sequence[tuple[str, str]],
+        workers: int = 0,
+        limits: Limits = Limits(),
         done: Callable[[], object] = lambda: None,
-    ) -> list[Outcome]:  # fmt: skip
+    ) -> list[Outcome]:
         """Outcomes of (program, test) pairs in their order, ``workers`` at a time (0 = one a core)."""
 
         def one(pair: tuple[str, str]) -> Outcome:
@@ -109,9 +112,14 @@ class Sandbox:
         request = json.dumps({"program": program, "test": test, "limits": settings}).encode()
         with _uid() as uid:
             process = subprocess.Popen(
-                _command(self.kind, limits, uid), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, env={}, cwd="/", start_new_session=True,
-            )  # fmt: skip
+                _command(self.kind, limits, uid),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={},
+                cwd="/",
+                start_new_session=True,
+            )
             try:
                 said, complaint = process.communicate(request, timeout=limits.wall_seconds + SLACK_SECONDS)
             except subprocess.TimeoutExpired:
@@ -202,8 +210,14 @@ def _check(sandbox: Sandbox) -> str:
 
 
 def _environment() -> dict[str, str]:
-    return {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1",
-            "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    return {
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/tmp",
+        "LANG": "C.UTF-8",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 @functools.cache
@@ -260,9 +274,14 @@ def _command(kind: str, limits: Limits, uid: int) -> list[str]:
     python = [_python(), "-I", "-S", "-c", _source()]
     if kind != "bubblewrap":
         setup = {
-            "user_namespace": kind == "user-namespaces", "uid": uid, "binds": binds, "links": links,
-            "parents": _parents(binds), "scratch_bytes": limits.scratch_bytes, "environment": _environment(),
-        }  # fmt: skip
+            "user_namespace": kind == "user-namespaces",
+            "uid": uid,
+            "binds": binds,
+            "links": links,
+            "parents": _parents(binds),
+            "scratch_bytes": limits.scratch_bytes,
+            "environment": _environment(),
+        }
         return [*python, "isolate", json.dumps(setup)]
     path, sized = _bubblewrap()
     command = [path, "--unshare-all", "--die-with-parent", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]

@@ -89,8 +89,10 @@ def check(parts: Parts) -> int:
     ``BadInput`` where shapes do not fit."""
     for part in parts:
         if part.ndim != 2 or 0 in part.shape or part.shape[0] != parts[0].shape[0]:
-            raise BadInput(f"scores have the shapes {[p.shape for p in parts]}; expected (seeds, items) each, with the "
-                           f"same number of seeds and at least one item")  # fmt: skip
+            raise BadInput(
+                f"scores have the shapes {[p.shape for p in parts]}; expected (seeds, items) each, with the "
+                f"same number of seeds and at least one item"
+            )
         if not np.isfinite(part).all():
             raise BadMeasurement("a score is not finite; evaluate that cell again")
     if not parts:
@@ -106,8 +108,11 @@ def resample(tasks: Mapping[str, Parts], draw: np.random.Generator, resamples: i
     seeds = check([part for parts in tasks.values() for part in parts])
     drawn = draw.standard_t(seeds - 1, size=resamples) if seeds > 1 else np.zeros(resamples)
     by_seed = {task: _by_seed(parts) for task, parts in tasks.items()}
-    moved = {task: _moved(parts, draw, resamples) for task, parts in tasks.items()
-             if all(part.shape[1] > 1 for part in parts)}  # fmt: skip
+    moved = {
+        task: _moved(parts, draw, resamples)
+        for task, parts in tasks.items()
+        if all(part.shape[1] > 1 for part in parts)
+    }
     statistics = {task: {task: 1.0} for task in tasks}
     average = aggregate.weights(list(tasks))
     if average is not None:
@@ -141,8 +146,12 @@ def _moved(parts: Parts, draw: np.random.Generator, resamples: int) -> np.ndarra
             sums = draw.multinomial(n, counts / n, size=resamples) @ values
         else:
             step = max(1, BLOCK // n)
-            sums = np.concatenate([scores[draw.integers(n, size=(min(step, resamples - start), n))].sum(axis=1)
-                                   for start in range(0, resamples, step)])  # fmt: skip
+            sums = np.concatenate(
+                [
+                    scores[draw.integers(n, size=(min(step, resamples - start), n))].sum(axis=1)
+                    for start in range(0, resamples, step)
+                ]
+            )
         total += (sums - scores.sum()) * math.sqrt(n / (n - 1))
     return total / sum(part.shape[1] for part in parts)
 

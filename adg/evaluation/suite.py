@@ -18,8 +18,11 @@ from adg.store import sha256_file
 
 MINI = "mini:"  # prefix of the data folders that come with the project
 EMBEDDED = Path(__file__).resolve().parents[2] / "evaluate" / "benchmarks" / "mini"
-CHOICES = {"prompt": ("plain", "alpaca"), "backend": ("hf", "vllm"),
-           "dtype": ("auto", "float32", "bfloat16", "float16")}  # fmt: skip
+CHOICES = {
+    "prompt": ("plain", "alpaca"),
+    "backend": ("hf", "vllm"),
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+}
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ def _refuse_unknown(where: str, kind: type, values: Mapping[str, Any]) -> None:
 def _digests(folder: Path, changed: int) -> dict[str, str]:
     """Path -> digest of all files below ``folder``; ``changed`` makes a later change a new question."""
     return {
-        path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*"))
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    }  # fmt: skip
+    }

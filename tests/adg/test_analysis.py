@@ -57,9 +57,13 @@ def test_a_subset_is_what_the_selector_chooses(matrices: Matrices, monkeypatch: 
     data = SelectorData(records, {"grams": SimpleNamespace(path=Path("grams")), "bins": SimpleNamespace()})
     terms = Terms(matrices)
     for cfg in (
-        DivergenceConfig(), DivergenceConfig(lam=0.9, answers=3, window="0-3"), DivergenceConfig(bins=False),
-        DivergenceConfig(part="middle"), DivergenceConfig(part="bottom", bins=False), DivergenceConfig(rule="released"),
-    ):  # fmt: skip
+        DivergenceConfig(),
+        DivergenceConfig(lam=0.9, answers=3, window="0-3"),
+        DivergenceConfig(bins=False),
+        DivergenceConfig(part="middle"),
+        DivergenceConfig(part="bottom", bins=False),
+        DivergenceConfig(rule="released"),
+    ):
         selector = Divergence(cfg)
         expected = select(selector, data, selector.scores(data), 20)
         answers = None if cfg.answers is None else tuple(range(cfg.answers))

@@ -18,10 +18,19 @@ def groups(n: int = 60, each: int = 3, d: int = 6) -> tuple[np.ndarray, np.ndarr
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), axis
 
 
-@pytest.mark.parametrize(("n", "clusters", "made"), [
-    (4, 1000, 1), (5, 1000, 1), (9, 1000, 1), (10, 1000, 2), (48, 1000, 9), (52_002, 1000, 1000), (60, 3, 3),
-    (60, 1, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n", "clusters", "made"),
+    [
+        (4, 1000, 1),
+        (5, 1000, 1),
+        (9, 1000, 1),
+        (10, 1000, 2),
+        (48, 1000, 9),
+        (52_002, 1000, 1000),
+        (60, 3, 3),
+        (60, 1, 1),
+    ],
+)
 def test_number_of_clusters(n: int, clusters: int, made: int) -> None:
     assert binning.count(n, BinsConfig(clusters=clusters)) == made
 

@@ -53,10 +53,15 @@ def tokenizer() -> Any:
     core = Tokenizer(BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    core.train_from_iterator([prompts.PLAIN, *TEXTS], BpeTrainer(
-        vocab_size=330, special_tokens=["<s>", "</s>", "<pad>"], show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    ))  # fmt: skip
+    core.train_from_iterator(
+        [prompts.PLAIN, *TEXTS],
+        BpeTrainer(
+            vocab_size=330,
+            special_tokens=["<s>", "</s>", "<pad>"],
+            show_progress=False,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        ),
+    )
     core.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", core.token_to_id("<s>"))]
     )
@@ -68,9 +73,14 @@ def make_model(kind: str, vocabulary: int, positions: int = 2048) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     shape: dict[str, Any] = {
-        "vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": positions,
-    }  # fmt: skip
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": positions,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = (
@@ -129,19 +139,29 @@ def test_presets_differ_where_the_paper_and_the_code_do() -> None:
     paper, released = (dataclasses.asdict(EmbeddingConfig(preset=name)) for name in ("paper", "released"))
     differ = {name: (paper[name], released[name]) for name in paper if paper[name] != released[name]}
     assert differ == {
-        "preset": ("paper", "released"), "pooling": ("answer", "all"), "windows": (("last4",), ("released",)),
+        "preset": ("paper", "released"),
+        "pooling": ("answer", "all"),
+        "windows": (("last4",), ("released",)),
         "use_input": (True, False),
-    }  # fmt: skip
+    }
 
 
 def test_identity_is_what_changes_a_gram() -> None:
-    same = EmbeddingConfig(preset="released", pooling="answer", windows=("last4",), use_input=True,
-                           bins=binning.BinsConfig(clusters=3))  # fmt: skip
+    same = EmbeddingConfig(
+        preset="released", pooling="answer", windows=("last4",), use_input=True, bins=binning.BinsConfig(clusters=3)
+    )
     assert store.canonical(same) == store.canonical(EmbeddingConfig())
     changes: dict[str, Any] = {
-        "pooling": "all", "windows": ["released"], "use_input": False, "token_weights": False, "max_tokens": 7,
-        "empty_answer": "zero", "instruction_tokens": 9, "instruction_special_tokens": False, "dtype": "float32",
-    }  # fmt: skip
+        "pooling": "all",
+        "windows": ["released"],
+        "use_input": False,
+        "token_weights": False,
+        "max_tokens": 7,
+        "empty_answer": "zero",
+        "instruction_tokens": 9,
+        "instruction_special_tokens": False,
+        "dtype": "float32",
+    }
     for name, value in changes.items():
         assert EmbeddingConfig(**{name: value}).name == ("custom" if name in embedding.PRESETS["paper"] else "paper")
         assert store.canonical(EmbeddingConfig(**{name: value})) != store.canonical(EmbeddingConfig()), name
@@ -159,11 +179,22 @@ def test_config_files_say_what_the_presets_say(root: Path) -> None:
         assert config == EmbeddingConfig(preset=name) and config.name == name
 
 
-@pytest.mark.parametrize("change", [
-    {"preset": "papr"}, {"pooling": "mean"}, {"windows": ()}, {"windows": ("last4", "last4")}, {"windows": ("last0",)},
-    {"windows": ("rel:0.5-0.2",)}, {"windows": ("24",)}, {"empty_answer": "skip"}, {"dtype": "int8"},
-    {"max_tokens": 0}, {"instruction_tokens": 0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preset": "papr"},
+        {"pooling": "mean"},
+        {"windows": ()},
+        {"windows": ("last4", "last4")},
+        {"windows": ("last0",)},
+        {"windows": ("rel:0.5-0.2",)},
+        {"windows": ("24",)},
+        {"empty_answer": "skip"},
+        {"dtype": "int8"},
+        {"max_tokens": 0},
+        {"instruction_tokens": 0},
+    ],
+)
 def test_bad_settings_are_refused_by_name(change: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match=next(iter(change))):
         EmbeddingConfig(**change)
@@ -175,9 +206,16 @@ def test_bad_settings_are_refused_by_name(change: dict[str, Any]) -> None:
 def test_windows() -> None:
     names = ("last4", "released", "-4:-2", "0:0", "0-3", "28-31", "rel:0.75-1.0", "rel:0-0.25", "last1")
     assert resolve_windows(names, 32) == (
-        (29, 30, 31, 32), (29, 30, 31), (29, 30, 31), (0,), (1, 2, 3, 4), (29, 30, 31, 32),
-        tuple(range(25, 33)), tuple(range(1, 9)), (32,),
-    )  # fmt: skip
+        (29, 30, 31, 32),
+        (29, 30, 31),
+        (29, 30, 31),
+        (0,),
+        (1, 2, 3, 4),
+        (29, 30, 31, 32),
+        tuple(range(25, 33)),
+        tuple(range(1, 9)),
+        (32,),
+    )
     assert resolve_windows(("rel:0.75-1.0", "rel:0.9-1"), 30) == (tuple(range(23, 31)), (28, 29, 30))
 
 
@@ -423,9 +461,13 @@ def test_rows_that_cannot_be_embedded_are_named(tokenizer: Any, llama: Any) -> N
     with torch.no_grad():
         broken.model.embed_tokens.weight[tokenizer("~", add_special_tokens=False)["input_ids"][0]] = math.nan
     items = [
-        (Record(1, "fine"), ["yes", "no"]), (Record(2, "bad"), ["no", "a ~ b"]), (Record(3, "few"), ["only"]),
-        (Record(4, "  "), ["yes", "no"]), (Record(5, "long " * 3000), ["yes", "no"]), (Record(6, "fine"), ["a", "b"]),
-    ]  # fmt: skip
+        (Record(1, "fine"), ["yes", "no"]),
+        (Record(2, "bad"), ["no", "a ~ b"]),
+        (Record(3, "few"), ["only"]),
+        (Record(4, "  "), ["yes", "no"]),
+        (Record(5, "long " * 3000), ["yes", "no"]),
+        (Record(6, "fine"), ["a", "b"]),
+    ]
     for share in (True, False):
         made = encoder(broken, tokenizer, EmbeddingConfig(), share_prefix=share).embed(items, 2)
         assert made.keys == ["1", "6"] and np.isfinite(made.answers).all()
@@ -499,8 +541,9 @@ def test_stage(world: World, llama: Any, tokenizer: Any, monkeypatch: pytest.Mon
     assert grams.ids == [str(i) for i in range(10)] and grams.windows == ["last4", "0-1"]
     assert grams.grams.shape == (10, 2, 3, 3) and grams.instructions.shape == (10, 32)
     assert np.allclose(np.einsum("nwkk->nwk", grams.grams), 1)
-    items = [(Record(i, f"Task {i}: {TEXTS[i % 4]}"), [t for key, _, t in world.answers if key == str(i)])
-             for i in range(10)]  # fmt: skip
+    items = [
+        (Record(i, f"Task {i}: {TEXTS[i % 4]}"), [t for key, _, t in world.answers if key == str(i)]) for i in range(10)
+    ]
     made = encoder(llama, tokenizer, cfg).embed(items, 3)
     assert np.allclose(grams.grams[:, 1], geometry.gram(made.answers[:, :, 1]), atol=1e-6)
     assert np.allclose(grams.instructions, made.instructions, atol=1e-6)
@@ -550,8 +593,13 @@ world.store("killed").ensure(world.nodes(test.EmbeddingConfig())[0])
 def test_killed_and_resumed_equals_unbroken(world: World, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (world.root / "answers.json").write_text(json.dumps(world.answers))
     node, _ = world.nodes(EmbeddingConfig())
-    done = subprocess.run([sys.executable, "-c", KILLED, __file__, str(world.root)], cwd=root,
-                          env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, __file__, str(world.root)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     monkeypatch.setattr(embedding, "SHARD", 3)
     unbroken = world.store("unbroken").ensure(node)

@@ -71,9 +71,18 @@ def engine(backbone, tokenizer, sampling=SHORT) -> generation.TransformersEngine
 # -- the draw ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("temperature", "top_p", "top_k"), [
-    (1.4, 0.9, 0), (1.4, 0.9, 50), (0.7, 0.3, 0), (1.0, 1.0, 5), (1.0, 1.0, 0), (2.0, 0.05, 20), (1.0, 0.6, 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k"),
+    [
+        (1.4, 0.9, 0),
+        (1.4, 0.9, 50),
+        (0.7, 0.3, 0),
+        (1.0, 1.0, 5),
+        (1.0, 1.0, 0),
+        (2.0, 0.05, 20),
+        (1.0, 0.6, 3),
+    ],
+)
 def test_draw_has_the_distribution_of_transformers_processors(temperature, top_p, top_k):
     import torch
     from scipy.stats import chisquare
@@ -134,11 +143,15 @@ def test_greedy_batch_equals_generate_one_prompt_at_a_time(backbone, tokenizer):
     ours = engine(backbone, tokenizer, greedy)
     with torch.inference_mode():
         wanted = [
-            ours.model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                                do_sample=False, max_new_tokens=24, pad_token_id=tokenizer.pad_token_id)[0, len(ids):]
-            .tolist()
+            ours.model.generate(
+                torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                do_sample=False,
+                max_new_tokens=24,
+                pad_token_id=tokenizer.pad_token_id,
+            )[0, len(ids) :].tolist()
             for ids in asked
-        ]  # fmt: skip
+        ]
     ours.stop = sorted({line[i] for i, line in enumerate(wanted[:4], 3)})  # answers that end at several steps
     cut = [next((line[: i + 1] for i, t in enumerate(line) if t in ours.stop), line) for line in wanted]
     assert len({len(line) for line in cut}) > 2
@@ -252,27 +265,44 @@ def test_a_model_that_returns_nan_fails_naming_the_record(store, backbone, token
 
 def test_identity_holds_what_changes_answers_and_nothing_else(pool_cfg):
     base = node(pool_cfg).fingerprint
-    changes = {"n": 4, "temperature": 1.0, "top_p": 0.8, "top_k": 50, "max_new_tokens": 13, "prompt_tokens": 80,
-               "use_input": False, "strip": False, "seed": 8}  # fmt: skip
+    changes = {
+        "n": 4,
+        "temperature": 1.0,
+        "top_p": 0.8,
+        "top_k": 50,
+        "max_new_tokens": 13,
+        "prompt_tokens": 80,
+        "use_input": False,
+        "strip": False,
+        "seed": 8,
+    }
     assert {f.name for f in dataclasses.fields(SamplingConfig)} == {*changes, "preset"}
     changed = [node(pool_cfg, dataclasses.replace(SHORT, **{name: value})) for name, value in changes.items()]
-    changed += [node(pool_cfg, dtype="bfloat16"), node(pool_cfg, batch_size=5), node(pool_cfg, name="vllm"),
-                node(pool_cfg, name="vllm", max_num_seqs=8), node(pool_cfg, name="vllm", max_num_batched_tokens=9),
-                node(pool_cfg, name="vllm", enforce_eager=True)]  # fmt: skip
+    changed += [
+        node(pool_cfg, dtype="bfloat16"),
+        node(pool_cfg, batch_size=5),
+        node(pool_cfg, name="vllm"),
+        node(pool_cfg, name="vllm", max_num_seqs=8),
+        node(pool_cfg, name="vllm", max_num_batched_tokens=9),
+        node(pool_cfg, name="vllm", enforce_eager=True),
+    ]
     assert len({base, *(n.fingerprint for n in changed)}) == len(changed) + 1
     assert node(pool_cfg, dataclasses.replace(SHORT, preset="mine")).fingerprint == base
     assert node(pool_cfg, max_num_seqs=8, cpu_cache_gb=9).fingerprint == base
     assert prompts.HASH in json.dumps(node(pool_cfg).payload)
 
 
-@pytest.mark.parametrize(("build", "named"), [
-    (lambda: SamplingConfig(n=0), "sampling.n is 0"),
-    (lambda: SamplingConfig(top_p=0.0), "sampling.top_p is 0.0"),
-    (lambda: SamplingConfig(temperature=0.0), "sampling.n=1"),
-    (lambda: EngineConfig(name="vlm"), "did you mean 'vllm'"),
-    (lambda: EngineConfig(dtype="int8"), "engine.dtype is 'int8'"),
-    (lambda: EngineConfig(batch_size=0), "engine.batch_size is 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: SamplingConfig(n=0), "sampling.n is 0"),
+        (lambda: SamplingConfig(top_p=0.0), "sampling.top_p is 0.0"),
+        (lambda: SamplingConfig(temperature=0.0), "sampling.n=1"),
+        (lambda: EngineConfig(name="vlm"), "did you mean 'vllm'"),
+        (lambda: EngineConfig(dtype="int8"), "engine.dtype is 'int8'"),
+        (lambda: EngineConfig(batch_size=0), "engine.batch_size is 0"),
+    ],
+)
 def test_wrong_settings_are_named(build, named):
     with pytest.raises(BadInput, match=named):
         build()
@@ -314,8 +344,14 @@ RUN = DRIVER + "print(Store(runs, ExecConfig(device='cpu')).ensure(node).path)\n
 
 def start(root: Path, code: str, *args: object) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], cwd=root, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        cwd=root,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def test_reseeding_sets_every_generator_and_leaves_none_changed():
@@ -368,8 +404,9 @@ def test_killed_and_resumed_run_equals_an_unbroken_one(root, tmp_path):
     assert 3 <= done < 20
     cfg = records.PoolConfig(name="pool", path=str(args[0]))
     wanted = node(cfg, SamplingConfig(n=3, max_new_tokens=100, seed=7), batch_size=2)
-    resumed, unbroken = (Store(tmp_path / name, ExecConfig(device="cpu")).ensure(wanted)
-                         for name in ("killed", "unbroken"))  # fmt: skip
+    resumed, unbroken = (
+        Store(tmp_path / name, ExecConfig(device="cpu")).ensure(wanted) for name in ("killed", "unbroken")
+    )
     assert (resumed.info["resumed_batches"], unbroken.info["resumed_batches"]) == (done, 0)
     assert resumed.file("answers.parquet").read_bytes() == unbroken.file("answers.parquet").read_bytes()
     assert not (resumed.path / "work").exists()

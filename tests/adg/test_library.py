@@ -91,8 +91,9 @@ def test_a_selection_does_not_depend_on_the_order_of_the_lists(backbone: tuple) 
     bins = binning.BinsConfig(clusters=2)
     one = adg.select_from_answers(RECORDS, ANSWERS, *backbone, budget=3, clusters=bins)
     order = [5, 2, 7, 0, 1, 6, 4, 3]
-    other = adg.select_from_answers([RECORDS[i] for i in order], [ANSWERS[i] for i in order], *backbone, budget=3,
-                                    clusters=bins)  # fmt: skip
+    other = adg.select_from_answers(
+        [RECORDS[i] for i in order], [ANSWERS[i] for i in order], *backbone, budget=3, clusters=bins
+    )
     assert {r.id for r in one.records} == {r.id for r in other.records} and len(one.records) == 3
     assert [order[row] for row in other.rows] == [r.id for r in other.records]
     by_id = {RECORDS[row].id: s for row, s in zip(one.scored, one.scores.score, strict=True)}
@@ -116,8 +117,9 @@ def test_lists_that_do_not_fit_are_refused(backbone: tuple) -> None:
 
 
 def test_the_example_runs(root: Path, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(root / "docs" / "select_from_answers.py")], cwd=tmp_path,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(root / "docs" / "select_from_answers.py")], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "Spell the word cat.                    D 0.000" in done.stdout
     assert len(done.stdout.splitlines()) >= 20

@@ -126,10 +126,18 @@ def test_a_model_that_changes_its_logits_is_refused(tiny_tokenizer: Any) -> None
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        scaled = CohereForCausalLM(CohereConfig(
-            vocab_size=1024, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=2, logit_scale=0.0625, initializer_range=1.0,
-        )).eval()  # fmt: skip
+        scaled = CohereForCausalLM(
+            CohereConfig(
+                vocab_size=1024,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                logit_scale=0.0625,
+                initializer_range=1.0,
+            )
+        ).eval()
     with pytest.raises(BadInput, match="changes its logits after the head"):
         Scorer(scaled).score(texts(tiny_tokenizer, LossesConfig()))
 
@@ -235,8 +243,10 @@ def test_shards_are_found_again_and_what_is_not_finite_is_not_kept(tmp_path: Pat
         return {"value": np.array([np.nan if i == 2 else float(i) for i in batch])}
 
     def all_of_it(names: list[str]) -> list:
-        return [(batch, arrays["value"].tolist()) for batch, arrays in
-                likelihood.shards(names, lambda i: 10 - i, made, tmp_path, 10, "test")]  # fmt: skip
+        return [
+            (batch, arrays["value"].tolist())
+            for batch, arrays in likelihood.shards(names, lambda i: 10 - i, made, tmp_path, 10, "test")
+        ]
 
     first = all_of_it(["a", "b", "c", "d"])
     assert str(first) == "[([0], [0.0]), ([1], [1.0]), ([2], [nan]), ([3], [3.0])]"
@@ -316,8 +326,13 @@ def test_what_is_part_of_the_identity(monkeypatch: Any) -> None:
 
     before = stage().fingerprint
     pool, model = records.node(POOL), models.node(TINY)
-    changes: list[dict] = [{"prompt": "none"}, {"max_tokens": 511}, {"slack": 4}, {"dtype": "bfloat16"},
-                           {"engine": "vllm"}]  # fmt: skip
+    changes: list[dict] = [
+        {"prompt": "none"},
+        {"max_tokens": 511},
+        {"slack": 4},
+        {"dtype": "bfloat16"},
+        {"engine": "vllm"},
+    ]
     others = [LossesConfig(**change) for change in changes]
     assert len({before, *(likelihood.node(pool, model, cfg).fingerprint for cfg in others)}) == 6
     changed = dataclasses.replace(likelihood.PROMPTS["alpaca"], head="### Answer:")
@@ -350,8 +365,13 @@ print(seen)
 
 def test_kill_and_resume_repeats_nothing_and_ends_the_same(tmp_path: Path, root: Path) -> None:
     def run(folder: Path, stop: int) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-c", KILLED, str(folder), str(stop)], cwd=root, text=True,
-                              capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-c", KILLED, str(folder), str(stop)],
+            cwd=root,
+            text=True,
+            capture_output=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
 
     whole = run(tmp_path / "whole", 10**9)
     batches = int(whole.stdout)
@@ -400,12 +420,19 @@ for prompt in ("alpaca", "none"):
 def test_vllm_gives_the_same_losses(root: Path, tmp_path: Path) -> None:
     """The real engine, float32 on the CPU: equal to transformers within 1e-5, no trace left in the process."""
     pytest.importorskip("vllm")
-    done = subprocess.run([sys.executable, "-c", VLLM, str(tmp_path)], cwd=root, text=True, capture_output=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", VLLM, str(tmp_path)],
+        cwd=root,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for line in done.stdout.strip().splitlines()[-2:]:
-        ours, theirs = (likelihood.load(Artifact(path, json.loads((path / "manifest.json").read_text())))
-                        for path in map(Path, line.split()))  # fmt: skip
+        ours, theirs = (
+            likelihood.load(Artifact(path, json.loads((path / "manifest.json").read_text())))
+            for path in map(Path, line.split())
+        )
         for name in ("nll_conditioned", "nll_alone"):
             np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=0, atol=1e-5)
         assert ours.invalid() == theirs.invalid() and ours.tokens_alone.tolist() == theirs.tokens_alone.tolist()

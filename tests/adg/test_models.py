@@ -166,8 +166,10 @@ def test_a_hub_model_is_known_by_its_id_and_revision():
     cfg = BackboneConfig(name="hub", hub="someone/model", revision="a" * 40)
     base = models.node(cfg)
     assert base.payload["config"] == {
-        "source": "hub", "origin": {"hub": "someone/model", "revision": "a" * 40}, "dtype": "bfloat16",
-    }  # fmt: skip
+        "source": "hub",
+        "origin": {"hub": "someone/model", "revision": "a" * 40},
+        "dtype": "bfloat16",
+    }
     assert models.node(dataclasses.replace(cfg, revision="b" * 40)).fingerprint != base.fingerprint
 
 
@@ -180,12 +182,15 @@ def test_an_unpinned_revision_is_refused(revision):
 # -- faults --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({}, "has none of hub, path, builder"),
-    ({"hub": "a/b", "builder": "tiny_random"}, "has hub and builder of"),
-    ({"builder": "tiny_randon"}, "did you mean 'tiny_random'"),
-    ({"builder": "tiny_random", "dtype": "int8"}, "backbone.dtype is 'int8'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "has none of hub, path, builder"),
+        ({"hub": "a/b", "builder": "tiny_random"}, "has hub and builder of"),
+        ({"builder": "tiny_randon"}, "did you mean 'tiny_random'"),
+        ({"builder": "tiny_random", "dtype": "int8"}, "backbone.dtype is 'int8'"),
+    ],
+)
 def test_wrong_configs_are_named(given, message):
     with pytest.raises(BadInput, match=message):
         BackboneConfig(name="x", **given)

@@ -14,9 +14,11 @@ from adg.errors import BadInput, HarnessError
 from adg.records import Record
 
 TEXTS = [
-    "Below is an instruction that describes a task.", "Write a response that appropriately completes the request.",
-    "### Instruction:\nName a bird.\n\n### Response:Heron.", "### Input:\nsome input\n\n### Response:\n\nAn answer",
-]  # fmt: skip
+    "Below is an instruction that describes a task.",
+    "Write a response that appropriately completes the request.",
+    "### Instruction:\nName a bird.\n\n### Response:Heron.",
+    "### Input:\nsome input\n\n### Response:\n\nAn answer",
+]
 
 
 def make(bos: bool, eos: bool = False, merges: bool = False) -> Any:
@@ -44,8 +46,11 @@ def make(bos: bool, eos: bool = False, merges: bool = False) -> Any:
 @pytest.fixture(scope="module")
 def tokenizers() -> dict[str, Any]:
     return {
-        "bos": make(True), "none": make(False), "both": make(True, eos=True), "merging": make(True, merges=True),
-    }  # fmt: skip
+        "bos": make(True),
+        "none": make(False),
+        "both": make(True, eos=True),
+        "merging": make(True, merges=True),
+    }
 
 
 KINDS = ["bos", "none", "both", "merging"]

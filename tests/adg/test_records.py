@@ -139,8 +139,11 @@ def test_conversations(tmp_path, layout):
     ]
     pool = build(jsonl(tmp_path / "p.jsonl", rows))
     assert [(r.instruction, r.input, r.output) for r in records.load(pool)] == [
-        ("Hi", "", "Hello"), ("Q1", "", "A1"), ("Q\nmore", "", "A"), ("Unanswered", "", ""),
-    ]  # fmt: skip
+        ("Hi", "", "Hello"),
+        ("Q1", "", "A1"),
+        ("Q\nmore", "", "A"),
+        ("Unanswered", "", ""),
+    ]
     assert (pool.info["multi_turn"], pool.info["system_turn"], pool.info["empty_output"]) == (2, 1, 1)
     assert records.load_original(pool)["1"] == rows[1]
 
@@ -179,14 +182,20 @@ def test_all_problems_at_once_with_file_line_and_id(tmp_path):
     path = jsonl(tmp_path / "p.jsonl", rows)
     text = refusal(path)
     expected = [
-        "line 2: malformed", "line 3: id 3: missing or empty instruction",
-        "line 4: id 1: the id is already used at line 1", "line 5: no usable id: 'id' is True (bool)",
-        "line 6: no usable id: 'id' is 2.0 (float)", "line 7: id \"s\": 'instruction' is ['a'] (list), expected text",
-        "line 7: id \"s\": 'input' is 4 (int)", "line 7: id \"s\": 'output' is {'t': 1} (dict)",
-        "line 8: expected an object, found list", "line 9: id 9: missing or empty instruction",
-        "line 10: malformed (NaN is not JSON)", "line 11: no usable id: 'id' is ''",
+        "line 2: malformed",
+        "line 3: id 3: missing or empty instruction",
+        "line 4: id 1: the id is already used at line 1",
+        "line 5: no usable id: 'id' is True (bool)",
+        "line 6: no usable id: 'id' is 2.0 (float)",
+        "line 7: id \"s\": 'instruction' is ['a'] (list), expected text",
+        "line 7: id \"s\": 'input' is 4 (int)",
+        "line 7: id \"s\": 'output' is {'t': 1} (dict)",
+        "line 8: expected an object, found list",
+        "line 9: id 9: missing or empty instruction",
+        "line 10: malformed (NaN is not JSON)",
+        "line 11: no usable id: 'id' is ''",
         "line 12: id 12: 'instruction' holds half of a surrogate pair",
-    ]  # fmt: skip
+    ]
     for part in expected:
         assert f"{path}: {part}" in text, part
     assert f"{len(expected)} problems in 12 rows" in text and "line 1:" not in text
@@ -207,9 +216,11 @@ def test_the_printed_list_is_capped(tmp_path):
         ('[{"instruction": "a", "output": "b"}] tail', "text after the closing bracket: 'tail'"),
         ('[\n\n {"instruction": "", "output": "b"}]', "line 3: id 0: missing or empty instruction"),
         ('[\n {"instruction": "a", "output": "b"', "line 2: malformed"),
-        ("[]", "holds no rows"), ("", "holds no rows"), ('{"rows": [', "line 1: malformed"),
+        ("[]", "holds no rows"),
+        ("", "holds no rows"),
+        ('{"rows": [', "line 1: malformed"),
     ],
-)  # fmt: skip
+)
 def test_faulty_json(tmp_path, content, part):
     path = tmp_path / "p.json"
     path.write_text(content)
@@ -251,9 +262,16 @@ def test_a_file_that_changes_between_plan_and_build_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "config",
-    [{"format": "csv"}, {"empty_output": "zero"}, {"over_long": "cut"}, {"empty_instruction": "keep"}, {"rows": 0},
-     {"max_chars": -1}, {"sha256": "abc"}],
-)  # fmt: skip
+    [
+        {"format": "csv"},
+        {"empty_output": "zero"},
+        {"over_long": "cut"},
+        {"empty_instruction": "keep"},
+        {"rows": 0},
+        {"max_chars": -1},
+        {"sha256": "abc"},
+    ],
+)
 def test_config_values_are_checked(config):
     with pytest.raises(BadInput, match=rf"pool\.{next(iter(config))} is"):
         PoolConfig(**config)
@@ -325,8 +343,13 @@ def test_identity_is_content_not_name_place_or_unused_options(tmp_path):
         return records.node(PoolConfig(**{"name": "own", "path": str(path), **config})).fingerprint
 
     assert print_of(here) == print_of(there) == print_of(here, name="x", seed=3, over_long="drop", paper="z")
-    different = [{"rows": 3}, {"rows": 3, "seed": 1}, {"empty_output": "drop"}, {"max_chars": 9},
-                 {"fields": FieldMap(id="k")}]  # fmt: skip
+    different = [
+        {"rows": 3},
+        {"rows": 3, "seed": 1},
+        {"empty_output": "drop"},
+        {"max_chars": 9},
+        {"fields": FieldMap(id="k")},
+    ]
     assert len({print_of(here), *(print_of(here, **config) for config in different)}) == 6
     assert str(tmp_path) not in json.dumps(records.node(PoolConfig(name="own", path=str(here))).payload)
     jsonl(there, ROWS[:3])
@@ -352,12 +375,26 @@ def test_original_rows_are_strict_json(tmp_path):
     import datetime
     import decimal
 
-    rows = [{"instruction": "a", "output": "b", "day": datetime.date(2024, 2, 3), "score": float("nan"),
-             "price": decimal.Decimal("1.50"), "nested": {"x": [float("inf"), 1.0]}}]  # fmt: skip
+    rows = [
+        {
+            "instruction": "a",
+            "output": "b",
+            "day": datetime.date(2024, 2, 3),
+            "score": float("nan"),
+            "price": decimal.Decimal("1.50"),
+            "nested": {"x": [float("inf"), 1.0]},
+        }
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
     row = records.load_original(build(tmp_path / "p.parquet"))["0"]
-    assert row == {"instruction": "a", "output": "b", "day": "2024-02-03", "score": None, "price": "1.50",
-                   "nested": {"x": [None, 1.0]}}  # fmt: skip
+    assert row == {
+        "instruction": "a",
+        "output": "b",
+        "day": "2024-02-03",
+        "score": None,
+        "price": "1.50",
+        "nested": {"x": [None, 1.0]},
+    }
     binary = [{"instruction": "a", "output": "b", "image": b"\x00"}]
     pq.write_table(pa.Table.from_pylist(binary), tmp_path / "q.parquet")
     assert "holds bytes" in refusal(tmp_path / "q.parquet")
@@ -448,10 +485,14 @@ def test_the_configs_fit_the_dataclass(root):
 # -- real pools --------------------------------------------------------------------------------------
 
 REAL = {  # rows, empty outputs
-    "alpaca": (52002, 28), "alpaca_gpt4_partial": (9376, None), "alpaca_gpt4_zh_1k": (900, None),
-    "alpaca_zh_9k": (8944, None), "cot_partial": (32943, None), "dolly_3k": (2796, None),
+    "alpaca": (52002, 28),
+    "alpaca_gpt4_partial": (9376, None),
+    "alpaca_gpt4_zh_1k": (900, None),
+    "alpaca_zh_9k": (8944, None),
+    "cot_partial": (32943, None),
+    "dolly_3k": (2796, None),
     "wizardlm_evol_partial": (900, None),
-}  # fmt: skip
+}
 
 
 def test_real_pools_load_in_seconds(shared_dir, tmp_path):

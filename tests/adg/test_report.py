@@ -27,15 +27,30 @@ def results(value=0.5, partial=False, not_run=(), suite="mini", backend="hf", **
     for task in TASKS:
         reason = "no sandbox" if task in not_run else ""
         tasks[task] = {
-            "status": "not-run" if reason else "done", "reason": reason, "metric": "acc", "filter": "none",
-            "value": None if reason else values.get(task, value), "stderr": None if reason else 0.125,
-            "n": 0 if reason else 16, "num_fewshot": 3, "version": 1.0, "partial": partial and not reason,
-            "partial_reasons": [LIMIT] if partial and not reason else [], "subtasks": {},
+            "status": "not-run" if reason else "done",
+            "reason": reason,
+            "metric": "acc",
+            "filter": "none",
+            "value": None if reason else values.get(task, value),
+            "stderr": None if reason else 0.125,
+            "n": 0 if reason else 16,
+            "num_fewshot": 3,
+            "version": 1.0,
+            "partial": partial and not reason,
+            "partial_reasons": [LIMIT] if partial and not reason else [],
+            "subtasks": {},
             "beside": {"flexible-extract": {"value": 0.875, "stderr": 0.1}} if task == "gsm8k" else {},
-        }  # fmt: skip
+        }
     scores = {task: entry["value"] for task, entry in tasks.items()}
-    return {"schema": "adg-results/1", "backend": backend, "suite": suite, "partial": partial, "partial_reasons": [],
-            "tasks": tasks, "categories": aggregate.categories(scores)}  # fmt: skip
+    return {
+        "schema": "adg-results/1",
+        "backend": backend,
+        "suite": suite,
+        "partial": partial,
+        "partial_reasons": [],
+        "tasks": tasks,
+        "categories": aggregate.categories(scores),
+    }
 
 
 def done(selector, value=0.5, pool="general", paper=None, variant="", facts=None, **changes):
@@ -59,8 +74,12 @@ def rows_of(text):
 
 
 def everything(found):
-    return {"md": report.markdown(found), "csv": report.comma_separated(found), "html": report_html.page(found),
-            "txt": report.terminal(found)}  # fmt: skip
+    return {
+        "md": report.markdown(found),
+        "csv": report.comma_separated(found),
+        "html": report_html.page(found),
+        "txt": report.terminal(found),
+    }
 
 
 class Structure(HTMLParser):
@@ -127,7 +146,8 @@ def test_a_row_without_results_shows_a_word_and_no_number(state):
     assert not any(re.search(r"\d", value) for name, value in line.items() if name != "seeds")
     assert ["adg", *[""] * 9, word] in parsed(report_html.page(found)).rows  # one cell across all columns
     assert [part for part in report.terminal(found).splitlines() if part.strip().startswith("adg ")] == [
-        f"{'  adg':<26} {word}"]  # fmt: skip
+        f"{'  adg':<26} {word}"
+    ]
 
 
 def test_a_failure_is_printed_with_its_reason_and_without_its_traceback():
@@ -149,7 +169,12 @@ def test_a_task_that_did_not_run_leaves_its_category_and_average_missing():
     assert row["Coding"] == row["Average"] == "missing [2]"
     line = rows_of(texts["csv"])[1]
     assert (line["humaneval"], line["humaneval_stderr"], line["coding"], line["avg"], line["to_random"]) == (
-        "not run", "", "missing", "missing", "")  # fmt: skip
+        "not run",
+        "",
+        "missing",
+        "missing",
+        "",
+    )
     for name in ("md", "html", "txt"):
         assert "[1] HumanEval not run: no sandbox" in texts[name]
 
@@ -198,8 +223,14 @@ def test_partial_and_whole_results_are_not_compared():
 
 
 def test_random_is_that_of_the_same_backbone_pool_and_variant():
-    found = table(done("random", 0.0, pool="cot"), done("random", 0.25), done("random", 0.4375, variant="budget 3"),
-                  done("adg"), done("adg", variant="budget 3"), done("adg", variant="lam 0"))  # fmt: skip
+    found = table(
+        done("random", 0.0, pool="cot"),
+        done("random", 0.25),
+        done("random", 0.4375, variant="budget 3"),
+        done("adg"),
+        done("adg", variant="budget 3"),
+        done("adg", variant="lam 0"),
+    )
     differences = [line["to_random"] for line in rows_of(report.comma_separated(found))]
     assert differences == ["", "", "", "25.0000", "6.2500", "25.0000"]
 
@@ -229,7 +260,9 @@ def test_the_items_stand_in_the_cell_when_they_differ():
     fewer["tasks"]["mmlu"]["n"] = 8
     found = table(done("random"), Row("tiny", "general", "adg", state="done", results=fewer))
     assert [row["MMLU"] for row in pipes(report.markdown(found))] == [
-        "**50.00** ± 12.50 (n=16)", "**50.00** ± 12.50 (n=8)"]  # fmt: skip
+        "**50.00** ± 12.50 (n=16)",
+        "**50.00** ± 12.50 (n=8)",
+    ]
 
 
 def test_flexible_extract_facts_and_seeds_are_kept():
@@ -266,14 +299,14 @@ def test_an_unknown_task_gets_a_column_of_its_own():
 
 def test_a_suite_of_other_tasks_has_no_column_of_the_papers_categories():
     chinese = results()
-    chinese["tasks"] = {name: {**chinese["tasks"]["mmlu"], "value": value}
-                        for name, value in (("ceval-valid", 0.5), ("cmmlu", 0.25))}  # fmt: skip
+    chinese["tasks"] = {
+        name: {**chinese["tasks"]["mmlu"], "value": value} for name, value in (("ceval-valid", 0.5), ("cmmlu", 0.25))
+    }
     chinese["categories"] = aggregate.categories({"cmmlu": 0.25, "ceval-valid": 0.5})
     found = table(Row("tiny", "general", "adg", state="done", results=chinese), Row("tiny", "general", "zip"))
     texts = everything(found)
     row, missing = pipes(texts["md"])
-    assert (row["CMMLU (n=16)"], row["C-Eval (n=16)"], row["Average"]) == (
-        "25.00 ± 12.50", "50.00 ± 12.50", "37.50")  # fmt: skip
+    assert (row["CMMLU (n=16)"], row["C-Eval (n=16)"], row["Average"]) == ("25.00 ± 12.50", "50.00 ± 12.50", "37.50")
     assert missing["Average"] == "missing" and "Reasoning" not in row
     assert not any("Reasoning" in text or "BBH" in text for text in texts.values())
     assert rows_of(texts["csv"])[0]["avg"] == "37.5000"
@@ -307,8 +340,19 @@ def test_the_page_fetches_nothing_and_runs_nothing():
 
 
 def test_long_names_differ_in_their_last_words():
-    found = table(*(Row("tiny", "general", "adg", variant=f"chosen by a backbone with a very long name {i}",
-                        state="done", results=results()) for i in (1, 2)))  # fmt: skip
+    found = table(
+        *(
+            Row(
+                "tiny",
+                "general",
+                "adg",
+                variant=f"chosen by a backbone with a very long name {i}",
+                state="done",
+                results=results(),
+            )
+            for i in (1, 2)
+        )
+    )
     names = {re.split(r"\s{2,}", line.strip())[0] for line in report.terminal(found).splitlines() if "…" in line}
     assert len(names) == 2 and all(name.startswith("adg, ") for name in names), names
 
@@ -316,8 +360,11 @@ def test_long_names_differ_in_their_last_words():
 @pytest.mark.parametrize("name", ["adg", "a-selector-with-a-long-name, lam=0.25, budget=10000, answers=3"])
 def test_the_terminal_table_fits(name):
     figure = dict.fromkeys(report.CATEGORIES, 100.0)
-    found = table(done("random", 1.0, paper=figure, partial=True), done(name, 1.0, paper=figure, partial=True),
-                  Row("tiny", "general", "zip", state="failed", reason="word " * 200))  # fmt: skip
+    found = table(
+        done("random", 1.0, paper=figure, partial=True),
+        done(name, 1.0, paper=figure, partial=True),
+        Row("tiny", "general", "zip", state="failed", reason="word " * 200),
+    )
     assert max(map(len, report.terminal(found).splitlines())) <= report.WIDTH
 
 
@@ -330,8 +377,21 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
 
 
 def json_copy(rows):
-    return [Row(r.backbone, r.pool, r.selector, r.variant, r.state, r.reason, json.loads(json.dumps(r.results)),
-                r.paper, r.facts, r.seeds) for r in rows]  # fmt: skip
+    return [
+        Row(
+            r.backbone,
+            r.pool,
+            r.selector,
+            r.variant,
+            r.state,
+            r.reason,
+            json.loads(json.dumps(r.results)),
+            r.paper,
+            r.facts,
+            r.seeds,
+        )
+        for r in rows
+    ]
 
 
 def test_an_empty_table_renders():
@@ -341,10 +401,12 @@ def test_an_empty_table_renders():
 
 @given(st.lists(st.sampled_from(["done", *report.WORDS]), min_size=1, max_size=6), st.floats(0.01, 1))
 def test_every_rendering_has_every_row_and_no_number_for_a_row_without_results(states, value):
-    found = table(*(
-        done(f"s{i}x", value) if state == "done" else Row("tiny", "general", f"s{i}x", state=state)
-        for i, state in enumerate(states)
-    ))  # fmt: skip
+    found = table(
+        *(
+            done(f"s{i}x", value) if state == "done" else Row("tiny", "general", f"s{i}x", state=state)
+            for i, state in enumerate(states)
+        )
+    )
     lines = rows_of(report.comma_separated(found))
     assert [line["selector"] for line in lines] == [row.selector for row in found.rows]
     for line, row in zip(lines, pipes(report.markdown(found)), strict=True):
@@ -354,6 +416,8 @@ def test_every_rendering_has_every_row_and_no_number_for_a_row_without_results(s
 
 def test_rendering_needs_no_heavy_library(root):
     heavy = {"torch", "wandb", "transformers", "vllm", "trl", "lm_eval", "datasets", "pyarrow", "sklearn"}
-    code = ("import sys, adg.report, adg.report_html, experiments.paper, experiments.ledger; "
-            f"found = {heavy} & set(sys.modules); print(found); sys.exit(bool(found))")  # fmt: skip
+    code = (
+        "import sys, adg.report, adg.report_html, experiments.paper, experiments.ledger; "
+        f"found = {heavy} & set(sys.modules); print(found); sys.exit(bool(found))"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)

@@ -42,15 +42,31 @@ HERE = ExecConfig(device="cpu", distributed="ray", actors=2)
 
 
 def command(tmp_path: Path, runs: Path, actors: int) -> list[str]:
-    return [sys.executable, "-m", "experiments.select", "pool=local", f"pool.path={tmp_path / 'my.jsonl'}",
-            "selector=adg", "backbone=tiny_random", "budget=12", f"out={runs}.jsonl", "sampling.max_new_tokens=4",
-            "engine.distributed=ray", "engine.batch_size=4", f"exec.actors={actors}", f"exec.runs={runs}"]  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "experiments.select",
+        "pool=local",
+        f"pool.path={tmp_path / 'my.jsonl'}",
+        "selector=adg",
+        "backbone=tiny_random",
+        "budget=12",
+        f"out={runs}.jsonl",
+        "sampling.max_new_tokens=4",
+        "engine.distributed=ray",
+        "engine.batch_size=4",
+        f"exec.actors={actors}",
+        f"exec.runs={runs}",
+    ]
 
 
 def digests(runs: Path) -> dict[str, str]:
     names = ("answers.parquet", "grams.npy", "instructions.npy", "subset.jsonl", "scores.jsonl")
-    return {p.relative_to(runs).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-            for name in names for p in runs.glob(f"*/*/{name}")}  # fmt: skip
+    return {
+        p.relative_to(runs).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for name in names
+        for p in runs.glob(f"*/*/{name}")
+    }
 
 
 @pytest.fixture
@@ -69,8 +85,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("modules")
     (folder / "doubles.py").write_text(WORKER)
     paths = {"PYTHONPATH": f"{scale.environment()['PYTHONPATH']}{os.pathsep}{folder}"}
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
-             runtime_env={"env_vars": {**scale.environment(), **paths}})  # fmt: skip
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        runtime_env={"env_vars": {**scale.environment(), **paths}},
+    )
     yield folder
     ray.shutdown()
 
@@ -97,8 +118,14 @@ def test_one_and_two_actors_and_a_run_cut_short_choose_the_same(cluster: Path, r
     first = cells.cells([*command(pool, one, 1)[3:], "profile=own"])[0]
     store = Store(one, first.config.exec)
     store.ensure(first.nodes["subset"])
-    process = subprocess.Popen(command(pool, two, 2), cwd=root, env=env, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        command(pool, two, 2),
+        cwd=root,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     deadline = time.time() + 600
     while len(list(two.glob(f"answers/*.partial/{WORK}/*.parquet"))) < 3 and process.poll() is None:
         assert time.time() < deadline

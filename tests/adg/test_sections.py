@@ -39,8 +39,14 @@ def test_a_row_of_another_length_is_refused() -> None:
         Section("x", "X", head=("a", "b"), body=[("1", "2"), ("3",)])
 
 
-SECTION = Section("overlap", "Overlap | of subsets", ["Some words."], ("what", "value"), [("a <b>", "missing")],
-                  "<svg xmlns='http://www.w3.org/2000/svg'/>")  # fmt: skip
+SECTION = Section(
+    "overlap",
+    "Overlap | of subsets",
+    ["Some words."],
+    ("what", "value"),
+    [("a <b>", "missing")],
+    "<svg xmlns='http://www.w3.org/2000/svg'/>",
+)
 TABLE = report.Table("Stability", "mini", "a statement", rows=[], sections=[SECTION])
 
 

@@ -52,9 +52,14 @@ def no_sockets(monkeypatch):
 
 def cell(**changes) -> CellInfo:
     values = {
-        "name": "tiny/general/adg", "fingerprint": "0123456789abcdef" * 4, "group": "main", "backbone": "tiny",
-        "pool": "general", "selector": "adg", "config": {"sampling": {"n": 5, "windows": ("last4",)}},
-    }  # fmt: skip
+        "name": "tiny/general/adg",
+        "fingerprint": "0123456789abcdef" * 4,
+        "group": "main",
+        "backbone": "tiny",
+        "pool": "general",
+        "selector": "adg",
+        "config": {"sampling": {"n": 5, "windows": ("last4",)}},
+    }
     return CellInfo(**{**values, **changes})
 
 
@@ -96,15 +101,20 @@ def read(folder: Path) -> dict:
         record = b""
         which = parsed.WhichOneof("record_type")
         if which == "run":
-            found.update(id=parsed.run.run_id, group=parsed.run.run_group, tags=list(parsed.run.tags),
-                         name=parsed.run.display_name)  # fmt: skip
+            found.update(
+                id=parsed.run.run_id,
+                group=parsed.run.run_group,
+                tags=list(parsed.run.tags),
+                name=parsed.run.display_name,
+            )
             found["config"] = {u.key: json.loads(u.value_json) for u in parsed.run.config.update}
         elif which == "summary":
             for update in parsed.summary.update:
                 found["summary"][update.key or "/".join(update.nested_key)] = json.loads(update.value_json)
         elif which == "history":
-            found["history"].append({i.key or "/".join(i.nested_key): json.loads(i.value_json)
-                                     for i in parsed.history.item})  # fmt: skip
+            found["history"].append(
+                {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in parsed.history.item}
+            )
         elif which == "artifact":
             found["artifacts"].append((parsed.artifact.type, [c.path for c in parsed.artifact.manifest.contents]))
         elif which == "exit":
@@ -250,8 +260,10 @@ def test_none_writes_nothing(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(("change", "named"), [({"name": "mlflow"}, "tracker.name"), ({"mode": "on"}, "tracker.mode"),
-                                              ({"timeout": 0.0}, "tracker.timeout")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"name": "mlflow"}, "tracker.name"), ({"mode": "on"}, "tracker.mode"), ({"timeout": 0.0}, "tracker.timeout")],
+)
 def test_wrong_values_are_refused_by_name(change, named):
     with pytest.raises(BadInput, match=named):
         TrackerConfig(**change)

@@ -37,8 +37,9 @@ def formula_model() -> Any:
     class Head(torch.nn.Module):
         def forward(self, states: Any) -> Any:
             a, m = states[..., :1], states[..., 1:]
-            return (2.5 * torch.sin(0.37 * a + 0.011 * a * (words % 17) + 0.9 * words)
-                    + 1.5 * torch.cos(0.05 * words + 0.3 * m))  # fmt: skip
+            return 2.5 * torch.sin(0.37 * a + 0.011 * a * (words % 17) + 0.9 * words) + 1.5 * torch.cos(
+                0.05 * words + 0.3 * m
+            )
 
     class Model(torch.nn.Module):
         dtype, device = torch.float64, torch.device("cpu")

@@ -167,8 +167,9 @@ def reads_with_a_model(selector: Any) -> bool:
 
 
 TEXTS = ("", "7", " ", "Yes.", "Two words", "A longer answer, with a number (12) and a line\nfeed.", "答案是四")
-ROW = st.tuples(st.sampled_from(("Add 3 and 4.", "Say it.", "答？")), st.sampled_from(("", "a small sea")),
-                st.sampled_from(TEXTS))  # fmt: skip
+ROW = st.tuples(
+    st.sampled_from(("Add 3 and 4.", "Say it.", "答？")), st.sampled_from(("", "a small sea")), st.sampled_from(TEXTS)
+)
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(TYPES) if reads_with_a_model(make(TYPES, options(name)))])
@@ -190,8 +191,9 @@ def test_any_pool_read_with_a_model(name: str, drawn: list, seed: int, tmp_path_
         data = SelectorData(records.load(artifact), _features(selector, store, pool), artifact)
         table = selector.scores(data)
         table.check(len(rows))
-        picks = [[data.records[i].id for i in select(selector, data, table, n)]
-                 for n in range(1, int(table.valid.sum()) + 1)]  # fmt: skip
+        picks = [
+            [data.records[i].id for i in select(selector, data, table, n)] for n in range(1, int(table.valid.sum()) + 1)
+        ]
         found.append((table.invalid, table.score.tolist(), picks))
     assert str(found[0]) == str(found[1])
     invalid, scores, picks = found[0]

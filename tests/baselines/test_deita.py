@@ -37,10 +37,7 @@ def one_at_a_time(points: np.ndarray, threshold: float, limit: int | None = None
     for start in range(1, len(unit), batch):
         some = range(start, min(start + batch, len(unit)))
         before = list(kept)
-        kept += [
-            i for i in some
-            if all(unit[i] @ unit[j] <= threshold + 1e-12 for j in [*before, *range(start, i)])
-        ]  # fmt: skip
+        kept += [i for i in some if all(unit[i] @ unit[j] <= threshold + 1e-12 for j in [*before, *range(start, i)])]
         if limit is not None and len(kept) >= limit:
             break
     return kept[:limit]
@@ -67,8 +64,9 @@ def test_selection_of_the_official_code(case: dict, embedded: Callable, tmp_path
 def test_a_negative_threshold_is_an_ordinary_one_but_for_released(embedded: Callable, tmp_path: Path) -> None:
     files = write(tmp_path / "a.jsonl", [{"id": i, "complexity": 1, "quality": 5 - i} for i in range(3)])
     data = embedded([[1, 0], [-1, 0.1], [0, 1]])
-    kept = {v: Deita(DeitaConfig(threshold=-0.5, variant=v, **files)).scores(data).valid.tolist()
-            for v in deita.VARIANTS}  # fmt: skip
+    kept = {
+        v: Deita(DeitaConfig(threshold=-0.5, variant=v, **files)).scores(data).valid.tolist() for v in deita.VARIANTS
+    }
     assert kept == {"corrected": [True, True, False], "released": [True, False, False]}
 
 
@@ -157,10 +155,18 @@ def test_wrong_scores_are_named(embedded: Callable, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"variant": "x"}, {"threshold": 1.1}, {"threshold": float("nan")}, {"batch_size": 2},
-     {"batch_size": 0, "variant": "released"}, {"annotations_sha256": "0"}, {"quality_scorer_sha256": "0"},
-     {"quality_scorer": "/x"}, {"complexity_scorer": "/x", "quality_scorer": "/y", "annotations": "/z"}],
-)  # fmt: skip
+    [
+        {"variant": "x"},
+        {"threshold": 1.1},
+        {"threshold": float("nan")},
+        {"batch_size": 2},
+        {"batch_size": 0, "variant": "released"},
+        {"annotations_sha256": "0"},
+        {"quality_scorer_sha256": "0"},
+        {"quality_scorer": "/x"},
+        {"complexity_scorer": "/x", "quality_scorer": "/y", "annotations": "/z"},
+    ],
+)
 def test_options_are_checked(options: dict) -> None:
     with pytest.raises(BadInput):
         DeitaConfig(**options)
@@ -242,13 +248,19 @@ def test_a_tokenizer_without_the_levels_is_refused(tiny: tuple) -> None:
 def test_records_are_rated_by_the_given_checkpoints(tiny: tuple, tmp_path: Path) -> None:
     store, backbone = tiny
     folder = models.model_path(backbone)
-    rows = [{"id": i, "instruction": f"question {i % 4} of 7?", "input": "", "output": f"it is {i % 5}"}
-            for i in range(12)]  # fmt: skip
+    rows = [
+        {"id": i, "instruction": f"question {i % 4} of 7?", "input": "", "output": f"it is {i % 5}"} for i in range(12)
+    ]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pool = records.node(records.PoolConfig(name="p", path=str(tmp_path / "p.jsonl")))
     digest = pinned.folder_digest(folder)
-    options: dict[str, Any] = {"complexity_scorer": str(folder), "quality_scorer": str(folder), "threshold": 1.0,
-                               "complexity_scorer_sha256": digest, "quality_scorer_sha256": digest}  # fmt: skip
+    options: dict[str, Any] = {
+        "complexity_scorer": str(folder),
+        "quality_scorer": str(folder),
+        "threshold": 1.0,
+        "complexity_scorer_sha256": digest,
+        "quality_scorer_sha256": digest,
+    }
     selector = Deita(DeitaConfig(**options))
     assert selector.needs() == ("vectors", "ratings")
     model = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))

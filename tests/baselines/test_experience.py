@@ -21,8 +21,14 @@ from experiments import cells, config
 
 POOL = records.node(records.PoolConfig(name="mini", path="mini:general.jsonl", rows=16))
 TINY = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
-RECIPE = {"batch_size": 4, "max_length": 256, "learning_rate": 0.01, "warmup_ratio": 0.0, "lora_rank": 4,
-          "gradient_checkpointing": False}  # fmt: skip
+RECIPE = {
+    "batch_size": 4,
+    "max_length": 256,
+    "learning_rate": 0.01,
+    "warmup_ratio": 0.0,
+    "lora_rank": 4,
+    "gradient_checkpointing": False,
+}
 OPTIONS: dict[str, Any] = {"pre_experience": True, "pre_clusters": 3, "pre_per_cluster": 2, "pre_finetune": RECIPE}
 
 
@@ -36,13 +42,16 @@ def test_the_draw_by_hand() -> None:
     assert experience.draw(labels, perplexities, ExperienceConfig(per_cluster=2)).tolist() == [1, 3, 6, 8]
 
 
-@pytest.mark.parametrize(("size", "expected"), [
-    (9, list(range(9))),  # fewer than ten: all, whatever their perplexity
-    (10, [3, 4, 5, 6]),  # 3.25 and 7.75 are the percentiles of 1..10; fewer than ten are left: all of those
-    (40, list(range(10, 30, 2))),  # twenty are left: every second
-    (60, list(range(15, 45, 3))),
-    (58, list(range(15, 43, 2))[:10]),  # 28 are left: every second, the first ten
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (9, list(range(9))),  # fewer than ten: all, whatever their perplexity
+        (10, [3, 4, 5, 6]),  # 3.25 and 7.75 are the percentiles of 1..10; fewer than ten are left: all of those
+        (40, list(range(10, 30, 2))),  # twenty are left: every second
+        (60, list(range(15, 45, 3))),
+        (58, list(range(15, 43, 2))[:10]),  # 28 are left: every second, the first ten
+    ],
+)
 def test_ten_of_the_middle_half_as_in_the_official_code(size: int, expected: list[int]) -> None:
     perplexities = np.arange(1, size + 1)
     assert experience.draw(np.zeros(size), perplexities, ExperienceConfig()).tolist() == expected
@@ -158,10 +167,14 @@ def test_the_cells_own_recipe_with_one_epoch() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"scorer": "gpt2"}, "the backbone is what is trained"), ({"pre_clusters": 0}, "pre_clusters is 0"),
-     ({"pre_percentiles": (75.0, 25.0)}, "the lower first"), ({"pre_percentiles": (1.0,)}, "expected two"),
-     ({"pre_epochs": 0}, "finetune.epochs is 0")],
-)  # fmt: skip
+    [
+        ({"scorer": "gpt2"}, "the backbone is what is trained"),
+        ({"pre_clusters": 0}, "pre_clusters is 0"),
+        ({"pre_percentiles": (75.0, 25.0)}, "the lower first"),
+        ({"pre_percentiles": (1.0,)}, "expected two"),
+        ({"pre_epochs": 0}, "finetune.epochs is 0"),
+    ],
+)
 def test_refusals(options: dict, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         IfdConfig(**{**OPTIONS, **options})

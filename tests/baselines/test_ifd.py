@@ -107,10 +107,13 @@ def test_exactly_one_is_kept_and_a_loss_of_zero_is_no_score(tmp_path: Path) -> N
     ids = ["0", "1", "2", "3"]
     values = np.array([2.0, 2.0, 1.0, 0.0]), np.array([2.0, 1.0, 0.0, 0.0])
     counts, reasons = np.ones(4, dtype=np.int64), [""] * 4
-    likelihood.save(tmp_path / "losses.parquet",
-                    likelihood.Losses(ids, values[0], counts, values[1], counts, reasons, reasons))  # fmt: skip
-    data = SelectorData([Record(i, "a", "", "b") for i in range(4)],
-                        {"losses": Artifact(tmp_path, {"files": {"losses.parquet": {}}, "info": {}})})  # fmt: skip
+    likelihood.save(
+        tmp_path / "losses.parquet", likelihood.Losses(ids, values[0], counts, values[1], counts, reasons, reasons)
+    )
+    data = SelectorData(
+        [Record(i, "a", "", "b") for i in range(4)],
+        {"losses": Artifact(tmp_path, {"files": {"losses.parquet": {}}, "info": {}})},
+    )
     table = Ifd(IfdConfig(allow_above_one=True)).scores(data)
     table.check(4)
     assert table.score[:2].tolist() == [1.0, 2.0] and sorted(table.invalid) == [2, 3]

@@ -107,10 +107,16 @@ def test_random_records_first_by_seed_and_id(embedded: Callable) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"start": -1}, {"vectors": "mine"}, {"vectors": "encoder", "vector_pooling": "first"}, {"vector_tokens": 0},
-     {"vectors": "bins", "vector_text": "record"}, {"vectors": "encoder", "vector_text": "x"},
-     {"encoder_sha256": "0"}],
-)  # fmt: skip
+    [
+        {"start": -1},
+        {"vectors": "mine"},
+        {"vectors": "encoder", "vector_pooling": "first"},
+        {"vector_tokens": 0},
+        {"vectors": "bins", "vector_text": "record"},
+        {"vectors": "encoder", "vector_text": "x"},
+        {"encoder_sha256": "0"},
+    ],
+)
 def test_options_are_checked(options: dict) -> None:
     with pytest.raises(BadInput):
         KcenterConfig(**options)

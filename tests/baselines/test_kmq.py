@@ -134,9 +134,16 @@ def test_no_score_is_not_run_and_a_wrong_one_is_named(embedded: Callable, tmp_pa
 
 @pytest.mark.parametrize(
     "options",
-    [{"variant": "x"}, {"within": "mean"}, {"clusters": 0}, {"n_init": 0}, {"max_iter": 0}, {"seed": -1},
-     {"annotations_sha256": "0"}],
-)  # fmt: skip
+    [
+        {"variant": "x"},
+        {"within": "mean"},
+        {"clusters": 0},
+        {"n_init": 0},
+        {"max_iter": 0},
+        {"seed": -1},
+        {"annotations_sha256": "0"},
+    ],
+)
 def test_options_are_checked(options: dict) -> None:
     with pytest.raises(BadInput):
         KmqConfig(**options)

@@ -77,8 +77,14 @@ def test_selection_of_the_official_code_from_its_own_files(tmp_path: Path) -> No
         assert table.parts["labels"][parsed["_id"]] == len(set(parsed["labels"]))
     for run in GOLDEN["graphs"][0]["runs"]:
         a = run["args"]
-        options = {"phi": a["phi_type"], "alpha": a["phi_alpha"], "a": a["phi_a"], "b": a["phi_b"],
-                   "prop_weight": a["prop_weight"], "norm": a["norm"]}  # fmt: skip
+        options = {
+            "phi": a["phi_type"],
+            "alpha": a["phi_alpha"],
+            "a": a["phi_a"],
+            "b": a["phi_b"],
+            "prop_weight": a["prop_weight"],
+            "norm": a["norm"],
+        }
         assert chosen(data, run["num_sample"], **OFFICIAL, **files, **options) == run["selected"]
 
 
@@ -192,8 +198,10 @@ def test_label_embeddings_bring_the_label_graph() -> None:
 
 def test_tags_of_the_pool_itself_and_records_without_them(tmp_path: Path) -> None:
     path = tmp_path / "pool.jsonl"
-    rows = [{"id": i, "instruction": "i", "output": "o", "tags": ["a", "b"][i % 2 :], "quality": 2, "complexity": 3}
-            for i in range(4)]  # fmt: skip
+    rows = [
+        {"id": i, "instruction": "i", "output": "o", "tags": ["a", "b"][i % 2 :], "quality": 2, "complexity": 3}
+        for i in range(4)
+    ]
     path.write_text("".join(json.dumps(r) + "\n" for r in [*rows, {"id": 4, "instruction": "i", "output": "o"}]))
     artifact = Store(tmp_path / "runs", ExecConfig()).ensure(records.node(records.PoolConfig(name="p", path=str(path))))
     data = SelectorData(records.load(artifact), {}, artifact)
@@ -263,9 +271,20 @@ def test_a_broken_annotations_file_is_refused(tmp_path: Path, text: str, message
 
 @pytest.mark.parametrize(
     "options",
-    [{"phi": "log"}, {"label_graph": "none"}, {"threshold": 1.5}, {"threshold": -0.1}, {"prop_weight": -1.0},
-     {"b": 1.2}, {"b": 0.0}, {"a": 0.0}, {"alpha": -1.0}, {"a": math.nan}, {"valid_tags_sha256": "0"}],
-)  # fmt: skip
+    [
+        {"phi": "log"},
+        {"label_graph": "none"},
+        {"threshold": 1.5},
+        {"threshold": -0.1},
+        {"prop_weight": -1.0},
+        {"b": 1.2},
+        {"b": 0.0},
+        {"a": 0.0},
+        {"alpha": -1.0},
+        {"a": math.nan},
+        {"valid_tags_sha256": "0"},
+    ],
+)
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
         MigConfig(**options)

@@ -217,8 +217,9 @@ def tokenizer_into(folder: Path) -> Any:
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
-                                        unk_token="<unk>")  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
     tokenizer.save_pretrained(folder)
     return tokenizer
 
@@ -229,17 +230,31 @@ def checkpoint(folder: Path, kind: str) -> Any:
     from safetensors.torch import load_file, save_file
     from transformers import AutoConfig, AutoModel
 
-    sizes = {"vocab_size": 12, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "intermediate_size": 24, "pad_token_id": 1}  # fmt: skip
+    sizes = {
+        "vocab_size": 12,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "pad_token_id": 1,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(1)
         if kind == "roberta":
             written = {**sizes, "model_type": "roberta", "max_position_embeddings": 40}
             encoder = AutoModel.from_config(AutoConfig.for_model(**written)).eval()
         else:
-            written = {**sizes, "model_type": "new", "type_vocab_size": 0, "rope_theta": 160000, "pack_qkv": True,
-                       "rope_scaling": {"type": "ntk", "factor": 2.0}, "position_embedding_type": "rope",
-                       "layer_norm_type": "layer_norm", "auto_map": {"AutoModel": "x--modeling.NewModel"}}  # fmt: skip
+            written = {
+                **sizes,
+                "model_type": "new",
+                "type_vocab_size": 0,
+                "rope_theta": 160000,
+                "pack_qkv": True,
+                "rope_scaling": {"type": "ntk", "factor": 2.0},
+                "position_embedding_type": "rope",
+                "layer_norm_type": "layer_norm",
+                "auto_map": {"AutoModel": "x--modeling.NewModel"},
+            }
             (folder / "encoder").mkdir(parents=True)
             (folder / "encoder" / "config.json").write_text(json.dumps(written))
             encoder = AutoModel.from_config(scar.encoder_config(folder / "encoder" / "config.json")).eval()
@@ -278,8 +293,10 @@ def test_a_converted_checkpoint_scores_like_the_formula(tmp_path: Path, kind: st
     tokenizer, tensors = tokenizer_into(tmp_path / "again"), head(16, 6)
     for record, found in zip(records, table.score, strict=True):
         with torch.inference_mode():
-            x, y = (encoder(**{k: v for k, v in tokenizer(text, return_tensors="pt").items() if k != "token_type_ids"})
-                    for text in scar.pair(record))  # fmt: skip
+            x, y = (
+                encoder(**{k: v for k, v in tokenizer(text, return_tensors="pt").items() if k != "token_type_ids"})
+                for text in scar.pair(record)
+            )
         assert (x.pooler_output is None) == (kind == "new")
         pooled = [e.last_hidden_state[:, 0] if e.pooler_output is None else e.pooler_output for e in (x, y)]
         first = torch.cat(pooled, 1)
@@ -294,8 +311,17 @@ def test_rotary_frequencies_of_the_gte_encoder(tmp_path: Path) -> None:
     from transformers import AutoModel
 
     path = tmp_path / "config.json"
-    given = {"model_type": "new", "vocab_size": 12, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "intermediate_size": 24, "pad_token_id": 0, "type_vocab_size": 0, "rope_theta": 160000}  # fmt: skip
+    given = {
+        "model_type": "new",
+        "vocab_size": 12,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "pad_token_id": 0,
+        "type_vocab_size": 0,
+        "rope_theta": 160000,
+    }
     width = 16
     steps = np.arange(0, width, 2)
     for scaling, expected in (

@@ -127,8 +127,9 @@ def test_faults_are_reasons_and_shift_nothing(
     with pytest.raises(BadMeasurement, match=r"their ids: 1"):
         Store(tmp_path / "a", ExecConfig(device="cpu")).ensure(wanted)
     artifact = Store(tmp_path / "b", ExecConfig(device="cpu", max_failed=1)).ensure(wanted)
-    table = Selectit(SelectitConfig()).scores(SelectorData([Record(i, "", "", "") for i in range(5)],
-                                                           {"ratings": artifact}))  # fmt: skip
+    table = Selectit(SelectitConfig()).scores(
+        SelectorData([Record(i, "", "", "") for i in range(5)], {"ratings": artifact})
+    )
     table.check(5)
     assert table.invalid[1] == likelihood.FAILED
     assert table.invalid[3] == "too long to be rated: more than the backbone's 2048 positions"
@@ -162,9 +163,13 @@ def test_ties() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"variant": "official"}, "corrected, released"), ({"count": 0}, "1 rating prompt"),
-     ({"alpha": -0.1}, "0 or more"), ({"dtype": "int8"}, "float32")],
-)  # fmt: skip
+    [
+        ({"variant": "official"}, "corrected, released"),
+        ({"count": 0}, "1 rating prompt"),
+        ({"alpha": -0.1}, "0 or more"),
+        ({"dtype": "int8"}, "float32"),
+    ],
+)
 def test_refusals(options: dict, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         SelectitConfig(**options)

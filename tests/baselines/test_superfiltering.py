@@ -44,8 +44,11 @@ def test_official_scores(run: Callable, official: dict) -> None:
     np.testing.assert_allclose(table.parts["ifd_ppl"], numbers(official["ifd_ppl"]), rtol=1e-9)
     np.testing.assert_allclose(table.parts["ppl_alone"], numbers(official["ppl_direct"]), rtol=1e-9)
     np.testing.assert_allclose(table.parts["ppl_conditioned"], numbers(official["ppl_condition"]), rtol=1e-9)
-    reasons = {144: "the response is empty", 145: "a response of one token has no loss without a prefix",
-               157: "the prompt fills all 1024 tokens"}  # fmt: skip
+    reasons = {
+        144: "the response is empty",
+        145: "a response of one token has no loss without a prefix",
+        157: "the prompt fills all 1024 tokens",
+    }
     assert {row: table.invalid[row] for row in reasons} == reasons
 
 
@@ -66,10 +69,13 @@ def test_exactly_one_is_left_out(tmp_path: Path) -> None:
 
     same, counts = np.array([2.0, 2.0]), np.ones(2, dtype=np.int64)
     alone = np.array([2.0, 2.0000001])
-    likelihood.save(tmp_path / "losses.parquet",
-                    likelihood.Losses(["0", "1"], same, counts, alone, counts, ["", ""], ["", ""]))  # fmt: skip
-    data = SelectorData([Record(i, "a", "", "b") for i in range(2)],
-                        {"losses": Artifact(tmp_path, {"files": {"losses.parquet": {}}, "info": {}})})  # fmt: skip
+    likelihood.save(
+        tmp_path / "losses.parquet", likelihood.Losses(["0", "1"], same, counts, alone, counts, ["", ""], ["", ""])
+    )
+    data = SelectorData(
+        [Record(i, "a", "", "b") for i in range(2)],
+        {"losses": Artifact(tmp_path, {"files": {"losses.parquet": {}}, "info": {}})},
+    )
     assert Superfiltering(SuperfilteringConfig()).scores(data).valid.tolist() == [False, True]
 
 

@@ -20,7 +20,7 @@ from baselines.superfiltering_d import SuperfilteringD, SuperfilteringDConfig
 @pytest.fixture
 def world(
     measured: Callable, golden_pool: list, golden_tokenizer: Callable, embedded: Callable
-) -> Callable[..., tuple[SuperfilteringD, SelectorData, np.ndarray]]:  # fmt: skip
+) -> Callable[..., tuple[SuperfilteringD, SelectorData, np.ndarray]]:
     """The selector, the golden pool with losses under the formula model, and random vectors (copies are copies)."""
     points = np.random.default_rng(6).normal(size=(160, 5)).astype(np.float32)
     points[[140, 141, 142]] = points[[3, 3, 17]]
@@ -99,9 +99,15 @@ def test_texts_and_options() -> None:
     assert SuperfilteringDConfig(variant="released").defaults(own=True) == ("lines", "mean")
     assert SuperfilteringD(SuperfilteringDConfig()).needs() == ("losses", "vectors")
     for options in (
-        {"variant": "x"}, {"candidates": 0}, {"lower": 1.0}, {"lower": -0.1}, {"lower": 0.9, "candidates": 5},
-        {"kernel": "x"}, {"threshold": 0.0}, {"vectors": "x"},
-    ):  # fmt: skip
+        {"variant": "x"},
+        {"candidates": 0},
+        {"lower": 1.0},
+        {"lower": -0.1},
+        {"lower": 0.9, "candidates": 5},
+        {"kernel": "x"},
+        {"threshold": 0.0},
+        {"vectors": "x"},
+    ):
         with pytest.raises(BadInput):
             SuperfilteringDConfig(**options)
 

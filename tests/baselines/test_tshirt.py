@@ -90,8 +90,11 @@ def test_noise_is_the_texts_own() -> None:
     limit = 5 / math.sqrt(9 * 64)
     assert 0.99 * limit < np.abs(noise).max() <= limit and abs(noise.mean()) < 0.1 * limit
     np.testing.assert_array_equal(noise, tshirt.shake(Text(np.arange(9, dtype=np.int32), 4), 64, CFG, 0))
-    others = [tshirt.shake(text, 64, CFG, 1), tshirt.shake(text, 64, dataclasses.replace(CFG, seed=2), 0),
-              tshirt.shake(Text(np.arange(1, 10, dtype=np.int32), 4), 64, CFG, 0)]  # fmt: skip
+    others = [
+        tshirt.shake(text, 64, CFG, 1),
+        tshirt.shake(text, 64, dataclasses.replace(CFG, seed=2), 0),
+        tshirt.shake(Text(np.arange(1, 10, dtype=np.int32), 4), 64, CFG, 0),
+    ]
     assert all((other != noise).any() for other in others)
     assert not tshirt.shake(text, 64, dataclasses.replace(CFG, noise=0.0), 0).any()
 
@@ -153,8 +156,9 @@ def test_without_noise_it_is_superfilterings_ratio_over_all_tokens(tmp_path: Pat
     data = SelectorData(pool, {"deltas": artifact})
     table = selector.scores(data)
     table.check(12)
-    plain = likelihood.load(store.ensure(likelihood.node(records.node(POOL), models.node(TINY),
-                                                         LossesConfig("none", 1024))))  # fmt: skip
+    plain = likelihood.load(
+        store.ensure(likelihood.node(records.node(POOL), models.node(TINY), LossesConfig("none", 1024)))
+    )
     ratio = np.exp(plain.nll_conditioned - plain.nll_alone)
     np.testing.assert_allclose(table.parts["ifd_noisy"], ratio, rtol=1e-4)
     # with a BOS both cover the same tokens; a ratio of 1 still leaves out the pool's least changed one
@@ -222,9 +226,13 @@ def test_gpt2_without_a_revision_is_planned_and_refused_when_built(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"ratio": 0.0}, "above 0"), ({"copies": 0}, "1 noisy copy"), ({"noise": -1.0}, "0 or more"),
-     ({"scorer_engine": "vllm"}, "takes no embeddings")],
-)  # fmt: skip
+    [
+        ({"ratio": 0.0}, "above 0"),
+        ({"copies": 0}, "1 noisy copy"),
+        ({"noise": -1.0}, "0 or more"),
+        ({"scorer_engine": "vllm"}, "takes no embeddings"),
+    ],
+)
 def test_refusals(options: dict, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         TshirtConfig(**options)

@@ -57,11 +57,24 @@ def checkpoint(folder: Path, kind: str = "bert") -> Any:
     inner = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
-                                        unk_token="[UNK]", model_max_length=16)  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        model_max_length=16,
+    )
     tokenizer.save_pretrained(folder)
-    sizes = {"vocab_size": 12, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "intermediate_size": 24, "pad_token_id": 0, "max_position_embeddings": 20}  # fmt: skip
+    sizes = {
+        "vocab_size": 12,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "pad_token_id": 0,
+        "max_position_embeddings": 20,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = AutoModel.from_config(AutoConfig.for_model(kind, **sizes)).eval()
@@ -129,9 +142,7 @@ def test_blank_texts_have_a_reason_and_failures_stop(store: Store, tmp_path: Pat
         vectors.load(SelectorData(data.records, {"vectors": broken}))
 
 
-def test_a_model_that_gives_nan_stops_the_stage(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+def test_a_model_that_gives_nan_stops_the_stage(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encode = TextEncoder.encode
 
     def failing(self: TextEncoder, texts: list[str], end: bool = False) -> np.ndarray:
@@ -205,9 +216,11 @@ def test_a_sentence_encoder_is_mean_pooled(store: Store, tmp_path: Path) -> None
     folder = tmp_path / "encoder"
     model, tokenizer = checkpoint(folder)
     digest = pinned.folder_digest(folder)
-    rows = [{"id": 0, "instruction": "what is two plus two ?", "output": "four"},
-            {"id": 1, "instruction": "the answer [SEP] is ?", "output": "two " * 30},
-            {"id": 2, "instruction": "four", "output": ""}]  # fmt: skip
+    rows = [
+        {"id": 0, "instruction": "what is two plus two ?", "output": "four"},
+        {"id": 1, "instruction": "the answer [SEP] is ?", "output": "two " * 30},
+        {"id": 2, "instruction": "four", "output": ""},
+    ]
     pool = pool_of(tmp_path, rows)
     options = VectorOptions(vectors="encoder", vector_text="lines", encoder=str(folder), encoder_sha256=digest)
     found, missing, data = loaded(store, pool, options)
@@ -267,8 +280,9 @@ def test_auto_is_the_embedded_backbone_or_the_encoder(tmp_path: Path) -> None:
     given = vectors.nodes(pool, HUB_LIKE, DeitaConfig(vector_text="lines", vector_pooling="mean"))["vectors"].config
     assert (given.text, given.pooling) == ("lines", "mean")
     assert set(vectors.nodes(pool, HUB_LIKE, VectorOptions(vectors="backbone"))["vectors"].inputs) == {
-        "pool", "backbone",
-    }  # fmt: skip
+        "pool",
+        "backbone",
+    }
 
 
 # -- every hard record ---------------------------------------------------------------------------------------
@@ -277,8 +291,10 @@ def test_auto_is_the_embedded_backbone_or_the_encoder(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def hard(store: Store, tmp_path_factory: pytest.TempPathFactory, golden: Path) -> SelectorData:
     """The golden pool: copies, empty and one-token outputs, an empty instruction, scripts, very long records."""
-    rows = [{**row, "quality": 1 + row["id"] % 5, "complexity": 2.5}
-            for row in json.loads((golden / "pool.json").read_text())["pool"]]  # fmt: skip
+    rows = [
+        {**row, "quality": 1 + row["id"] % 5, "complexity": 2.5}
+        for row in json.loads((golden / "pool.json").read_text())["pool"]
+    ]
     pool = pool_of(tmp_path_factory.mktemp("hard"), rows, empty_instruction="drop")
     node = vectors.nodes(pool, BACKBONE, VectorOptions(vectors="backbone", vector_text="record", vector_tokens=64))
     artifact = store.ensure(pool)

@@ -46,9 +46,16 @@ def reference(records: list[Record], budget: int, k1: int, k2: int, k3: int, rel
     """The same selection one recompression at a time, in exact or float32 comparison."""
     number = np.float32 if released else float
     items = [
-        {"id": r.id, "conversations": [{"from": "human", "value": r.instruction + ("\n" + r.input if r.input else "")},
-                                       {"from": "gpt", "value": r.output}], "source": "golden"} for r in records
-    ]  # fmt: skip
+        {
+            "id": r.id,
+            "conversations": [
+                {"from": "human", "value": r.instruction + ("\n" + r.input if r.input else "")},
+                {"from": "gpt", "value": r.output},
+            ],
+            "source": "golden",
+        }
+        for r in records
+    ]
     known = {i: number(g([item])) for i, item in enumerate(items)}
     out: list[int] = []
     while len(out) < budget:

@@ -10,8 +10,13 @@ from pathlib import Path
 
 
 def run(root: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, f"benchmarks/{script}.py", *arguments], cwd=root, capture_output=True,
-                          text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})  # fmt: skip
+    return subprocess.run(
+        [sys.executable, f"benchmarks/{script}.py", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
 
 
 def test_without_a_gpu_the_benchmark_says_so(root: Path) -> None:

@@ -41,9 +41,17 @@ def test_pass_at_k_needs_k_candidates(metric: CodeEval) -> None:
     assert scores == {"pass@1": 0.5, "pass@2": 1.0}
 
 
-@pytest.mark.parametrize(("k", "total", "correct", "expected"), [
-    (1, 5, 0, 0.0), (1, 5, 5, 1.0), (1, 4, 1, 0.25), (2, 4, 1, 0.5), (2, 4, 2, 1 - 1 / 6), (3, 4, 2, 1.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("k", "total", "correct", "expected"),
+    [
+        (1, 5, 0, 0.0),
+        (1, 5, 5, 1.0),
+        (1, 4, 1, 0.25),
+        (2, 4, 1, 0.5),
+        (2, 4, 2, 1 - 1 / 6),
+        (3, 4, 2, 1.0),
+    ],
+)
 def test_pass_at(k: int, total: int, correct: int, expected: float) -> None:
     assert pass_at(k, total, correct) == pytest.approx(expected)
 
@@ -74,8 +82,9 @@ def test_library_finds_this_metric_only_meanwhile() -> None:
 
 
 def humaneval(rows: list[dict]) -> dict[str, tuple[str, str]]:
-    return {r["task_id"]: (r["prompt"] + r["canonical_solution"], f"{r['test']}\ncheck({r['entry_point']})")
-            for r in rows}  # fmt: skip
+    return {
+        r["task_id"]: (r["prompt"] + r["canonical_solution"], f"{r['test']}\ncheck({r['entry_point']})") for r in rows
+    }
 
 
 def mbpp(rows: list[dict]) -> dict[int, tuple[str, str]]:
@@ -89,8 +98,10 @@ def run(pairs: dict, capsys: pytest.CaptureFixture[str], name: str) -> dict:
     begun = time.monotonic()
     outcomes = box.map(list(pairs.values()))
     with capsys.disabled():
-        print(f"\n  {name}: {sum(o.passed for o in outcomes)} of {len(pairs)} reference solutions pass, "
-              f"{time.monotonic() - begun:.1f} s")  # fmt: skip
+        print(
+            f"\n  {name}: {sum(o.passed for o in outcomes)} of {len(pairs)} reference solutions pass, "
+            f"{time.monotonic() - begun:.1f} s"
+        )
     return {key: outcome.error for key, outcome in zip(pairs, outcomes, strict=True) if not outcome.passed}
 
 
@@ -109,8 +120,10 @@ def test_reference_solutions_of_the_mini_sets_pass(capsys: pytest.CaptureFixture
 
 @needs_sandbox
 def test_empty_answers_to_the_mini_sets_fail() -> None:
-    rows = [json.loads(line) for line in
-            (EMBEDDED / "openai/openai_humaneval/openai_humaneval/test.jsonl").read_text().splitlines()]  # fmt: skip
+    rows = [
+        json.loads(line)
+        for line in (EMBEDDED / "openai/openai_humaneval/openai_humaneval/test.jsonl").read_text().splitlines()
+    ]
     box = sandbox.available()
     pairs = [(r["prompt"] + "    pass\n", test) for r, (_, test) in zip(rows, humaneval(rows).values(), strict=True)]
     assert not any(outcome.passed for outcome in box.map(pairs))

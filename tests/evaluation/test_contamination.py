@@ -21,11 +21,15 @@ from adg.evaluation.suite import EMBEDDED, SuiteConfig
 from adg.execution import ExecConfig
 from adg.store import Store
 
-LONG = ("A farmer named Hedwig keeps nineteen geese and sells six of them at the Tuesday market, "
-        "then buys twice as many ducks; how many birds does Hedwig own now?")  # fmt: skip
+LONG = (
+    "A farmer named Hedwig keeps nineteen geese and sells six of them at the Tuesday market, "
+    "then buys twice as many ducks; how many birds does Hedwig own now?"
+)
 SHORT = "Who painted the ceiling of Brennwick Hall?"
-ANSWER = ("After the market thirteen geese are left, since nineteen minus six is thirteen, and with the twelve "
-          "ducks that were bought there are twenty five birds.")  # fmt: skip
+ANSWER = (
+    "After the market thirteen geese are left, since nineteen minus six is thirteen, and with the twelve "
+    "ducks that were bought there are twenty five birds."
+)
 
 
 def index(*splits: tuple[str, bool, list[tuple[str, str]]], **options: Any) -> Index:
@@ -93,8 +97,12 @@ def test_a_short_question_of_the_test_and_of_the_training_split_names_both() -> 
     found = index(("triviaqa", True, [(text, "Paris"), (SHORT, "Nobody")]), ("triviaqa", False, [(text.upper(), "P.")]))
     assert [(row["kind"], row["item"]) for row in compare(found, f"So: {text}")] == [("test", 0), ("train", 0)]
     assert found.counts()["triviaqa"] == {"test": {"items": 2, "checked": 2}, "train": {"items": 1, "checked": 1}}
-    parts = {"mmlu": [Split(config, "test" if test else "dev", test, [(text, "Paris")])
-                      for config, test in (("a", True), ("a", False), ("b", True))]}  # fmt: skip
+    parts = {
+        "mmlu": [
+            Split(config, "test" if test else "dev", test, [(text, "Paris")])
+            for config, test in (("a", True), ("a", False), ("b", True))
+        ]
+    }
     found = Index(parts, ContaminationConfig())
     assert [row["kind"] for row in compare(found, text)] == ["train"], "two subtasks' tests share it, one dev has it"
     assert found.counts()["mmlu"] == {"test": {"items": 2, "checked": 0}, "train": {"items": 1, "checked": 1}}
@@ -126,8 +134,10 @@ def _runs_of_three(text: str) -> set[tuple[str, ...]]:
 
 def test_a_tasks_form_is_no_evidence_but_an_items_own_words_are() -> None:
     form = "If you follow these instructions in the order in which they are given do you return to the start?"
-    rows = [(f"{form} Take {i} steps towards the {place} and {i + 1} back again past the old {place} gate.", "Yes")
-            for i, place in enumerate(["harbour", "mill", "chapel", "quarry", "orchard", "bridge"])]  # fmt: skip
+    rows = [
+        (f"{form} Take {i} steps towards the {place} and {i + 1} back again past the old {place} gate.", "Yes")
+        for i, place in enumerate(["harbour", "mill", "chapel", "quarry", "orchard", "bridge"])
+    ]
     found = index(("bbh", True, rows), template=5)
     assert compare(found, form) == []
     assert [row["item"] for row in compare(found, rows[3][0])] == [3]
@@ -174,8 +184,13 @@ def test_leaks_of_every_benchmark_are_found_and_no_record_is_lost(suite: SuiteCo
         for split in items.read(task, suite.root / cfg.repo, cfg.subtasks):
             number, (question, _) = next((i, t) for i, t in enumerate(split.items) if len(t[0].split()) > 4)
             planted.append((task, split.name, split.config, number))
-            rows.append({"id": "/".join(map(str, planted[-1])), "instruction": "Say it.",
-                         "output": question.upper().replace(",", " ;")})  # fmt: skip
+            rows.append(
+                {
+                    "id": "/".join(map(str, planted[-1])),
+                    "instruction": "Say it.",
+                    "output": question.upper().replace(",", " ;"),
+                }
+            )
     store = Store(tmp_path / "runs", ExecConfig())
     artifact = store.ensure(contamination.node(pool_of(tmp_path / "p.jsonl", rows), suite))
     found = contamination.overlaps(artifact)
@@ -231,8 +246,9 @@ def test_a_data_set_without_the_column_or_the_split_is_refused(suite: SuiteConfi
     shutil.copyfile(folder / "main" / "test.jsonl", folder / "main" / "train.jsonl")
     with pytest.raises(BadInput, match=r"config main has the columns query.*gsm8k"):
         list(items.read("gsm8k", folder))
-    (folder / "README.md").write_text("---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n"
-                                      "    path: main/train.jsonl\n---\n")  # fmt: skip
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: main/train.jsonl\n---\n"
+    )
     with pytest.raises(BadInput, match="has the splits train; expected 'test'"):
         list(items.read("gsm8k", folder))
     with pytest.raises(BadInput, match=r"experiments\.fetch"):
@@ -245,8 +261,9 @@ def test_a_data_set_without_the_column_or_the_split_is_refused(suite: SuiteConfi
 @pytest.mark.slow
 def test_the_cot_pool_holds_the_training_set_of_gsm8k(root: Path, shared_dir: Path, tmp_path: Path) -> None:
     values = yaml.safe_load((root / "conf" / "suite" / "paper.yaml").read_text())
-    real = SuiteConfig.of({**values, "tasks": {"gsm8k": values["tasks"]["gsm8k"]},
-                           "data_root": str(shared_dir / "data" / "benchmarks")})  # fmt: skip
+    real = SuiteConfig.of(
+        {**values, "tasks": {"gsm8k": values["tasks"]["gsm8k"]}, "data_root": str(shared_dir / "data" / "benchmarks")}
+    )
     pool = records.node(records.PoolConfig(name="cot", path=str(shared_dir / "data" / "pools" / "cot_partial.parquet")))
     artifact = Store(tmp_path, ExecConfig()).ensure(contamination.node(pool, real))
     found = contamination.overlaps(artifact)

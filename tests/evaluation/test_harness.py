@@ -108,7 +108,11 @@ def test_results_hold_what_was_asked_and_are_marked_partial(whole: tuple[Artifac
     for name, task in results["tasks"].items():
         cfg = suite.tasks[name]
         assert (task["num_fewshot"], task["metric"], task["filter"], task["version"]) == (
-            cfg.num_fewshot, cfg.metric, cfg.filter, cfg.version)  # fmt: skip
+            cfg.num_fewshot,
+            cfg.metric,
+            cfg.filter,
+            cfg.version,
+        )
         assert task["partial"] and 0 <= task["value"] <= 1
     bbh = results["tasks"]["bbh"]
     assert {part["n"] for part in bbh["subtasks"].values()} == {2} and len(bbh["subtasks"]) == 2  # a limit each
@@ -154,17 +158,25 @@ def test_same_scores_as_lm_evals_own_entry_point(
     names = ("gsm8k", "mmlu_astronomy")
     folders = sorted({folder for name in names for folder in harness._known_tasks()[name]})
     shots = {name: suite.tasks[name].num_fewshot for name in ("gsm8k", "mmlu")}
-    spec = {"group": "theirs", "task": [
-        {"task": "gsm8k", "num_fewshot": shots["gsm8k"], "dataset_path": str(suite.root / "openai/gsm8k")},
-        {"task": "mmlu_astronomy", "num_fewshot": shots["mmlu"], "dataset_path": str(suite.root / "cais/mmlu")},
-    ]}  # fmt: skip
+    spec = {
+        "group": "theirs",
+        "task": [
+            {"task": "gsm8k", "num_fewshot": shots["gsm8k"], "dataset_path": str(suite.root / "openai/gsm8k")},
+            {"task": "mmlu_astronomy", "num_fewshot": shots["mmlu"], "dataset_path": str(suite.root / "cais/mmlu")},
+        ],
+    }
     state = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         theirs = simple_evaluate(
-            model="hf", model_args={"pretrained": str(models.model_path(store.ensure(backbone))), "dtype": "float32"},
-            tasks=[spec], limit=2, batch_size=8, device="cpu", gen_kwargs={"max_gen_toks": 8},
+            model="hf",
+            model_args={"pretrained": str(models.model_path(store.ensure(backbone))), "dtype": "float32"},
+            tasks=[spec],
+            limit=2,
+            batch_size=8,
+            device="cpu",
+            gen_kwargs={"max_gen_toks": 8},
             task_manager=TaskManager(include_defaults=False, include_path=folders),
-        )  # fmt: skip
+        )
     random.setstate(state[0])
     np.random.set_state(state[1])  # noqa: NPY002
     for name, task in (("gsm8k", "gsm8k"), ("mmlu_astronomy", "mmlu")):
@@ -182,9 +194,13 @@ def test_same_scores_as_lm_evals_own_entry_point(
 
 @needs_sandbox
 def test_killed_evaluation_repeats_no_finished_task_and_ends_the_same(
-    whole: tuple[Artifact, Seen], suite: SuiteConfig, backbone: Node, store: Store, tmp_path: Path,
+    whole: tuple[Artifact, Seen],
+    suite: SuiteConfig,
+    backbone: Node,
+    store: Store,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     again = Store(tmp_path, EXEC)
     shutil.copytree(store.path(backbone), again.path(backbone))
     node, run, ran = harness.node(None, backbone, suite), harness._run, []
@@ -208,9 +224,13 @@ def test_killed_evaluation_repeats_no_finished_task_and_ends_the_same(
 
 @needs_sandbox
 def test_without_consent_the_rest_completes_and_consent_later_runs_only_what_is_left(
-    whole: tuple[Artifact, Seen], suite: SuiteConfig, backbone: Node, store: Store, tmp_path: Path,
+    whole: tuple[Artifact, Seen],
+    suite: SuiteConfig,
+    backbone: Node,
+    store: Store,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(harness.sandbox.Sandbox, "run", lambda *a: pytest.fail("a program ran without consent"))
     cautious = Store(tmp_path, dataclasses.replace(EXEC, run_model_code=False))
     shutil.copytree(store.path(backbone), cautious.path(backbone))
@@ -316,11 +336,35 @@ def test_vllm_gives_what_transformers_gives(
     adapter = store.ensure(Node(adapter_stage, "a", {"merged": False}, {"backbone": backbone}))
     found = {}
     for backend in ("hf", "vllm"):
-        command = [sys.executable, "evaluate/run.py", "--model", "tiny_random", "--adapter", adapter.path / "adapter",
-                   "--suite", "mini", "--tasks", "gsm8k,mmlu,truthfulqa_mc2", "--limit", "2", "--max-gen-toks", "8",
-                   "--runs", tmp_path / backend, "--device", "cpu", "--backend", backend]  # fmt: skip
-        done = subprocess.run(list(map(str, command)), cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"},
-                              capture_output=True, text=True)  # fmt: skip
+        command = [
+            sys.executable,
+            "evaluate/run.py",
+            "--model",
+            "tiny_random",
+            "--adapter",
+            adapter.path / "adapter",
+            "--suite",
+            "mini",
+            "--tasks",
+            "gsm8k,mmlu,truthfulqa_mc2",
+            "--limit",
+            "2",
+            "--max-gen-toks",
+            "8",
+            "--runs",
+            tmp_path / backend,
+            "--device",
+            "cpu",
+            "--backend",
+            backend,
+        ]
+        done = subprocess.run(
+            list(map(str, command)),
+            cwd=root,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         (folder,) = (tmp_path / backend / "eval").glob("*/results.json")
         assert json.loads(folder.read_text())["backend"] == backend
@@ -372,13 +416,16 @@ def changed(suite: SuiteConfig, task: str, **values: Any) -> SuiteConfig:
     return dataclasses.replace(suite, tasks={task: dataclasses.replace(suite.tasks[task], **values)})
 
 
-@pytest.mark.parametrize(("task", "values", "said"), [
-    ("gsm8k", {"version": 2.0}, "its version is 3.0"),
-    ("mmlu", {"num_fewshot": 6}, "6 shots are expected"),
-    ("gsm8k", {"num_fewshot": 11}, "11 shots are expected"),
-    ("gsm8k", {"runs_code": True}, "model-written code"),
-    ("mmlu", {"subtasks": ("mmlu_astronomie",)}, "did you mean 'mmlu_astronomy'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "values", "said"),
+    [
+        ("gsm8k", {"version": 2.0}, "its version is 3.0"),
+        ("mmlu", {"num_fewshot": 6}, "6 shots are expected"),
+        ("gsm8k", {"num_fewshot": 11}, "11 shots are expected"),
+        ("gsm8k", {"runs_code": True}, "model-written code"),
+        ("mmlu", {"subtasks": ("mmlu_astronomie",)}, "did you mean 'mmlu_astronomy'"),
+    ],
+)
 def test_wrong_expectations_are_refused_before_the_model_runs(
     suite: SuiteConfig, task: str, values: dict, said: str
 ) -> None:
@@ -386,11 +433,14 @@ def test_wrong_expectations_are_refused_before_the_model_runs(
         harness.load_task(task, changed(suite, task, **values))
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({"metric": "f1"}, "no score 'f1'"),
-    ({"filter": "get-answer"}, "no figure 'acc,get-answer'"),
-    ({"items": 817}, "holds 16 items, expected 817"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"metric": "f1"}, "no score 'f1'"),
+        ({"filter": "get-answer"}, "no figure 'acc,get-answer'"),
+        ({"items": 817}, "holds 16 items, expected 817"),
+    ],
+)
 def test_wrong_figure_is_no_figure(suite: SuiteConfig, backbone: Node, store: Store, values: dict, said: str) -> None:
     with pytest.raises(BadMeasurement, match=said):
         store.ensure(harness.node(None, backbone, changed(suite, "truthfulqa_mc2", **values)))
@@ -435,8 +485,14 @@ def test_model_with_nan_weights_gets_no_score(
 def test_chinese_suite_on_the_real_data(root: Path, shared_dir: Path, backbone: Node, store: Store) -> None:
     values = yaml.safe_load((root / "conf" / "suite" / "chinese.yaml").read_text())
     some = ["cmmlu_anatomy", "cmmlu_chinese_driving_rule"]
-    chinese = SuiteConfig.of({**values, "limit": 2, "data_root": str(shared_dir / "data" / "benchmarks"),
-                              "tasks": {"cmmlu": {**values["tasks"]["cmmlu"], "subtasks": some}}})  # fmt: skip
+    chinese = SuiteConfig.of(
+        {
+            **values,
+            "limit": 2,
+            "data_root": str(shared_dir / "data" / "benchmarks"),
+            "tasks": {"cmmlu": {**values["tasks"]["cmmlu"], "subtasks": some}},
+        }
+    )
     artifact = store.ensure(harness.node(None, backbone, chinese))
     results = results_of(artifact)
     assert list(results["tasks"]["cmmlu"]["subtasks"]) == some and results["tasks"]["cmmlu"]["n"] == 4
@@ -449,8 +505,9 @@ def test_small_chinese_sets_are_read_by_the_real_tasks(root: Path, backbone: Nod
     artifact = store.ensure(harness.node(None, backbone, SuiteConfig.of(values)))
     tasks = results_of(artifact)["tasks"]
     assert {name: (task["n"], len(task["subtasks"])) for name, task in tasks.items()} == {
-        "cmmlu": (4, 2), "ceval-valid": (4, 2),
-    }  # fmt: skip
+        "cmmlu": (4, 2),
+        "ceval-valid": (4, 2),
+    }
     assert all(row["prompt"].count("答案：") == 2 for name in tasks for row in rows_of(artifact, name)), "one example"
 
 

@@ -32,8 +32,9 @@ def test_library_wins_from_folders_of_the_project(root: Path, place: str) -> Non
 
 
 def test_script_starts_and_explains_itself(root: Path, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(root / "evaluate" / "run.py"), "--help"], cwd=tmp_path,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(root / "evaluate" / "run.py"), "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "--adapter" in done.stdout, done.stderr
 
 

@@ -32,17 +32,23 @@ HOSTILE = {
     "endless loop": ("while True: pass", "timed out"),
     "sleeps for ever": ("import time\ntime.sleep(1000)", "timed out"),
     "ignores the limit on processor time": (
-        "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", ""),
+        "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass",
+        "",
+    ),
     "exits early with status 0": ("import os\nos._exit(0)", "before its tests ended"),
     "sys.exit(0)": ("import sys\nsys.exit(0)", "SystemExit"),
     "memory bomb": ("held = bytearray(10 << 30)", "MemoryError"),
     "memory bomb in children": (
         "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n"
-        "        held = b'x' * (100 << 20)\n        time.sleep(100)\ntime.sleep(100)", "memory"),
+        "        held = b'x' * (100 << 20)\n        time.sleep(100)\ntime.sleep(100)",
+        "memory",
+    ),
     "fork bomb": ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", ""),
     "fork bomb without a handler": ("import os\nwhile True: os.fork()", ""),
-    "thread bomb": ("import threading, time\n"
-                    "for _ in range(500): threading.Thread(target=time.sleep, args=(60,)).start()", "thread"),
+    "thread bomb": (
+        "import threading, time\nfor _ in range(500): threading.Thread(target=time.sleep, args=(60,)).start()",
+        "thread",
+    ),
     "opens a socket": ("import socket\nsocket.create_connection(('127.0.0.1', 22), 1)", "Error"),
     "makes a socket": ("import socket\nsocket.socket()", "PermissionError"),
     "looks up a name": ("import socket\nsocket.gethostbyname('example.com')", "rror"),
@@ -56,20 +62,28 @@ HOSTILE = {
     "writes outside": ("open({outside!r}, 'w').write('x')", "FileNotFoundError"),
     "writes into /usr": ("open('/usr/written', 'w')", "Read-only"),
     "removes the interpreter": ("import os, sys\nos.remove(sys.executable)", "rror"),
-    "mounts": ("import ctypes, os\nc = ctypes.CDLL(None, use_errno=True)\n"
-               "if c.mount(b'none', b'/tmp', b'tmpfs', 0, None): raise OSError(ctypes.get_errno(), 'mount')",
-               "mount"),
-    "makes a user namespace": ("import ctypes\nc = ctypes.CDLL(None, use_errno=True)\n"
-                               "if c.unshare(0x10000000): raise OSError(ctypes.get_errno(), 'unshare')", "unshare"),
+    "mounts": (
+        "import ctypes, os\nc = ctypes.CDLL(None, use_errno=True)\n"
+        "if c.mount(b'none', b'/tmp', b'tmpfs', 0, None): raise OSError(ctypes.get_errno(), 'mount')",
+        "mount",
+    ),
+    "makes a user namespace": (
+        "import ctypes\nc = ctypes.CDLL(None, use_errno=True)\n"
+        "if c.unshare(0x10000000): raise OSError(ctypes.get_errno(), 'unshare')",
+        "unshare",
+    ),
     "fills the disk": ("for i in range(20):\n    open(f'/tmp/{{i}}', 'wb').write(bytes(15 << 20))", "space"),
     "writes a large file": ("open('/tmp/large', 'wb').write(bytes(100 << 20))", ""),
     "prints 1 GiB": ("import sys\nfor _ in range(1024): sys.stdout.write('x' * (1 << 20))", "printed more"),
     "prints 1 GiB on stderr": ("import os\nfor _ in range(1024): os.write(2, b'x' * (1 << 20))", "printed more"),
-    "leaves a child behind": ("import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)",
-                              "left a process behind"),
+    "leaves a child behind": (
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)",
+        "left a process behind",
+    ),
     "leaves a grandchild behind": (
         "import os, time\nif os.fork() == 0:\n    if os.fork() == 0: time.sleep(60)\n    os._exit(0)\nos.wait()",
-        "left a process behind"),
+        "left a process behind",
+    ),
     "kills its parent": ("import os\nos.kill(os.getppid(), 9)", "PermissionError"),
     "interrupts its parent": ("import os, signal\nos.kill(1, signal.SIGINT)", "PermissionError"),
     "kills everybody": ("import os\nos.kill(-1, 9)", "PermissionError"),
@@ -78,7 +92,7 @@ HOSTILE = {
     "crashes the interpreter": ("import ctypes\nctypes.string_at(0)", "killed by signal 11"),
     "recursion": ("def f(): return f()\nf()", "RecursionError"),
     "is not a program": ("def add(a, b:", "SyntaxError"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -101,20 +115,23 @@ WRONG = "def add(a, b):\n    return 0\n"
 FAKES = {
     "prints what a pass looks like": "print('passed'); print('started'); print('{\"error\": \"\", \"seconds\": 0}')\n",
     "writes into every open file": (
-        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'passed ')\n    except OSError: pass\n"),
+        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'passed ')\n    except OSError: pass\n"
+    ),
     "replaces exec, compile and exit": (
         "import builtins, os, sys\nbuiltins.exec = builtins.compile = lambda *a, **k: None\n"
-        "os._exit = sys.exit = lambda code=0: None\n"),
+        "os._exit = sys.exit = lambda code=0: None\n"
+    ),
     "replaces AssertionError": "import builtins\nbuiltins.AssertionError = type('Quiet', (), {})\n",
     "replaces BaseException": "import builtins\nbuiltins.BaseException = type('No', (Exception,), {})\n",
     "replaces abs for the test": "import builtins\nbuiltins.abs = lambda x: 0\n",
     "jumps over the test with a trace function": (
         "import sys\ndef jump(frame, event, arg):\n    if frame.f_code.co_filename == '<test>' and event == 'line':\n"
-        "        frame.f_lineno = 3\n    return jump\nsys.settrace(jump)\n"),
+        "        frame.f_lineno = 3\n    return jump\nsys.settrace(jump)\n"
+    ),
     "leaves when the test starts": "import atexit, os, threading\nthreading.Timer(0.05, lambda: os._exit(0)).start()\n",
     "an exception handler that leaves quietly": "import sys, os\nsys.excepthook = lambda *a: os._exit(0)\n",
     "swallows the test in a string": "x = '''\n",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FAKES)
@@ -137,7 +154,7 @@ HONEST = {
     "main block is not run": GOOD + "if __name__ == '__main__':\n    raise SystemExit(1)\n",
     "lone surrogate": "text = '\ud800'\n".encode("utf-8", "backslashreplace").decode() + GOOD,
     "asyncio": "import asyncio\nasync def f(): return 1\nassert asyncio.run(f()) == 1\n" + GOOD,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HONEST)
@@ -167,10 +184,14 @@ def test_map_keeps_order_and_runs_side_by_side(box: Sandbox) -> None:
 def test_nothing_survives_the_host_being_killed(box: Sandbox, root: Path) -> None:
     """The world goes when the process that asked for it is killed -9."""
     host = subprocess.Popen(
-        [sys.executable, "-c", f"from adg.evaluation.sandbox import Sandbox\n"
-         f"Sandbox({box.kind!r}).run('import time\\ntime.sleep(8)', '')"],
-        cwd=root, start_new_session=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            f"from adg.evaluation.sandbox import Sandbox\nSandbox({box.kind!r}).run('import time\\ntime.sleep(8)', '')",
+        ],
+        cwd=root,
+        start_new_session=True,
+    )
     inside = _wait_for(lambda: _children(host.pid))
     assert inside
     host.send_signal(signal.SIGKILL)

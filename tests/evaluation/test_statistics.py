@@ -66,7 +66,7 @@ def test_many_values_are_drawn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> Non
     "parts",
     [[[0, 1], [1, 0]], [[0, 1, 1], [0, 0, 1]], [[0.1, 0.5, 0.6, 0.7], [0, 1, 0, 0], [1, 0, 0, 1]]],
     ids=len,
-)  # fmt: skip
+)
 def test_replicates_vary_by_the_pooled_standard_error(parts: list[list[float]]) -> None:
     """Parts of one size, where lm-eval's pooled variance is the stratified one."""
     expected = aggregate.pooled_standard_error([aggregate.standard_error(p) for p in parts], [len(p) for p in parts])

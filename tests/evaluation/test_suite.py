@@ -89,18 +89,21 @@ def test_hub_data_needs_no_digest(root: Path) -> None:
     assert read(root, "paper").digests() == {}
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"prompt": "alpacca"}, "did you mean 'alpaca'"),
-    ({"backend": "vllm2"}, "suite.backend"),
-    ({"limit": 0}, "suite.limit is 0"),
-    ({"dtype": "bf16"}, "suite.dtype"),
-    ({"max_gen_toks": -1}, "suite.max_gen_toks is -1"),
-    ({"limits": 3}, "did you mean 'limit'"),
-    ({"tasks": {"gsm8k": {"shots": 3, "metric": "m", "repo": "a/b"}}}, "suite.tasks.gsm8k has no 'shots'"),
-    ({"tasks": {"gsm8k": {"repo": "a/b"}}}, "needs a metric"),
-    ({"data_root": None}, "has no revision"),
-    ({"merge_adapter": True, "backend": "vllm"}, "set suite.merge_adapter=false"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prompt": "alpacca"}, "did you mean 'alpaca'"),
+        ({"backend": "vllm2"}, "suite.backend"),
+        ({"limit": 0}, "suite.limit is 0"),
+        ({"dtype": "bf16"}, "suite.dtype"),
+        ({"max_gen_toks": -1}, "suite.max_gen_toks is -1"),
+        ({"limits": 3}, "did you mean 'limit'"),
+        ({"tasks": {"gsm8k": {"shots": 3, "metric": "m", "repo": "a/b"}}}, "suite.tasks.gsm8k has no 'shots'"),
+        ({"tasks": {"gsm8k": {"repo": "a/b"}}}, "needs a metric"),
+        ({"data_root": None}, "has no revision"),
+        ({"merge_adapter": True, "backend": "vllm"}, "set suite.merge_adapter=false"),
+    ],
+)
 def test_wrong_values_are_refused_by_name(root: Path, change: dict, said: str) -> None:
     values = yaml.safe_load((root / "conf" / "suite" / "mini.yaml").read_text())
     with pytest.raises(BadInput, match=said):

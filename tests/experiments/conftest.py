@@ -25,25 +25,54 @@ def write_evaluation(
     tasks = {}
     for task, parts in scores.items():
         rows = [
-            {"subtask": subtask, "doc_id": i, "filter": "none", "score": float(score), "answer": f"a{score:g}",
-             "target": f"t{i}", "error": "", "response": f"says {score:g}", "prompt": f"{prompt} {i} of {subtask}",
-             "prompt_tokens": 3, "prompt_hash": sha256_text(f"{prompt} {i}"), "doc_hash": sha256_text(f"{subtask} {i}")}
-            for subtask, values in parts.items() for i, score in enumerate(values)
-        ]  # fmt: skip
+            {
+                "subtask": subtask,
+                "doc_id": i,
+                "filter": "none",
+                "score": float(score),
+                "answer": f"a{score:g}",
+                "target": f"t{i}",
+                "error": "",
+                "response": f"says {score:g}",
+                "prompt": f"{prompt} {i} of {subtask}",
+                "prompt_tokens": 3,
+                "prompt_hash": sha256_text(f"{prompt} {i}"),
+                "doc_hash": sha256_text(f"{subtask} {i}"),
+            }
+            for subtask, values in parts.items()
+            for i, score in enumerate(values)
+        ]
         values = [row["score"] for row in rows]
         tasks[task] = {
-            "status": "done", "reason": "", "metric": "acc", "filter": "none", "value": sum(values) / len(values),
-            "stderr": aggregate.standard_error(values), "n": len(values), "num_fewshot": 0, "version": 1.0,
-            "partial": partial, "partial_reasons": ["a limit"] if partial else [], "subtasks": {}, "beside": {},
+            "status": "done",
+            "reason": "",
+            "metric": "acc",
+            "filter": "none",
+            "value": sum(values) / len(values),
+            "stderr": aggregate.standard_error(values),
+            "n": len(values),
+            "num_fewshot": 0,
+            "version": 1.0,
+            "partial": partial,
+            "partial_reasons": ["a limit"] if partial else [],
+            "subtasks": {},
+            "beside": {},
             "items_hash": sha256_text(canonical([[row[key] for key in harness.ITEM] for row in rows])),
-        }  # fmt: skip
+        }
         (folder / "samples").mkdir(exist_ok=True)
         (folder / "samples" / f"{task}.parquet").write_bytes(harness._parquet(rows))
     results = {
-        "schema": harness.SCHEMA, "backend": backend, "suite": "mini", "lm_eval": "0.4.13", "prompt": "plain",
-        "chat_template": False, "partial": partial, "partial_reasons": [], "tasks": tasks,
+        "schema": harness.SCHEMA,
+        "backend": backend,
+        "suite": "mini",
+        "lm_eval": "0.4.13",
+        "prompt": "plain",
+        "chat_template": False,
+        "partial": partial,
+        "partial_reasons": [],
+        "tasks": tasks,
         "categories": aggregate.categories({task: entry["value"] for task, entry in tasks.items()}),
-    }  # fmt: skip
+    }
     (folder / "results.json").write_text(json.dumps(results))
 
 

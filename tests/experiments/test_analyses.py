@@ -62,7 +62,8 @@ def test_a_default_cell_is_the_main_tables() -> None:
     assert len(fingerprints(chosen("budget"), "eval") & main) == 3, "the three at the profile's own budget"
     assert len(fingerprints(chosen("cross_backbone"), "eval") & main) == 2, "each backbone with its own choice"
     assert fingerprints(chosen("terms"), "answers") <= fingerprints(
-        [cell for cell in chosen("main") if "answers" in cell.nodes], "answers")  # fmt: skip
+        [cell for cell in chosen("main") if "answers" in cell.nodes], "answers"
+    )
 
 
 def test_cross_backbone_trains_one_and_asks_the_other() -> None:
@@ -83,7 +84,10 @@ def test_bins_cover_both_rules_none_and_every_part() -> None:
     options = {(c.selector.config.bins, c.selector.config.rule, c.selector.config.part) for c in found}
     assert len(found) == len(options) == 9
     assert {(b, r) for b, r, _ in options} == {
-        (True, "largest_remainder"), (True, "released"), (False, "largest_remainder")}  # fmt: skip
+        (True, "largest_remainder"),
+        (True, "released"),
+        (False, "largest_remainder"),
+    }
     with pytest.raises(BadInput, match=r"experiment\.choices\.non\.bins"):
         chosen("bins", "mini", "experiment.choice=non")
 
@@ -159,8 +163,12 @@ def test_each_curve_of_the_budgets_is_one_thing_and_seeds_are_averaged(monkeypat
         ("pool=mini_general", "selector=random"): 60.0,
     }
     several = section(values, "pool=mini_cot,mini_general", "seed=1,2")
-    assert drawn == {"mini_cot, random": [None, None], "mini_cot, adg": [25.0, 50.0],
-                     "mini_general, random": [60.0, 60.0], "mini_general, adg": [None, None]}  # fmt: skip
+    assert drawn == {
+        "mini_cot, random": [None, None],
+        "mini_cot, adg": [25.0, 50.0],
+        "mini_general, random": [60.0, 60.0],
+        "mini_general, adg": [None, None],
+    }
     assert "mean over those of its seeds" in " ".join(several.text) and len(several.body) == 16
     section({("finetune.epochs=2",): 30.0}, "backbone=tiny_random,smollm2_135m", "finetune.epochs=1,2", "budget=4")
     assert len(drawn) == 8 and drawn["smollm2_135m, adg, finetune.epochs=2"] == [30.0]
@@ -213,8 +221,11 @@ def stability(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("stability") / "runs"
     done = subprocess.run(
         [sys.executable, "-m", "experiments.run", "-m", "profile=smoke", "experiment=stability", f"exec.runs={runs}"],
-        cwd=root, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "Subsets when one thing is made anew" in done.stdout
     return runs
@@ -226,8 +237,7 @@ def test_stability_is_measured_from_saved_matrices(stability: Path) -> None:
     assert set(between) == {"sampling seed", "clustering seed", "preset"}
     assert all(0 <= float(row["overlap"]) <= 1 and row["pairs missing"] == "0" for row in between.values())
     within = list(csv.DictReader((folder / "within.csv").open()))
-    assert {row["changed"] for row in within} == {
-        "answers", "K", "lam", "layer window", "bins", "quota rule", "part"}  # fmt: skip
+    assert {row["changed"] for row in within} == {"answers", "K", "lam", "layer window", "bins", "quota rule", "part"}
     assert {row["preset"] for row in within} == {"paper", "released"}
     lam = list(csv.reader((folder / "overlap-lam.csv").open()))
     assert len(lam) == 12 and all(lam[i][i] == "1.000" for i in range(1, 12))
@@ -274,8 +284,13 @@ def test_the_plan_names_hours_only_from_measured_rates(tmp_path: Path) -> None:
     text = plan.render(of, store)
     assert "52,002 examples with LLaMA-3-8B" in text and "1.78 h on 4 GPUs" in text
     assert "sampling  no measured rate" in text and "scoring   no measured rate" in text and "together" not in text
-    bench = {"shape": "llama3_8b", "device": "a GPU", "answer_tokens": 250,
-             "scoring": {"answers_per_second": 260.01}, "sampling": "not measured"}  # fmt: skip
+    bench = {
+        "shape": "llama3_8b",
+        "device": "a GPU",
+        "answer_tokens": 250,
+        "scoring": {"answers_per_second": 260.01},
+        "sampling": "not measured",
+    }
     write_json(tmp_path / "bench" / "gpu.json", bench)
     text = plan.render(of, store)
     assert "scoring   0.28 GPU-hours" in text and "sampling  no measured rate" in text and "together" not in text

@@ -21,14 +21,29 @@ FILES = [(p.parent.name, p.stem) for p in sorted(config_.CONF.glob("*/*.yaml"))]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RELEASED = ("adg_alpaca_gpt4_llama3_8b", "adg_cot_llama3_8b", "adg_wizardlm_qwen2_5_7b")
 UNPINNED = {("backbone", name) for name in ("llama3_8b_instruct", "qwen2_5_7b_instruct", *RELEASED)}
-NEEDS = {("pool", "local"): ["pool.path=my.jsonl"], ("suite", "chinese"): ["suite.data_root=mirror"],
-         ("pool", "chinese"): ["pool.path=my.jsonl"],
-         ("experiment", "released_checkpoints"): [f"backbone.revision={COMMIT}"]}  # fmt: skip
+NEEDS = {
+    ("pool", "local"): ["pool.path=my.jsonl"],
+    ("suite", "chinese"): ["suite.data_root=mirror"],
+    ("pool", "chinese"): ["pool.path=my.jsonl"],
+    ("experiment", "released_checkpoints"): [f"backbone.revision={COMMIT}"],
+}
 
 
 def test_all_groups_are_there() -> None:
-    expected = {"profile", "backbone", "pool", "sampling", "embedding", "selector", "engine", "finetune", "suite",
-                "tracker", "experiment", "preset"}  # fmt: skip
+    expected = {
+        "profile",
+        "backbone",
+        "pool",
+        "sampling",
+        "embedding",
+        "selector",
+        "engine",
+        "finetune",
+        "suite",
+        "tracker",
+        "experiment",
+        "preset",
+    }
     assert expected == set(GROUPS)
 
 
@@ -79,8 +94,9 @@ def test_refusals_name_the_nearest(override: str, message: str) -> None:
 
 
 def test_the_command_line_refuses_in_one_line(root: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "experiments.run", "sampling.temprature=1"], cwd=root,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.run", "sampling.temprature=1"], cwd=root, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert done.stderr.strip() == (
         "error: unknown config key 'sampling.temprature' (did you mean 'sampling.temperature'?); "
@@ -93,8 +109,12 @@ def test_paper_profile_is_the_papers_table() -> None:
     assert len(chosen) == 2 * 3 * 8
     config = chosen[0].config
     assert (config.budget, config.engine.name, config.finetune.method, config.suite.name, config.tracker.name) == (
-        10_000, "vllm", "lora", "paper", "wandb",
-    )  # fmt: skip
+        10_000,
+        "vllm",
+        "lora",
+        "paper",
+        "wandb",
+    )
     assert all(c.config.pool.revision and c.config.backbone.revision for c in chosen)
     nodes = cells_.distinct(chosen)
     count = {stage: sum(n.stage.name == stage for n in nodes) for stage in ("pool", "backbone", "answers", "grams")}
@@ -139,7 +159,8 @@ def test_grid_matches_a_multirun_and_command_line_wins() -> None:
     assert len(lines) == 48 and len(set(map(tuple, lines))) == 48
     lines = config_.grid(["profile=mini", "selector=adg", "pool=mini_cot,mini_general"])
     assert [tuple(sorted(line)) for line in lines].count(
-        ("backbone=smollm2_135m", "pool=mini_cot", "profile=mini", "selector=adg")) == 1  # fmt: skip
+        ("backbone=smollm2_135m", "pool=mini_cot", "profile=mini", "selector=adg")
+    ) == 1
     assert len(lines) == 4
 
 
@@ -162,8 +183,10 @@ def test_the_authors_checkpoints_are_evaluated_as_they_are() -> None:
     assert {cell.config.suite.name for cell in chosen} == {"paper"}
     rows = [report.row(cell, Store(Path("nowhere"))) for cell in chosen]
     assert [(row.pool, row.name, row.paper["avg"]) for row in rows if row.paper] == [
-        ("alpaca_gpt4", "adg, as published", 50.85), ("cot", "adg, as published", 45.11),
-        ("wizardlm", "adg, as published", 67.64)]  # fmt: skip
+        ("alpaca_gpt4", "adg, as published", 50.85),
+        ("cot", "adg, as published", 45.11),
+        ("wizardlm", "adg, as published", 67.64),
+    ]
     with pytest.raises(BadInput, match="revision"):
         _ = cells_.cells(["profile=paper", "experiment=released_checkpoints"])[0].nodes
 
@@ -174,9 +197,11 @@ def test_the_chinese_suite_asks_for_revisions_or_a_folder() -> None:
 
 
 def test_what_the_answers_cannot_serve_is_refused_before_they_are_sampled() -> None:
-    for override, message in (("selector.answers=9", "selector.answers is 9 but sampling.n is 5"),
-                              ("selector.window=24-27", "selector.window is '24-27'; the declared windows are last4"),
-                              ("sampling.n=1", "sampling.n is 1; with selector.lam=0.4 every record")):  # fmt: skip
+    for override, message in (
+        ("selector.answers=9", "selector.answers is 9 but sampling.n is 5"),
+        ("selector.window=24-27", "selector.window is '24-27'; the declared windows are last4"),
+        ("sampling.n=1", "sampling.n is 1; with selector.lam=0.4 every record"),
+    ):
         (cell,) = cells_.cells(["profile=paper", "backbone=llama3_8b", "pool=alpaca_gpt4", "selector=adg", override])
         with pytest.raises(BadInput, match=re.escape(message)):
             _ = cell.nodes
@@ -184,10 +209,15 @@ def test_what_the_answers_cannot_serve_is_refused_before_they_are_sampled() -> N
 
 @pytest.mark.parametrize(
     ("asked", "message"),
-    [(["selector=kcenter", "selector.strat=3"], "selector 'kcenter' has no option 'strat' (did you mean 'start'?)"),
-     (["selector.checkpoint=/x"], "scar has it: on a command line an option reaches every selector of a sweep, so name "
-                                  "one (selector=scar), or write the option into conf/selector/scar.yaml")],
-)  # fmt: skip
+    [
+        (["selector=kcenter", "selector.strat=3"], "selector 'kcenter' has no option 'strat' (did you mean 'start'?)"),
+        (
+            ["selector.checkpoint=/x"],
+            "scar has it: on a command line an option reaches every selector of a sweep, so name "
+            "one (selector=scar), or write the option into conf/selector/scar.yaml",
+        ),
+    ],
+)
 def test_an_option_of_another_selector_is_explained(asked: list[str], message: str) -> None:
     with pytest.raises(BadInput, match=re.escape(message)):
         cells_.cells(["profile=paper", *asked])

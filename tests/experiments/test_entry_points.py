@@ -153,9 +153,12 @@ def test_without_a_gpu_everything_runs_here(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("builder", "kind", "message"),
-    [("refuse", "BadInput", "add some"), ("crash", "StageFailed", "ZeroDivisionError: one over nothing"),
-     ("vanish", "StageFailed", "BrokenProcessPool")],
-)  # fmt: skip
+    [
+        ("refuse", "BadInput", "add some"),
+        ("crash", "StageFailed", "ZeroDivisionError: one over nothing"),
+        ("vanish", "StageFailed", "BrokenProcessPool"),
+    ],
+)
 def test_a_failing_worker_leaves_its_reason_and_the_next_stage_runs(
     tmp_path: Path, builder: str, kind: str, message: str
 ) -> None:
@@ -173,8 +176,11 @@ def test_plan_counts_shared_stages_once_and_status_says_missing(tmp_path: Path) 
     nodes = distinct(chosen)
     text = plan.render(chosen, Store(tmp_path))
     assert f"{len(chosen)} cells, {len(nodes)} artifacts" in text
-    table = {line.split()[0]: line.split()[1:5] for line in text.splitlines()[text.splitlines().index("") + 1 :]
-             if len(line.split()) >= 5 and line.split()[1].isdigit()}  # fmt: skip
+    table = {
+        line.split()[0]: line.split()[1:5]
+        for line in text.splitlines()[text.splitlines().index("") + 1 :]
+        if len(line.split()) >= 5 and line.split()[1].isdigit()
+    }
     assert table["pool"][:3] == ["3", "0", "3"] and table["answers"][:3] == ["6", "0", "6"]
     assert table["adapter"][0] == str(len(chosen)), "no two cells train alike"
     assert int(table["subset"][0]) < len(chosen), "some subsets are shared by both backbones"

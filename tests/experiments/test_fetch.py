@@ -23,8 +23,15 @@ from experiments import fetch
 from experiments.cells import cells, distinct
 
 ITEMS = {"bbh": 24, "gsm8k": 16, "mmlu": 24, "truthfulqa_mc2": 16, "mbpp": 16, "humaneval": 12}
-STUDY = ["profile=smoke", "backbone=llama3_8b", "pool=alpaca_gpt4", "pool.expected_rows=3", "selector=random",
-         "suite=paper", *(f"suite.tasks.{task}.items={n}" for task, n in ITEMS.items())]  # fmt: skip
+STUDY = [
+    "profile=smoke",
+    "backbone=llama3_8b",
+    "pool=alpaca_gpt4",
+    "pool.expected_rows=3",
+    "selector=random",
+    "suite=paper",
+    *(f"suite.tasks.{task}.items={n}" for task, n in ITEMS.items()),
+]
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -46,8 +53,15 @@ class Hub(BaseHTTPRequestHandler):
             name, revision = path.removeprefix("/api/").removeprefix("models/").split(what)
             root = self.folder / name
             files = sorted(p for p in root.rglob("*") if p.is_file())
-            tree = [{"type": "file", "path": p.relative_to(root).as_posix(), "size": p.stat().st_size,
-                     "oid": hashlib.sha1(p.read_bytes()).hexdigest()} for p in files]  # fmt: skip
+            tree = [
+                {
+                    "type": "file",
+                    "path": p.relative_to(root).as_posix(),
+                    "size": p.stat().st_size,
+                    "oid": hashlib.sha1(p.read_bytes()).hexdigest(),
+                }
+                for p in files
+            ]
             info = {"id": name, "sha": revision, "siblings": [{"rfilename": entry["path"]} for entry in tree]}
             listed = tree if what == "/tree/" else info
             self.reply(json.dumps(listed).encode(), revision, body) if files else self.send_error(404)
@@ -108,8 +122,9 @@ def run(root: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess
     def call(module: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         clean |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", **env}
-        return subprocess.run([sys.executable, "-m", module, *arguments], cwd=root, env=clean, text=True,
-                              capture_output=True)  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments], cwd=root, env=clean, text=True, capture_output=True
+        )
 
     return call
 
@@ -143,8 +158,10 @@ def test_a_mirror_is_filled_verified_used_offline_damaged_and_repaired(
     blob.write_text("{ }")
     done = run("experiments.fetch", *STUDY, f"to={to}", "--repair", HF_ENDPOINT=address)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert sorted(served[downloads:]) == ["datasets/openai/gsm8k/main/test.jsonl",
-                                          "meta-llama/Meta-Llama-3-8B/model.safetensors"]  # fmt: skip
+    assert sorted(served[downloads:]) == [
+        "datasets/openai/gsm8k/main/test.jsonl",
+        "meta-llama/Meta-Llama-3-8B/model.safetensors",
+    ]
     assert json.loads(blob.read_text()) == {"is": "model.safetensors"}
 
 
@@ -195,8 +212,11 @@ def test_missing_and_further_files_are_told_apart_from_damage(tmp_path: Path) ->
     (folder / "y.jsonl").write_text("longer than before")
     (folder / "more.jsonl").write_text("")
     found = {path.name: what for path, what in mirror.damaged(source, entry, tmp_path)}
-    assert found == {"x.jsonl": "is missing", "more.jsonl": "is not in the manifest",
-                     "y.jsonl": "has 18 bytes, expected 7"}  # fmt: skip
+    assert found == {
+        "x.jsonl": "is missing",
+        "more.jsonl": "is not in the manifest",
+        "y.jsonl": "has 18 bytes, expected 7",
+    }
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(BadInput, match="not readable"):
         mirror.read(tmp_path)

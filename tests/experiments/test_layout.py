@@ -46,9 +46,11 @@ def test_heavy_libraries_are_imported_where_used(root: Path, package: str) -> No
 
 
 def test_plan_status_and_report_need_no_heavy_library(root: Path) -> None:
-    code = ("import sys, experiments.plan, experiments.status, experiments.report\n"
-            "from experiments.cells import cells\ncells(['profile=paper'])\n"
-            f"sys.exit(', '.join(sorted(set(sys.modules) & {HEAVY!r})) or 0)")  # fmt: skip
+    code = (
+        "import sys, experiments.plan, experiments.status, experiments.report\n"
+        "from experiments.cells import cells\ncells(['profile=paper'])\n"
+        f"sys.exit(', '.join(sorted(set(sys.modules) & {HEAVY!r})) or 0)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -56,8 +56,9 @@ def test_every_variant_of_a_selector_has_its_line(root):
 
 def test_what_the_presets_set_differently_is_in_the_ledger(root):
     for group in ("sampling", "embedding"):
-        paper, released = (yaml.safe_load((root / "conf" / group / f"{p}.yaml").read_text())
-                           for p in ("paper", "released"))  # fmt: skip
+        paper, released = (
+            yaml.safe_load((root / "conf" / group / f"{p}.yaml").read_text()) for p in ("paper", "released")
+        )
         differing = {f"{group}.{key}" for key in paper if paper[key] != released[key]} - {f"{group}.preset"}
         assert differing <= set(KEYS)
 

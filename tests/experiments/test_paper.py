@@ -16,7 +16,15 @@ CELLS = [
 def test_the_main_table_is_complete():
     assert len(CELLS) == 2 * 3 * 8
     assert {selector for _, _, selector in CELLS} == {
-        "all", "random", "ifd", "superfiltering", "zip", "mig", "scar", "adg"}  # fmt: skip
+        "all",
+        "random",
+        "ifd",
+        "superfiltering",
+        "zip",
+        "mig",
+        "scar",
+        "adg",
+    }
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="/".join)
@@ -28,7 +36,11 @@ def test_the_average_is_the_mean_of_the_categories(cell):
 
 def test_a_figure_by_name():
     assert paper.figure("llama3_8b", "alpaca_gpt4", "adg") == {
-        "reasoning": 50.11, "knowledge": 60.31, "coding": 42.14, "avg": 50.85}  # fmt: skip
+        "reasoning": 50.11,
+        "knowledge": 60.31,
+        "coding": 42.14,
+        "avg": 50.85,
+    }
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,11 @@ def test_a_correction_over_fewer_selectors_than_planned_says_so(study: Any, flat
     assert text.count("  Holm over 2 of 3 selectors (bbh, gsm8k, mmlu, truthfulqa_mc2, humaneval)\n") == 1
     assert text.count("  Holm over 2 of 3 selectors\n") == 1
     rows = list(csv.DictReader(compare.comma_separated([random, longest, everything]).splitlines()))
-    assert [(row["holm_over"], row["mcnemar_holm_over"], row["holm_planned"]) for row in rows
-            if row["task"] in ("bbh", "mbpp", "")] == [("2", "2", "3"), ("1", "1", "3"), ("2", "2", "3"),
-                                                       ("", "", "3")]  # fmt: skip
+    assert [
+        (row["holm_over"], row["mcnemar_holm_over"], row["holm_planned"])
+        for row in rows
+        if row["task"] in ("bbh", "mbpp", "")
+    ] == [("2", "2", "3"), ("1", "1", "3"), ("2", "2", "3"), ("", "", "3")]
 
 
 def test_variants_of_adg_are_compared_in_pairs_where_it_stands_alone(study: Any, flat: Any, run: Run) -> None:
@@ -136,9 +138,12 @@ def test_where_there_is_no_interval_the_table_says_why(study: Any, flat: Any) ->
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"prompt": "Other"}, "items_hash of bbh"), ({"partial": True}, "partial (a limit)"),
-     ({"backend": "vllm"}, "backend is 'hf' and 'vllm'")],
-)  # fmt: skip
+    [
+        ({"prompt": "Other"}, "items_hash of bbh"),
+        ({"partial": True}, "partial (a limit)"),
+        ({"backend": "vllm"}, "backend is 'hf' and 'vllm'"),
+    ],
+)
 def test_other_items_or_partial_results_are_refused(
     study: Any, flat: Any, run: Run, change: dict[str, Any], said: str
 ) -> None:
@@ -233,10 +238,14 @@ def test_two_backends_are_held_against_each_other_item_by_item(study: Any, flat:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [((), "name 2 cells"), (("selector=adg", "--diff"), "expected exactly 2 for --diff"),
-     (("selector=adg", "--task", "gsm"), "did you mean 'gsm8k'"), (("selector=longest",), "run it first"),
-     (("selector=adg", "--task", "bbh", "--filter", "x"), "no filter 'x'")],
-)  # fmt: skip
+    [
+        ((), "name 2 cells"),
+        (("selector=adg", "--diff"), "expected exactly 2 for --diff"),
+        (("selector=adg", "--task", "gsm"), "did you mean 'gsm8k'"),
+        (("selector=longest",), "run it first"),
+        (("selector=adg", "--task", "bbh", "--filter", "x"), "no filter 'x'"),
+    ],
+)
 def test_what_cannot_be_shown_is_said(
     shown: Callable[..., tuple[int, str, str]], arguments: tuple[str, ...], said: str
 ) -> None:

@@ -39,10 +39,19 @@ def tiny_llama(seed: int = 0) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=False, bos_token_id=0, eos_token_id=1,
-        pad_token_id=2, dtype="float32",
-    )  # fmt: skip
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        dtype="float32",
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
@@ -66,8 +75,15 @@ def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pool_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten rows of different lengths."""
     numbers = "one two three four five six seven eight nine ten".split()
-    rows = [{"id": i, "instruction": f"add {numbers[i]} two", "input": "the sky" if i % 3 == 0 else "",
-             "output": " ".join(numbers[: i + 1])} for i in range(10)]  # fmt: skip
+    rows = [
+        {
+            "id": i,
+            "instruction": f"add {numbers[i]} two",
+            "input": "the sky" if i % 3 == 0 else "",
+            "output": " ".join(numbers[: i + 1]),
+        }
+        for i in range(10)
+    ]
     path = tmp_path_factory.mktemp("pool") / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

@@ -19,8 +19,14 @@ from finetune import sft
 
 def run_script(root: Path, request: Path, content: Any, stdin: Any = None) -> Any:
     request.write_text(json.dumps(content))
-    return subprocess.run([sys.executable, str(root / "finetune" / "run.py"), str(request)], stdin=stdin,
-                          capture_output=True, text=True, cwd=request.parent, timeout=120)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, str(root / "finetune" / "run.py"), str(request)],
+        stdin=stdin,
+        capture_output=True,
+        text=True,
+        cwd=request.parent,
+        timeout=120,
+    )
 
 
 @pytest.mark.slow
@@ -33,7 +39,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, backbone_folder: Pa
     subset = records.node(records.PoolConfig(name="rows", path=str(pool_file), rows=8))
     recipe = sft.FinetuneConfig(
         lora_rank=4, lora_dropout=0.0, epochs=2, batch_size=4, learning_rate=1e-2, max_length=64
-    )  # fmt: skip
+    )
     node = sft.node(subset, backbone, recipe)
     two = Store(tmp_path / "two", ExecConfig(device="cpu", train_micro_batch=1, train_processes=2)).ensure(node)
     one = Store(tmp_path / "one", ExecConfig(device="cpu", train_micro_batch=4)).ensure(node)
@@ -50,8 +56,11 @@ def test_an_error_comes_back_as_what_it_was(tmp_path: Path, root: Path) -> None:
     """A managed script leaves its error for the builder; one run by hand prints it."""
     request, content = tmp_path / "request.json", {"subset": str(tmp_path), "backbone": str(tmp_path), "folder": "out"}
     request.write_text(json.dumps({**content, "managed": True}))
-    with subprocess.Popen([sys.executable, str(root / "finetune" / "run.py"), str(request)], stdin=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL) as process:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, str(root / "finetune" / "run.py"), str(request)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         assert process.wait(timeout=120) == 1
     left = json.loads((tmp_path / "failure.json").read_text())
     assert left["kind"] == "BadInput" and "no finished artifact" in left["reason"]
@@ -60,8 +69,12 @@ def test_an_error_comes_back_as_what_it_was(tmp_path: Path, root: Path) -> None:
 
 
 def test_it_ends_when_its_parent_is_gone(tmp_path: Path, root: Path) -> None:
-    done = run_script(root, tmp_path / "request.json", {"managed": True, "subset": "", "backbone": "", "folder": ""},
-                      subprocess.DEVNULL)  # fmt: skip
+    done = run_script(
+        root,
+        tmp_path / "request.json",
+        {"managed": True, "subset": "", "backbone": "", "folder": ""},
+        subprocess.DEVNULL,
+    )
     assert done.returncode == 70
 
 

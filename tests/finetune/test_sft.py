@@ -22,9 +22,15 @@ from adg.store import Store
 from finetune import sft
 
 RECIPE = sft.FinetuneConfig(
-    lora_rank=4, lora_dropout=0.1, epochs=2, batch_size=4, learning_rate=1e-2, max_length=64, save_steps=2,
+    lora_rank=4,
+    lora_dropout=0.1,
+    epochs=2,
+    batch_size=4,
+    learning_rate=1e-2,
+    max_length=64,
+    save_steps=2,
     gradient_checkpointing=False,
-)  # fmt: skip
+)
 EXEC = ExecConfig(device="cpu", train_micro_batch=2)
 STEPS = 6  # ten rows, batches of four, two epochs
 
@@ -136,8 +142,9 @@ def test_the_logged_loss_is_the_mean_over_response_tokens(tiny: Any, tmp_path: P
 
 
 def test_loss_on_all(tiny: Any) -> None:
-    rows = sft.tokenise(tiny.tokenizer(True), [Record(0, "add one", "", "two")],
-                        dataclasses.replace(RECIPE, loss_on="all")).rows  # fmt: skip
+    rows = sft.tokenise(
+        tiny.tokenizer(True), [Record(0, "add one", "", "two")], dataclasses.replace(RECIPE, loss_on="all")
+    ).rows
     assert rows[0]["labels"] == rows[0]["input_ids"]
 
 
@@ -166,11 +173,17 @@ def test_adapter(tiny: Any, unbroken: Any, backbone_folder: Path) -> None:
     rows = records.load_rows(next(unbroken.path.parent.parent.glob("pool/*/records.parquet")))
     examples = sft.tokenise(tiny.tokenizer(True), rows, RECIPE)
     expected = {
-        "rows_in": 10, "rows_out": 10, "rows_failed": 0, "steps": STEPS, "effective_batch": 4, "precision": "fp32",
+        "rows_in": 10,
+        "rows_out": 10,
+        "rows_failed": 0,
+        "steps": STEPS,
+        "effective_batch": 4,
+        "precision": "fp32",
         "tokens_trained": 2 * sum(len(r["input_ids"]) for r in examples.rows),
         "loss_tokens_trained": 2 * sum(label != -100 for r in examples.rows for label in r["labels"]),
-        "final_loss": curve[-1]["loss"], "resumed_at_step": 0,
-    }  # fmt: skip
+        "final_loss": curve[-1]["loss"],
+        "resumed_at_step": 0,
+    }
     assert {name: unbroken.info[name] for name in expected} == expected
     base = AutoModelForCausalLM.from_pretrained(backbone_folder).eval()
     ids = torch.tensor([examples.rows[3]["input_ids"]])
@@ -205,8 +218,9 @@ Store(sys.argv[5], ExecConfig(device="cpu", train_micro_batch=2)).ensure(sft.nod
 """
 
 
-def test_kill_and_resume(tmp_path: Path, root: Path, nodes: Any, unbroken: Any, backbone_folder: Path,
-                         pool_file: Path) -> None:  # fmt: skip
+def test_kill_and_resume(
+    tmp_path: Path, root: Path, nodes: Any, unbroken: Any, backbone_folder: Path, pool_file: Path
+) -> None:
     """Killed in the fifth of six steps, in the second epoch; a checkpoint cut short by the kill is passed over."""
     arguments = map(str, (root, backbone_folder, pool_file, json.dumps(dataclasses.asdict(RECIPE)), tmp_path))
     done = subprocess.run([sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True)
@@ -248,8 +262,9 @@ def test_resume_at_the_end_of_an_epoch(tmp_path: Path, nodes: Any, unbroken: Any
     assert payload(resumed) == payload(unbroken)
 
 
-def test_killed_between_the_payload_and_the_manifest(tmp_path: Path, nodes: Any, unbroken: Any,
-                                                     monkeypatch: Any) -> None:  # fmt: skip
+def test_killed_between_the_payload_and_the_manifest(
+    tmp_path: Path, nodes: Any, unbroken: Any, monkeypatch: Any
+) -> None:
     from adg import store as store_module
 
     node = nodes(RECIPE)
@@ -344,9 +359,15 @@ def test_a_training_without_a_learning_rate_is_refused(tmp_path: Path, nodes: An
 
 @pytest.mark.parametrize(
     ("batch", "processes", "wanted", "expected"),
-    [(64, 1, 4, (4, 16)), (64, 8, 4, (4, 2)), (12, 1, 5, (4, 3)), (7, 1, 4, (1, 7)), (2, 1, 4, (2, 1)),
-     (6, 2, 8, (3, 1))],
-)  # fmt: skip
+    [
+        (64, 1, 4, (4, 16)),
+        (64, 8, 4, (4, 2)),
+        (12, 1, 5, (4, 3)),
+        (7, 1, 4, (1, 7)),
+        (2, 1, 4, (2, 1)),
+        (6, 2, 8, (3, 1)),
+    ],
+)
 def test_layout(batch: int, processes: int, wanted: int, expected: tuple[int, int]) -> None:
     split = sft.layout(batch, processes, wanted)
     assert (split.micro_batch, split.accumulation) == expected
@@ -362,10 +383,20 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "field",
-    [{"method": "lore"}, {"precision": "fp16"}, {"loss_on": "prompt"}, {"no_response": "keep"}, {"lora_rank": 0},
-     {"epochs": 0}, {"batch_size": 0}, {"lora_dropout": 1.0}, {"warmup_ratio": 3}, {"learning_rate": 0.0},
-     {"packing": True}],
-)  # fmt: skip
+    [
+        {"method": "lore"},
+        {"precision": "fp16"},
+        {"loss_on": "prompt"},
+        {"no_response": "keep"},
+        {"lora_rank": 0},
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"lora_dropout": 1.0},
+        {"warmup_ratio": 3},
+        {"learning_rate": 0.0},
+        {"packing": True},
+    ],
+)
 def test_refused_values(field: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match=next(iter(field))):
         sft.FinetuneConfig(**field)
@@ -374,11 +405,26 @@ def test_refused_values(field: dict[str, Any]) -> None:
 # -- every field is used -----------------------------------------------------------------------------------
 
 CHANGED = {
-    "lora_rank": 8, "lora_alpha": 5, "lora_dropout": 0.2, "lora_target": "q_proj,v_proj", "epochs": 4,
-    "learning_rate": 3e-3, "scheduler": "linear", "warmup_ratio": 0.5, "weight_decay": 0.1, "max_grad_norm": 0.3,
-    "optimizer": "sgd", "adam_beta1": 0.5, "adam_beta2": 0.6, "adam_epsilon": 1e-3, "max_length": 33,
-    "neftune_alpha": 5.0, "seed": 11, "gradient_checkpointing": True, "save_steps": 9,
-}  # fmt: skip
+    "lora_rank": 8,
+    "lora_alpha": 5,
+    "lora_dropout": 0.2,
+    "lora_target": "q_proj,v_proj",
+    "epochs": 4,
+    "learning_rate": 3e-3,
+    "scheduler": "linear",
+    "warmup_ratio": 0.5,
+    "weight_decay": 0.1,
+    "max_grad_norm": 0.3,
+    "optimizer": "sgd",
+    "adam_beta1": 0.5,
+    "adam_beta2": 0.6,
+    "adam_epsilon": 1e-3,
+    "max_length": 33,
+    "neftune_alpha": 5.0,
+    "seed": 11,
+    "gradient_checkpointing": True,
+    "save_steps": 9,
+}
 ELSEWHERE = {"name", "method", "batch_size", "precision", "loss_on", "packing", "no_response"}  # tested above
 
 
@@ -400,20 +446,51 @@ def test_every_field_reaches_trl_or_peft(tmp_path: Path) -> None:
 def test_the_values_that_reach_trl_and_peft(tmp_path: Path) -> None:
     """The paper's recipe, as the libraries understood it, not as we passed it."""
     trl, peft = libraries(sft.FinetuneConfig(), tmp_path)
-    assert {name: trl[name] for name in (
-        "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm",
-        "optim", "max_length", "packing", "logging_nan_inf_filter", "gradient_checkpointing", "bf16", "seed",
-        "data_seed", "neftune_noise_alpha", "report_to",
-    )} == {
-        "num_train_epochs": 3, "learning_rate": 1e-4, "lr_scheduler_type": "cosine", "warmup_steps": 0.03,
-        "weight_decay": 0.0, "max_grad_norm": 1.0, "optim": "adamw_torch", "max_length": 2048, "packing": False,
-        "logging_nan_inf_filter": False, "gradient_checkpointing": True, "bf16": False,
-        "seed": seeds.child(0, "finetune", "dropout"), "data_seed": seeds.child(0, "finetune", "order"),
-        "neftune_noise_alpha": None, "report_to": [],
-    }  # fmt: skip
+    assert {
+        name: trl[name]
+        for name in (
+            "num_train_epochs",
+            "learning_rate",
+            "lr_scheduler_type",
+            "warmup_steps",
+            "weight_decay",
+            "max_grad_norm",
+            "optim",
+            "max_length",
+            "packing",
+            "logging_nan_inf_filter",
+            "gradient_checkpointing",
+            "bf16",
+            "seed",
+            "data_seed",
+            "neftune_noise_alpha",
+            "report_to",
+        )
+    } == {
+        "num_train_epochs": 3,
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.03,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "optim": "adamw_torch",
+        "max_length": 2048,
+        "packing": False,
+        "logging_nan_inf_filter": False,
+        "gradient_checkpointing": True,
+        "bf16": False,
+        "seed": seeds.child(0, "finetune", "dropout"),
+        "data_seed": seeds.child(0, "finetune", "order"),
+        "neftune_noise_alpha": None,
+        "report_to": [],
+    }
     assert {name: peft[name] for name in ("r", "lora_alpha", "lora_dropout", "target_modules", "bias")} == {
-        "r": 64, "lora_alpha": 128, "lora_dropout": 0.05, "target_modules": "all-linear", "bias": "none",
-    }  # fmt: skip
+        "r": 64,
+        "lora_alpha": 128,
+        "lora_dropout": 0.05,
+        "target_modules": "all-linear",
+        "bias": "none",
+    }
 
 
 def test_conf_writes_every_field(root: Path) -> None:
