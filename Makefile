@@ -41,10 +41,10 @@ ablation: setup ## dispersion only, anisotropy only and both, through fine-tunin
 	$(RUN) -m experiments.run -m profile=$(PROFILE) experiment=terms $(LAUNCHER_$(PROFILE)) $(ARGS)
 
 bench: setup ## speed and memory against the plain way, in one run
-	$(RUN) -m benchmarks $(ARGS)
+	$(RUN) -m bench $(ARGS)
 
 bench-gpu: ## scoring and sampling on a GPU at LLaMA-3-8B's shape, random weights; needs only torch and transformers
-	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) benchmarks/bench_gpu.py $(ARGS)
+	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) bench/bench_gpu.py $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy

@@ -13,63 +13,28 @@ As a library, on lists of records and answers (each name is loaded when it is fi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from adg.binning import BinsConfig, cluster
-    from adg.embedding import EmbeddingConfig, Vectors
-    from adg.errors import BadInput, BadMeasurement
-    from adg.geometry import anisotropy, dispersion, gram
-    from adg.library import Scores, Selection, choose, embed, load_backbone, score, select_from_answers
-    from adg.records import Record
-
-_HOME = {
-    "BadInput": "errors",
-    "BadMeasurement": "errors",
-    "BinsConfig": "binning",
-    "EmbeddingConfig": "embedding",
-    "Record": "records",
-    "Scores": "library",
-    "Selection": "library",
-    "Vectors": "embedding",
-    "anisotropy": "geometry",
-    "choose": "library",
-    "cluster": "binning",
-    "dispersion": "geometry",
-    "embed": "library",
-    "gram": "geometry",
-    "load_backbone": "library",
-    "score": "library",
-    "select_from_answers": "library",
+# The public names, by the module that each is defined in.
+_PUBLIC = {
+    "adg.api": ("Scores", "Selection", "choose", "embed", "load_backbone", "score", "select_from_answers"),
+    "adg.embedding.config": ("BinsConfig", "EmbeddingConfig"),
+    "adg.embedding.encoder": ("Vectors",),
+    "adg.errors": ("BadInput", "BadMeasurement"),
+    "adg.geometry": ("anisotropy", "dispersion", "gram"),
+    "adg.pools.records": ("Record",),
+    "adg.selection.bins": ("cluster",),
 }
-
-__all__ = [
-    "BadInput",
-    "BadMeasurement",
-    "BinsConfig",
-    "EmbeddingConfig",
-    "Record",
-    "Scores",
-    "Selection",
-    "Vectors",
-    "anisotropy",
-    "choose",
-    "cluster",
-    "dispersion",
-    "embed",
-    "gram",
-    "load_backbone",
-    "score",
-    "select_from_answers",
-]
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'adg' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(f"adg.{_HOME[name]}"), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,5 +1,9 @@
 """Exceptions that a user can act on; the entry points print them without a traceback."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class HarnessError(Exception):
     """Something is wrong and the message says what was found, what was expected and what to do next."""
@@ -20,7 +24,7 @@ class NotRunnable(HarnessError):
     """
 
 
-def nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: Sequence[str]) -> str:
     """The hint " (did you mean 'x'?)" for an unknown ``word``, or "" when nothing is near."""
     import difflib
 

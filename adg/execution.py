@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from adg.errors import BadInput
+
+ENGINES = ("hf", "vllm")  # what runs a language model: transformers, or vLLM
+DTYPES = ("float32", "bfloat16", "float16")  # of weights in memory
+SECRET_NAMES = re.compile(r"(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)  # of variables
 
 
 @dataclass(frozen=True)

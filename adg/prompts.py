@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from adg.artifacts.files import sha256_text
+from adg.backbones.loading import adds_bos, check_bos
 from adg.errors import BadInput
-from adg.models import adds_bos, check_bos
-from adg.store import sha256_text
 
 if TYPE_CHECKING:
-    from adg.records import Record
+    from adg.pools.records import Record
 
 PLAIN = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"

@@ -6,12 +6,13 @@ import importlib
 import inspect
 import pkgutil
 
-from adg.selection import Selector
+from adg.selection.contract import Selector
 
 
 def selector_types() -> dict[str, type[Selector]]:
     """Every selector class by its name: ADG first, then each module of this package in alphabetical order."""
-    modules = ["adg.divergence", *(f"{__name__}.{m.name}" for m in pkgutil.iter_modules(__path__))]
+    own = (module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+    modules = ["adg.selection.divergence", *(f"{__name__}.{name}" for name in own)]
     found: dict[str, type[Selector]] = {}
     for module in modules:
         for _, cls in inspect.getmembers(importlib.import_module(module), inspect.isclass):

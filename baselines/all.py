@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adg.selection import ScoreTable, Selector, SelectorData
+from adg.selection.contract import ScoreTable, Selector, SelectorData
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adg import binning, seeds
+from adg import seeds
 from adg.errors import BadInput
-from adg.selection import RULES, ScoreTable, Selector, SelectorData, binwise
+from adg.selection import bins as bins_stage
+from adg.selection.contract import ScoreTable, Selector, SelectorData
+from adg.selection.quotas import RULES, binwise
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class ClusterRandom(Selector):
     requires = ("bins",)
 
     def scores(self, data: SelectorData) -> ScoreTable:
-        labels = binning.load(data.features["bins"])
+        labels = bins_stage.load(data.features["bins"])
         bins = np.array([labels.get(key, -1) for key in data.keys], dtype=np.int64)
         draws = [seeds.child(self.config.seed, "cluster_random", key) for key in data.keys]
         score = np.array(draws, dtype=np.float64) / (2**31 - 1)

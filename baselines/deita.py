@@ -14,15 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from adg import embedding, likelihood, models, records
+from adg import batching
+from adg.artifacts.artifact import Job, Node, Stage
+from adg.artifacts.files import write_atomic
+from adg.backbones import loading
 from adg.errors import BadInput, BadMeasurement, NotRunnable
+from adg.pools import records
+from adg.pools.records import Record
 from adg.prompts import instruction_text
-from adg.records import Record
-from adg.selection import ScoreTable, SelectorData
-from adg.store import Job, Node, Stage, write_atomic
-from baselines import pinned, vectors
-from baselines.annotations import checked, products, read
-from baselines.vectors import VectorOptions, VectorSelector
+from adg.selection.contract import ScoreTable, SelectorData
+from baselines.shared import checkpoints, scorer, text_encoder
+from baselines.shared import vectors as vectors_
+from baselines.shared.annotations import checked, products, read
+from baselines.shared.vectors import VectorOptions, VectorSelector
 
 RATINGS = Stage("ratings", 1, "baselines.deita:build", gpu=True)
 
@@ -85,7 +89,7 @@ class DeitaConfig(VectorOptions):
                 f"selector.batch_size is {self.batch_size}; expected 1, or more with selector.variant=released: "
                 f"ours is the result of one at a time"
             )
-        pinned.check_paths(self, "annotations", folders=("complexity_scorer", "quality_scorer"))
+        checkpoints.check_paths(self, "annotations", folders=("complexity_scorer", "quality_scorer"))
         if (self.complexity_scorer is None) != (self.quality_scorer is None):
             raise BadInput("only one of selector.complexity_scorer and selector.quality_scorer is set; set both")
         if self.complexity_scorer is not None and self.annotations is not None:
@@ -183,7 +187,7 @@ class Rater:
         device, scale = self._model.device, torch.arange(1, len(LEVELS) + 1, dtype=torch.float64)
         fit = [i for i, row in enumerate(ids) if len(row) <= self.positions]
         with torch.inference_mode():
-            for batch in embedding.batches(fit, lambda i: len(ids[i]), self.tokens_per_batch):
+            for batch in batching.batches(fit, lambda i: len(ids[i]), self.tokens_per_batch):
                 lengths = torch.tensor([len(ids[i]) for i in batch], device=device)
                 width = int(lengths.max())
                 # padding stands on the right, where no token that counts can see it
@@ -221,21 +225,23 @@ def build(job: Job) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     pool = records.load(job.inputs["pool"])
-    device = models.device(job.exec)
-    tokens = likelihood.batch_tokens(job.exec.tokens_per_batch, device)
+    device = loading.device(job.exec)
+    tokens = scorer.batch_tokens(job.exec.tokens_per_batch, device)
     columns: dict[str, Any] = {"id": [record.key for record in pool]}
     for side, path in zip(SIDES, job.config.paths, strict=True):
-        folder = pinned.folder(f"{side}_scorer", path, getattr(job.config, side)[2])
+        folder = checkpoints.folder(f"{side}_scorer", path, getattr(job.config, side)[2])
         texts = [prompt(record, side) for record in pool]
         unique = list(dict.fromkeys(texts))
         rater: list[Rater] = []
 
         def run(some: list[str], folder: Path = folder, rater: list[Rater] = rater) -> np.ndarray:
             if not rater:
-                rater.append(Rater(*pinned.pretrained(folder, device, head=True), tokens))
+                rater.append(Rater(*checkpoints.pretrained(folder, device, head=True), tokens))
             return rater[0].rate(some)
 
-        found = dict(zip(unique, vectors.in_shards(unique, job.work, side, run, nan_is_a_result=True), strict=True))
+        found = dict(
+            zip(unique, text_encoder.in_shards(unique, job.work, side, run, nan_is_a_result=True), strict=True)
+        )
         columns[side] = pa.array([found[text] for text in texts], pa.float64(), from_pandas=True)
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
@@ -278,7 +284,7 @@ class Deita(VectorSelector):
     def scores(self, data: SelectorData) -> ScoreTable:
         c = self.config
         found = self.annotations(data) if c.complexity_scorer is None else self._rated(data)
-        points, missing = vectors.load(data)
+        points, missing = vectors_.load(data)
         invalid = {i: value for i, value in enumerate(found) if isinstance(value, str)}
         whole = np.array([np.nan if isinstance(value, str) else sum(value) for value in found])
         invalid = {**missing, **invalid}

@@ -13,9 +13,9 @@ import numpy as np
 
 from adg.errors import BadInput
 from adg.progress import progress
-from adg.selection import ScoreTable, SelectorData
-from baselines import vectors
-from baselines.vectors import VectorOptions, VectorSelector
+from adg.selection.contract import ScoreTable, SelectorData
+from baselines.shared import vectors
+from baselines.shared.vectors import VectorOptions, VectorSelector
 
 KERNELS = ("cosine", "distance")
 GRID = 2.0**30  # similarities are whole multiples of 1 / GRID, so that their sums are exact in float64

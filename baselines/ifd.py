@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from adg import likelihood
+from adg.artifacts.artifact import Node
 from adg.errors import BadInput
-from adg.likelihood import LossesConfig, ScorerOptions
-from adg.selection import ScoreTable, Selector, SelectorData, top
-from adg.store import Node
-from baselines import experience
-from baselines.experience import ExperienceConfig
-from finetune.sft import FinetuneConfig
+from adg.selection.contract import ScoreTable, Selector, SelectorData
+from adg.selection.quotas import top
+from baselines.shared import experience, loss_texts
+from baselines.shared import losses as losses_stage
+from baselines.shared.experience import ExperienceConfig
+from baselines.shared.loss_texts import LossesConfig
+from baselines.shared.scorer_stage import ScorerOptions
+from finetune.config import FinetuneConfig
 
 VARIANTS = ("corrected", "released", "released_vic")
 
@@ -93,16 +95,16 @@ class Ifd(Selector):
 
     def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
         c = self.config
-        slack = None if c.variant == "corrected" else likelihood.PROMPTS[c.prompt].slack
+        slack = None if c.variant == "corrected" else loss_texts.PROMPTS[c.prompt].slack
         before = experience.nodes(pool, backbone, c.experience, c.recipe) if c.pre_experience else {}
         scorer = before.get("experienced", backbone)
-        return before | likelihood.nodes(pool, scorer, LossesConfig(c.prompt, c.max_tokens, slack), c)
+        return before | losses_stage.nodes(pool, scorer, LossesConfig(c.prompt, c.max_tokens, slack), c)
 
     def note(self, backbone: Node) -> str:
         return self.config.note(self.name, backbone, "the 7B model of the original")
 
     def scores(self, data: SelectorData) -> ScoreTable:
-        losses = likelihood.load(data.features["losses"], data.keys)
+        losses = losses_stage.load(data.features["losses"], data.keys)
         invalid = losses.invalid()
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             ratio = losses.nll_conditioned / losses.nll_alone

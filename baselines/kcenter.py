@@ -14,9 +14,10 @@ import numpy as np
 from adg import seeds
 from adg.errors import BadInput
 from adg.progress import progress
-from adg.selection import ScoreTable, SelectorData, top
-from baselines import vectors
-from baselines.vectors import VectorOptions, VectorSelector
+from adg.selection.contract import ScoreTable, SelectorData
+from adg.selection.quotas import top
+from baselines.shared import vectors
+from baselines.shared.vectors import VectorOptions, VectorSelector
 
 GROUP = 1024  # of the farthest rows, compared with every new centre at once
 CHUNK = 4096  # rows compared with new centres in one product

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from adg import seeds
-from adg.binning import MIN_PER_BIN
+from adg.artifacts.artifact import Node
 from adg.errors import BadInput, NotRunnable
-from adg.selection import ScoreTable, SelectorData
-from adg.store import Node
-from baselines import pinned, vectors
-from baselines.annotations import checked, read, turns
-from baselines.vectors import VectorOptions, VectorSelector
+from adg.selection.bins import MIN_PER_BIN
+from adg.selection.contract import ScoreTable, SelectorData
+from baselines.shared import checkpoints, vectors
+from baselines.shared.annotations import checked, read, turns
+from baselines.shared.vectors import VectorOptions, VectorSelector
 
 VARIANTS = ("corrected", "released")
 WITHIN = ("quality", "random", "median")
@@ -59,7 +59,7 @@ class KmqConfig(VectorOptions):
                 raise BadInput(f"selector.{name} is {getattr(self, name)}; expected a number above 0")
         if not 0 <= self.seed < 2**32:
             raise BadInput(f"selector.seed is {self.seed}; expected 0 to 2**32 - 1")
-        pinned.check_paths(self, "annotations")
+        checkpoints.check_paths(self, "annotations")
 
 
 def equal_quotas(sizes: np.ndarray, budget: int) -> np.ndarray:

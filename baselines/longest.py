@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adg import models
+from adg.backbones import loading
 from adg.errors import BadInput
-from adg.selection import ScoreTable, Selector, SelectorData
+from adg.selection.contract import ScoreTable, Selector, SelectorData
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Longest(Selector):
         texts = [record.output for record in data.records]
         if self.config.unit == "characters":
             return ScoreTable(np.array([len(text) for text in texts], dtype=np.float64))
-        tokenizer = models.load_tokenizer(data.features["backbone"])
+        tokenizer = loading.load_tokenizer(data.features["backbone"])
         lengths: list[int] = []
         for start in range(0, len(texts), 1000):
             batch = tokenizer(

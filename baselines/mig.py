@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from adg.artifacts.artifact import Node
 from adg.errors import BadInput, BadMeasurement, NotRunnable
-from adg.selection import ScoreTable, Selector, SelectorData
-from adg.store import Node
-from baselines import pinned
-from baselines.annotations import products, read, read_rows, value_of
+from adg.selection.contract import ScoreTable, Selector, SelectorData
+from baselines.shared import checkpoints
+from baselines.shared.annotations import products, read, read_rows, value_of
 
 ENCODER = "intfloat/e5-mistral-7b-instruct"  # the paper's encoder of the labels
 MAKE_VECTORS = "python -m baselines.mig <annotations.jsonl> <encoder folder> <out.safetensors>"
@@ -61,7 +61,7 @@ class MigConfig:
     norm: bool = False  # divide a record's score by its number of labels
 
     def __post_init__(self) -> None:
-        pinned.check_paths(self, "annotations", "valid_tags", "label_embeddings")
+        checkpoints.check_paths(self, "annotations", "valid_tags", "label_embeddings")
         if self.label_graph is None:
             bare = self.annotations_sha256 is None and self.label_embeddings_sha256 is None
             object.__setattr__(self, "label_graph", "identity" if bare else "embeddings")
@@ -285,7 +285,7 @@ class Mig(Selector):
         used = {label for a in found if isinstance(a, Annotation) for label in a.labels}
         if self.config.valid_tags is None:
             return sorted(used)
-        path = pinned.file("valid_tags", self.config.valid_tags, self.config.valid_tags_sha256)
+        path = checkpoints.file("valid_tags", self.config.valid_tags, self.config.valid_tags_sha256)
         return sorted(used & {line.strip() for line in path.read_text(encoding="utf-8").split("\n")})
 
     def _graph(self, labels: Sequence[str]) -> Any:
@@ -298,7 +298,7 @@ class Mig(Selector):
                 f"set selector.label_embeddings=<out.safetensors>; or, for no propagation between labels, which is not "
                 f"the paper's MIG, selector.label_graph=identity"
             )
-        path = pinned.file("label_embeddings", self.config.label_embeddings, self.config.label_embeddings_sha256)
+        path = checkpoints.file("label_embeddings", self.config.label_embeddings, self.config.label_embeddings_sha256)
         return similarity_graph(load_vectors(path, labels), self.config.threshold) if labels else None
 
 

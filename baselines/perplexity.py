@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adg import likelihood
+from adg.artifacts.artifact import Node
 from adg.errors import BadInput
-from adg.likelihood import LossesConfig, ScorerOptions
-from adg.selection import ScoreTable, Selector, SelectorData
-from adg.store import Node
+from adg.selection.contract import ScoreTable, Selector, SelectorData
+from baselines.shared import loss_texts
+from baselines.shared import losses as losses_stage
+from baselines.shared.loss_texts import LossesConfig
+from baselines.shared.scorer_stage import ScorerOptions
 
 PARTS = ("lowest", "middle", "highest")
 
@@ -46,11 +48,11 @@ class Perplexity(Selector):
 
     def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
         c = self.config
-        slack = likelihood.PROMPTS["none"].slack if c.prompt == "none" else None
-        return likelihood.nodes(pool, backbone, LossesConfig(c.prompt, c.max_tokens, slack), c)
+        slack = loss_texts.PROMPTS["none"].slack if c.prompt == "none" else None
+        return losses_stage.nodes(pool, backbone, LossesConfig(c.prompt, c.max_tokens, slack), c)
 
     def scores(self, data: SelectorData) -> ScoreTable:
-        losses = likelihood.load(data.features["losses"], data.keys)
+        losses = losses_stage.load(data.features["losses"], data.keys)
         invalid = {row: reason for row, reason in enumerate(losses.invalid_conditioned) if reason}
         with np.errstate(over="ignore"):
             score = np.exp(losses.nll_conditioned)

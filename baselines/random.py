@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adg import seeds
-from adg.selection import ScoreTable, Selector, SelectorData
+from adg.selection.contract import ScoreTable, Selector, SelectorData
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from adg import models
+from adg.backbones import loading
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.execution import ExecConfig
+from adg.pools.records import Record
 from adg.progress import progress
 from adg.prompts import instruction_text
-from adg.records import Record
-from adg.selection import ScoreTable, Selector, SelectorData
-from baselines import near_duplicates, pinned
+from adg.selection.contract import ScoreTable, Selector, SelectorData
+from baselines.shared import checkpoints
+from baselines.shared.near_duplicates import groups
 
 VARIANTS = ("corrected", "released")
 ENGLISH = 70.0  # percent of letters above which a text counts as English
@@ -76,7 +77,7 @@ class ScarConfig:
             raise BadInput(f"selector.max_length is {self.max_length}; expected a number of tokens above 0")
         if not 0 < self.near_threshold <= 1:
             raise BadInput(f"selector.near_threshold is {self.near_threshold}; expected a number above 0, at most 1")
-        pinned.check_paths(self, folders=("checkpoint",))
+        checkpoints.check_paths(self, folders=("checkpoint",))
         for name in ("exact_duplicates", "english"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.variant == "released")
@@ -111,7 +112,7 @@ def filtered(pairs: Sequence[tuple[str, str]], config: ScarConfig) -> dict[int, 
                 dropped[row] = f"not English ({ENGLISH:.0f} percent letters or less)"
     if config.near_duplicates:
         left = [row for row in range(len(pairs)) if row not in dropped]
-        first = near_duplicates.groups([" ".join(pairs[row]) for row in left], config.near_threshold)
+        first = groups([" ".join(pairs[row]) for row in left], config.near_threshold)
         for place, row in enumerate(left):
             if first[place] != place:
                 dropped[row] = "near-duplicate of an earlier record"
@@ -312,8 +313,8 @@ class Scar(Selector):
                 f"needs checkpoint {c.hub}: set selector.checkpoint=<folder with its files, model.safetensors in place "
                 f"of pytorch_model.bin, and the encoder's config.json as encoder/config.json>"
             )
-        folder = pinned.folder("checkpoint", c.checkpoint, c.checkpoint_sha256)
-        ranker = load(folder, models.device(ExecConfig(device=c.device)))
+        folder = checkpoints.folder("checkpoint", c.checkpoint, c.checkpoint_sha256)
+        ranker = load(folder, loading.device(ExecConfig(device=c.device)))
         return self.table(data.records, ranker)
 
     def table(self, records: Sequence[Record], ranker: Ranker) -> ScoreTable:

@@ -14,12 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from adg import likelihood, models, prompts
+from adg import prompts
+from adg.artifacts.artifact import Artifact, Job, Node, Stage
+from adg.artifacts.files import write_json
+from adg.backbones import loading
 from adg.errors import BadInput, BadMeasurement, NotRunnable
-from adg.likelihood import LossesConfig, Reader, Text
-from adg.records import Record
-from adg.selection import ScoreTable, Selector, SelectorData, counted, top
-from adg.store import Artifact, Job, Node, Stage, write_json
+from adg.execution import DTYPES
+from adg.pools.records import Record
+from adg.selection.contract import ScoreTable, Selector, SelectorData, counted
+from adg.selection.quotas import top
+from baselines.shared import scorer_stage
+from baselines.shared.loss_texts import LossesConfig, Text
+from baselines.shared.scorer_stage import Reader
 
 STAGE = Stage("ratings", 1, "baselines.selectit:build", gpu=True)
 VARIANTS = ("corrected", "released")
@@ -63,8 +69,8 @@ class SelectitConfig:
             raise BadInput(f"selector.count is {self.count}; expected 1 rating prompt or more (official: 5)")
         if not self.alpha >= 0:
             raise BadInput(f"selector.alpha is {self.alpha}; expected 0 or more (official: 0.2)")
-        if self.dtype not in ("auto", *models.DTYPES):
-            raise BadInput(f"selector.dtype is {self.dtype!r}; expected auto or one of {', '.join(models.DTYPES)}")
+        if self.dtype not in ("auto", *DTYPES):
+            raise BadInput(f"selector.dtype is {self.dtype!r}; expected auto or one of {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,7 @@ def build(job: Job) -> dict[str, Any]:
     k = len(cfg.prompts)
     with Reader(job, LossesConfig("none", dtype=cfg.dtype)) as reader:
         pool, words = reader.pool, rating_tokens(reader.tokenizer)
-        limit = models.positions(job.inputs["model"])
+        limit = loading.positions(job.inputs["model"])
         texts: dict[str, Text] = {}
         owners: dict[str, list[tuple[int, int]]] = {}
         reasons = [""] * len(pool)
@@ -188,21 +194,21 @@ def build(job: Job) -> dict[str, Any]:
         def size(i: int) -> int:
             return len(texts[names[i]].ids)
 
-        for batch, arrays in likelihood.shards(names, size, run, job.work, reader.tokens_per_batch, "ratings"):
+        for batch, arrays in scorer_stage.shards(names, size, run, job.work, reader.tokens_per_batch, "ratings"):
             for i, values in zip(batch, arrays["ratings"], strict=True):
                 for row, place in owners[names[i]]:
                     found[row, place] = values
                     if not np.isfinite(values).all():
-                        reasons[row] = likelihood.FAILED
+                        reasons[row] = scorer_stage.FAILED
                         failed[pool[row].key] = None
-            likelihood.check_failed(list(failed), reader, "selector.dtype")
+            scorer_stage.check_failed(list(failed), reader, "selector.dtype")
     np.save(job.folder / "ratings.npy", found)
     write_json(job.folder / "records.json", {"ids": [record.key for record in pool], "invalid": reasons})
     return {
         "rows_in": len(pool),
         "rows_out": reasons.count(""),
         "invalid": counted(filter(None, reasons)),
-        "failed": [[key, likelihood.FAILED] for key in failed][: likelihood.REPORTED],
+        "failed": [[key, scorer_stage.FAILED] for key in failed][: scorer_stage.REPORTED],
         "failed_count": len(failed),
         "dtype": reader.dtype,
         "prompts": k,

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adg import likelihood
+from adg.artifacts.artifact import Node
 from adg.errors import BadInput
-from adg.likelihood import LossesConfig, ScorerOptions
-from adg.selection import ScoreTable, Selector, SelectorData
-from adg.store import Node
+from adg.selection.contract import ScoreTable, Selector, SelectorData
+from baselines.shared import loss_texts
+from baselines.shared import losses as losses_stage
+from baselines.shared.loss_texts import LossesConfig
+from baselines.shared.scorer_stage import ScorerOptions
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,13 @@ class Superfiltering(Selector):
     requires = ("losses",)
 
     def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
-        return likelihood.nodes(pool, backbone, layout(self.config.max_tokens), self.config)
+        return losses_stage.nodes(pool, backbone, layout(self.config.max_tokens), self.config)
 
     def note(self, backbone: Node) -> str:
         return self.config.note(self.name, backbone, "gpt2")
 
     def scores(self, data: SelectorData) -> ScoreTable:
-        losses = likelihood.load(data.features["losses"], data.keys)
+        losses = losses_stage.load(data.features["losses"], data.keys)
         invalid = losses.invalid()
         with np.errstate(over="ignore"):
             conditioned, alone = np.exp(losses.nll_conditioned), np.exp(losses.nll_alone)
@@ -70,4 +72,4 @@ class Superfiltering(Selector):
 
 def layout(max_tokens: int = 1024) -> LossesConfig:
     """The text of SuperFiltering: instruction, input and response, a line each."""
-    return LossesConfig("none", max_tokens, likelihood.PROMPTS["none"].slack)
+    return LossesConfig("none", max_tokens, loss_texts.PROMPTS["none"].slack)

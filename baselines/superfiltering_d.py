@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adg.artifacts.artifact import Node
 from adg.errors import BadInput
-from adg.selection import ScoreTable, SelectorData, top
-from adg.store import Node
-from baselines import vectors
+from adg.selection.contract import ScoreTable, SelectorData
+from adg.selection.quotas import top
 from baselines.facility_location import check_kernel, greedy
+from baselines.shared import vectors as vectors_
+from baselines.shared.vectors import VectorOptions, VectorSelector
 from baselines.superfiltering import Superfiltering, SuperfilteringConfig
-from baselines.vectors import VectorOptions, VectorSelector
 
 VARIANTS = ("corrected", "released")
 SHARE = 10  # candidates for each record of the budget, as in the official script (10,400 for 1,040)
@@ -73,7 +74,7 @@ class SuperfilteringD(VectorSelector):
 
     def scores(self, data: SelectorData) -> ScoreTable:
         table = Superfiltering(self.config).scores(data)
-        _, missing = vectors.load(data)
+        _, missing = vectors_.load(data)
         table.invalid = {**missing, **table.invalid}
         if self.config.lower is not None:
             low = f"IFD not above {self.config.lower:g}"
@@ -93,6 +94,6 @@ class SuperfilteringD(VectorSelector):
         released = self.config.variant == "released"
         if not released or self.config.lower is not None:  # the official list of candidates is in the order of IFD
             rows = np.sort(rows)
-        points, _ = vectors.load(data)
+        points, _ = vectors_.load(data)
         ties = "highest" if released else "lowest"
         return rows[greedy(points[rows], budget, self.config.kernel, ties)]

@@ -15,12 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from adg import likelihood, seeds
+from adg import seeds
+from adg.artifacts.artifact import Artifact, Job, Node, Stage
+from adg.artifacts.files import write_json
 from adg.errors import BadInput, BadMeasurement
-from adg.likelihood import Identity, LossesConfig, Reader, Scorer, ScorerOptions, Text
-from adg.records import Record
-from adg.selection import ScoreTable, Selector, SelectorData, counted, top
-from adg.store import Artifact, Job, Node, Stage, write_json
+from adg.pools.records import Record
+from adg.selection.contract import ScoreTable, Selector, SelectorData, counted
+from adg.selection.quotas import top
+from baselines.shared import loss_texts, scorer_stage
+from baselines.shared.loss_texts import Layout, LossesConfig, Text
+from baselines.shared.scorer import Scorer
+from baselines.shared.scorer_stage import Identity, Reader, ScorerOptions
 
 STAGE = Stage("deltas", 1, "baselines.tshirt:build", gpu=True)
 CHUNK = 4096  # records whose tokens are looked at together
@@ -108,8 +113,8 @@ class Tshirt(Selector):
     def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
         c = self.config
         losses = LossesConfig("none", c.max_tokens)
-        identity = NoisyIdentity(losses, likelihood.templates("none"), copies=c.copies, noise=c.noise, seed=c.seed)
-        return likelihood.by_scorer(STAGE, pool, backbone, identity, c)
+        identity = NoisyIdentity(losses, loss_texts.templates("none"), copies=c.copies, noise=c.noise, seed=c.seed)
+        return scorer_stage.by_scorer(STAGE, pool, backbone, identity, c)
 
     def note(self, backbone: Node) -> str:
         return self.config.note(self.name, backbone, "gpt2")
@@ -144,7 +149,7 @@ class Tshirt(Selector):
 # -- texts and noise -------------------------------------------------------------------------------------
 
 
-def texts(layout: likelihood.Layout, record: Record) -> tuple[Text, Text] | str:
+def texts(layout: Layout, record: Record) -> tuple[Text, Text] | str:
     """The response after its prompt and alone, with the very same tokens of the response, or why there is none.
 
     The released code encodes both texts as a whole and stops where a token merges across the end of the prompt.
@@ -222,7 +227,7 @@ def build(job: Job) -> dict[str, Any]:
         def size(i: int) -> int:
             return cfg.copies * len(pairs[names[i]][0].ids)
 
-        for batch, arrays in likelihood.shards(names, size, run, job.work, reader.tokens_per_batch, "token losses"):
+        for batch, arrays in scorer_stage.shards(names, size, run, job.work, reader.tokens_per_batch, "token losses"):
             counts = [pairs[names[i]][1].tokens for i in batch]
             own = np.split(arrays["deltas"], np.cumsum(counts)[:-1])
             for i, values, ratios in zip(batch, own, arrays["log_ifd"], strict=True):
@@ -231,9 +236,9 @@ def build(job: Job) -> dict[str, Any]:
                     deltas[ends[row] - tokens[row] : ends[row]] = values
                     log_ifd[row] = ratios if finite else np.nan
                     if not finite:
-                        invalid[row] = likelihood.FAILED
+                        invalid[row] = scorer_stage.FAILED
                         failed.append(pool[row].key)
-            likelihood.check_failed(failed, reader)
+            scorer_stage.check_failed(failed, reader)
     kept = np.where([row in invalid for row in range(len(pool))], 0, tokens)
     if failed:  # their tokens take no part in the threshold
         np.save(path, np.array(deltas)[np.repeat(kept > 0, tokens)])
@@ -250,7 +255,7 @@ def build(job: Job) -> dict[str, Any]:
         "rows_in": len(pool),
         "rows_out": len(pool) - len(invalid),
         "invalid": counted(invalid.values()),
-        "failed": [[key, likelihood.FAILED] for key in failed[: likelihood.REPORTED]],
+        "failed": [[key, scorer_stage.FAILED] for key in failed[: scorer_stage.REPORTED]],
         "failed_count": len(failed),
         "scorer": job.node.inputs["model"].label,
         "dtype": reader.dtype,

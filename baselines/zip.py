@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from adg.errors import BadInput
+from adg.pools.records import Record
 from adg.progress import progress
 from adg.prompts import instruction_text
-from adg.records import Record
-from adg.selection import ScoreTable, Selector, SelectorData
+from adg.selection.contract import ScoreTable, Selector, SelectorData
 
 VARIANTS = ("corrected", "released")
 KEYS = ("id", "conversations", "source")

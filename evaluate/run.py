@@ -19,12 +19,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != ROOT / "evaluate"]
 sys.path.insert(0, str(ROOT))
 
-from adg import models  # noqa: E402
+from adg.artifacts.store import Store  # noqa: E402
+from adg.backbones import embedded  # noqa: E402
+from adg.backbones import stage as backbone_stage  # noqa: E402
+from adg.backbones.config import BackboneConfig  # noqa: E402
 from adg.errors import BadInput, HarnessError, nearest  # noqa: E402
-from adg.evaluation import external, harness  # noqa: E402
-from adg.evaluation.suite import SuiteConfig  # noqa: E402
+from adg.evaluation import external_adapter  # noqa: E402
+from adg.evaluation import stage as evaluation_stage  # noqa: E402
+from adg.evaluation.config import SuiteConfig  # noqa: E402
+from adg.evaluation.results import DONE  # noqa: E402
 from adg.execution import ExecConfig  # noqa: E402
-from adg.store import Store  # noqa: E402
 
 
 def arguments() -> argparse.Namespace:
@@ -76,21 +80,21 @@ def suite(args: argparse.Namespace) -> SuiteConfig:
     return SuiteConfig.of(chosen)
 
 
-def backbone(args: argparse.Namespace) -> models.BackboneConfig:
+def backbone(args: argparse.Namespace) -> BackboneConfig:
     """Where the model comes from, judged by its name."""
-    if args.model in models.BUILDERS:
-        return models.BackboneConfig(name=args.model, builder=args.model, dtype=args.dtype or "float32")
+    if args.model in embedded.BUILDERS:
+        return BackboneConfig(name=args.model, builder=args.model, dtype=args.dtype or "float32")
     dtype, name = args.dtype or "bfloat16", Path(args.model).name
     if Path(args.model).is_dir():
-        return models.BackboneConfig(name=name, path=args.model, dtype=dtype)
-    return models.BackboneConfig(name=name, hub=args.model, revision=args.revision, dtype=dtype)
+        return BackboneConfig(name=name, path=args.model, dtype=dtype)
+    return BackboneConfig(name=name, hub=args.model, revision=args.revision, dtype=dtype)
 
 
 def main() -> None:
     args = arguments()
-    base = models.node(backbone(args))
-    adapter = external.node(args.adapter, base, args.model) if args.adapter else None
-    node = harness.node(adapter, base, suite(args))
+    base = backbone_stage.node(backbone(args))
+    adapter = external_adapter.node(args.adapter, base, args.model) if args.adapter else None
+    node = evaluation_stage.node(adapter, base, suite(args))
     exec_ = ExecConfig(
         runs=args.runs, device=args.device, eval_batch_size=args.batch_size, run_model_code=args.run_model_code
     )
@@ -98,7 +102,7 @@ def main() -> None:
     results = json.loads(artifact.file("results.json").read_text())
     print(f"\n{node.label}{' (partial)' if results['partial'] else ''}")
     for name, task in results["tasks"].items():
-        if task["status"] == harness.DONE:
+        if task["status"] == DONE:
             cut = f", {task['prompts_cut']} prompts cut" if task["prompts_cut"] else ""
             error = "" if task["stderr"] is None else f" ± {100 * task['stderr']:.2f}"
             print(

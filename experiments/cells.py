@@ -8,15 +8,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from adg import binning, embedding, generation, models, records, selection
+from adg.answers import stage as answers_stage
+from adg.artifacts.artifact import Node, canonical, file_name
+from adg.artifacts.files import sha256_text
+from adg.artifacts.store import Store
+from adg.backbones import stage as backbone_stage
+from adg.embedding import stage as embedding_stage
 from adg.errors import BadInput
-from adg.evaluation import harness
-from adg.selection import Selector
-from adg.store import Node, Store, canonical, file_name, sha256_text
+from adg.evaluation import stage as evaluation_stage
+from adg.pools import stage as pool_stage
+from adg.selection import bins as bins_stage
+from adg.selection import contract
+from adg.selection import stage as selection_stage
+from adg.selection.contract import Selector
 from baselines import selector_types
 from experiments import config as config_
 from experiments.config import Config
-from finetune import sft
+from finetune import stage as finetune_stage
 
 GROUPS = ("backbone", "pool", "selector")
 # overrides that say nothing about a result: where things are and how they are run
@@ -55,7 +63,7 @@ class Cell:
 
     @cached_property
     def selector(self) -> Selector:
-        return selection.make(selector_types(), self.config.selector)
+        return contract.make(selector_types(), self.config.selector)
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
@@ -65,21 +73,21 @@ class Cell:
         """
         c = self.config
         if c.experiment.untrained:
-            alone = models.node(c.backbone)
-            return {"backbone": alone, "eval": harness.node(None, alone, c.suite)}
-        pool, backbone = records.node(c.pool), models.node(c.backbone)
-        selecting = backbone if c.selecting is None else models.node(c.selecting)
-        answers = generation.node(pool, selecting, c.sampling, c.engine)
-        grams = embedding.node(answers, pool, selecting, c.embedding)
-        bins = binning.node(grams, c.embedding.bins)
+            alone = backbone_stage.node(c.backbone)
+            return {"backbone": alone, "eval": evaluation_stage.node(None, alone, c.suite)}
+        pool, backbone = pool_stage.node(c.pool), backbone_stage.node(c.backbone)
+        selecting = backbone if c.selecting is None else backbone_stage.node(c.selecting)
+        answers = answers_stage.node(pool, selecting, c.sampling, c.engine)
+        grams = embedding_stage.node(answers, pool, selecting, c.embedding)
+        bins = bins_stage.node(grams, c.embedding.bins)
         if "grams" in self.selector.needs():
             self.selector.check_answers(c.sampling.n, c.embedding.declared)
         extra = self.selector.extra(pool, selecting)
         features = {"backbone": selecting, "answers": answers, "grams": grams, "bins": bins, **extra}
-        scores = selection.scores_node(self.selector, features, pool)
-        subset = selection.subset_node(self.selector, scores, features, pool, c.budget)
-        adapter = sft.node(subset, backbone, c.finetune)
-        evaluated = harness.node(adapter, backbone, c.suite)
+        scores = selection_stage.scores_node(self.selector, features, pool)
+        subset = selection_stage.subset_node(self.selector, scores, features, pool, c.budget)
+        adapter = finetune_stage.node(subset, backbone, c.finetune)
+        evaluated = evaluation_stage.node(adapter, backbone, c.suite)
         every = {
             **features,
             "pool": pool,

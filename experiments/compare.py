@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adg import seeds
+from adg.artifacts.artifact import Artifact
+from adg.artifacts.files import write_atomic
+from adg.artifacts.store import Store
 from adg.errors import BadInput
 from adg.evaluation import samples, statistics
 from adg.evaluation.statistics import Comparison
-from adg.report import signed
-from adg.store import Artifact, Store, write_atomic
 from experiments.cells import Cell, asked_for, refuse_same_names, report_folder
 from experiments.config import plain_errors
+from experiments.report.legend import signed
 from experiments.samples import evaluation
 from experiments.status import cell_status
 

@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from adg.embedding import EmbeddingConfig
+from adg.answers.config import EngineConfig, SamplingConfig
+from adg.backbones.config import BackboneConfig
+from adg.embedding.config import EmbeddingConfig
 from adg.errors import BadInput, HarnessError, nearest
-from adg.evaluation.contamination import ContaminationConfig
-from adg.evaluation.suite import SuiteConfig
+from adg.evaluation.config import SuiteConfig
+from adg.evaluation.overlap import ContaminationConfig
 from adg.execution import ExecConfig
-from adg.generation import EngineConfig, SamplingConfig
-from adg.models import BackboneConfig
-from adg.records import PoolConfig
-from adg.tracking import TrackerConfig
-from finetune.sft import FinetuneConfig
+from adg.pools.config import PoolConfig
+from experiments.tracking import TrackerConfig
+from finetune.config import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"

@@ -11,9 +11,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adg import records
+from adg.artifacts.artifact import Artifact, Node
+from adg.artifacts.store import Store
 from adg.evaluation import contamination
-from adg.store import Artifact, Node, Store
+from adg.pools import records
+from adg.pools import stage as pool_stage
 from experiments.cells import Cell, asked_for
 from experiments.config import plain_errors
 from experiments.worker import Runner
@@ -25,7 +27,7 @@ HEAD = ("items", "checked", "overlap", "question", "answer", "ngram", "whole", "
 
 def node(cell: Cell) -> Node:
     """The comparison of the cell's pool with the benchmarks of its suite."""
-    return contamination.node(records.node(cell.config.pool), cell.config.suite, cell.config.contamination)
+    return contamination.node(pool_stage.node(cell.config.pool), cell.config.suite, cell.config.contamination)
 
 
 def counts(cell: Cell, store: Store) -> dict[str, dict[str, dict[str, int]]] | None:

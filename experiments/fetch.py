@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from adg import mirror
 from adg.errors import BadInput
+from experiments import mirror
 from experiments.cells import cells, distinct
 from experiments.config import plain_errors
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from adg.store import Artifact, Node, Store, read_artifact, read_json
-from experiments import paper
+from adg.artifacts.artifact import Artifact, Node, read_artifact
+from adg.artifacts.files import read_json
+from adg.artifacts.store import Store
 from experiments.cells import Cell, asked_for, distinct
 from experiments.config import plain_errors
+from experiments.report.published import ANALYSED, figures
 
 FIRST = ("pool", "backbone", "answers", "grams", "bins")  # then those that selectors add, in the order of their use
 LAST = ("scores", "subset", "adapter", "eval")
@@ -107,14 +109,14 @@ def selection_cost(chosen: list[Cell], store: Store) -> list[str]:
         (
             c
             for c in chosen
-            if (c.config.backbone.paper, c.config.pool.paper) == paper.ANALYSED and c.config.selector["name"] == "adg"
+            if (c.config.backbone.paper, c.config.pool.paper) == ANALYSED and c.config.selector["name"] == "adg"
         ),
         None,
     )
     if cell is None:
         return []
     rows, k = cell.config.pool.rows or cell.config.pool.expected_rows or 0, cell.config.sampling.n
-    theirs = paper.figures()["selection_cost_hours_4gpu"]["adg"]
+    theirs = figures()["selection_cost_hours_4gpu"]["adg"]
     published = f"the paper names {theirs} h on 4 GPUs, {4 * theirs:.2f} GPU-hours"
     lines = [
         "",

@@ -14,14 +14,17 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from adg import selection, tracking
+from adg.artifacts.artifact import Artifact, Node, file_name, plain
+from adg.artifacts.files import write_json
+from adg.artifacts.store import Store
 from adg.errors import BadInput, HarnessError, NotRunnable
-from adg.evaluation import harness
-from adg.store import Artifact, Node, Store, file_name, plain, write_json
+from adg.evaluation import stage as evaluation_stage
+from adg.selection import contract
 from experiments import config as config_
-from experiments import gpus
+from experiments import gpus, tracking
 from experiments.cells import Cell, asked_for, refuse_same_names
 from experiments.config import Config
+from experiments.tracking import CellInfo
 from experiments.worker import Runner
 
 _store: Store | None = None  # one a process, so that a stage that failed is not tried again by the next cell
@@ -115,7 +118,7 @@ def refuse_budget(store: Store, cell: Cell, pool: Artifact) -> None:
     """Refuse a budget above the pool now, not after its answers were sampled."""
     if not cell.selector.whole_pool and not store.complete(cell.nodes["subset"]):
         try:
-            selection.check_budget(cell.config.budget, int(pool.info["rows_out"]))
+            contract.check_budget(cell.config.budget, int(pool.info["rows_out"]))
         except HarnessError as error:
             store.refuse(cell.nodes["subset"], error)
 
@@ -125,13 +128,13 @@ def _reopen_if_more_can_run(store: Store, cell: Cell) -> None:
     evaluated = store.find(cell.nodes["eval"]) if "eval" in cell.nodes else None
     if evaluated is not None:
         results = json.loads(evaluated.file("results.json").read_text())
-        if harness.can_complete(results, cell.config.exec):
+        if evaluation_stage.can_complete(results, cell.config.exec):
             store.reopen(cell.nodes["eval"])
 
 
-def _info(cell: Cell) -> tracking.CellInfo:
+def _info(cell: Cell) -> CellInfo:
     c = cell.config
-    return tracking.CellInfo(
+    return CellInfo(
         name=cell.name,
         fingerprint=cell.fingerprint,
         group=f"{c.profile.name}-{c.experiment.name}",
@@ -167,9 +170,9 @@ def main(config: Config) -> None:
     if run_cell(cell, tag, eta) == "failed":
         raise CellFailed(f"{cell.name} failed; repair the cause and run the same command again")
     if not tag:  # a sweep ends with the table of all its cells
-        from experiments import report
+        from experiments.report import sweep
 
-        say(f"\n{report.write([cell], store_of(config))}")
+        say(f"\n{sweep.write([cell], store_of(config))}")
 
 
 def entry() -> None:
@@ -183,18 +186,18 @@ def entry() -> None:
             _ = cell.nodes
         refuse_same_names(chosen)
         os.environ[_TOTAL] = str(len(chosen))
-    from experiments import report
+    from experiments.report import sweep
 
     try:
         config_.hydra_app(main)()
     except BaseException:  # a cell failed, or somebody stopped the sweep: the table comes all the same
         try:
-            say(f"\n{report.write(chosen, store)}")
+            say(f"\n{sweep.write(chosen, store)}")
         except HarnessError as error:
             print(f"error: no table: {error}", file=sys.stderr)
         raise
     with config_.plain_errors():
-        say(f"\n{report.write(chosen, store)}")
+        say(f"\n{sweep.write(chosen, store)}")
 
 
 if __name__ == "__main__":

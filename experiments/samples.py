@@ -18,9 +18,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from adg.artifacts.artifact import Artifact, Node
+from adg.artifacts.store import Store
 from adg.errors import BadInput, nearest
 from adg.evaluation import samples
-from adg.store import Artifact, Node, Store
 from experiments.cells import Cell, cells
 from experiments.config import plain_errors
 from experiments.status import cell_status

@@ -12,8 +12,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from adg.artifacts.artifact import Node
+from adg.artifacts.files import write_atomic
 from adg.errors import BadInput
-from adg.store import Node, write_atomic
 from experiments import config as config_
 from experiments.cells import Cell
 from experiments.config import Config

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from adg.store import Status, Store
+from adg.artifacts.store import Status, Store
 from experiments.cells import Cell, asked_for
 from experiments.config import plain_errors
 

@@ -16,9 +16,9 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
+from adg.artifacts.artifact import Artifact, Node, run_builder
 from adg.errors import HarnessError
 from adg.execution import ExecConfig
-from adg.store import Artifact, Node, run_builder
 from experiments import gpus
 
 

@@ -6,8 +6,9 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-from adg import models
-from adg.store import Job, Node, Stage, write_json
+from adg.artifacts.artifact import Job, Node, Stage
+from adg.artifacts.files import write_json
+from adg.backbones import loading
 
 STAGE = Stage("tuned", 1, "finetune.merge:build")
 
@@ -30,17 +31,17 @@ def build(job: Job) -> dict[str, Any]:
     A LoRA adapter is added to the weights, rounded to that dtype; a fully trained model is copied as it is.
     """
     backbone, adapter = job.inputs["backbone"], job.inputs["adapter"]
-    dtype, target = models.dtype_of(backbone), job.folder / "model"
+    dtype, target = loading.dtype_of(backbone), job.folder / "model"
     shutil.rmtree(target, ignore_errors=True)  # of a kill
     if (adapter.path / "model").is_dir():
         shutil.copytree(adapter.path / "model", target)
     else:
         from peft import PeftModel
 
-        model = models.load_model(backbone, "cpu", dtype)
+        model = loading.load_model(backbone, "cpu", dtype)
         merged = PeftModel.from_pretrained(model, str(adapter.path / "adapter"), is_trainable=False).merge_and_unload()
         merged.config.name_or_path = ""  # no path of this machine
         merged.save_pretrained(target)
-    models.load_tokenizer(backbone).save_pretrained(target)
+    loading.load_tokenizer(backbone).save_pretrained(target)
     write_json(job.folder / "source.json", {"source": "tuned", "dtype": dtype})
     return {"adapter": adapter.path.name, "backbone": backbone.path.name, "dtype": dtype}

@@ -39,13 +39,13 @@ def main(argv: list[str]) -> int:
     if managed:
         _end_with_parent()
 
+    from adg.artifacts.files import write_json
     from adg.errors import HarnessError
-    from adg.store import write_json
-    from finetune import sft
+    from finetune.request import run_request
 
     first = int(os.environ.get("RANK", "0")) == 0
     try:
-        info = sft.run_request(request)
+        info = run_request(request)
     except HarnessError as error:
         print(f"error (process {os.environ.get('RANK', '0')}): {error}", file=sys.stderr)
         failure = request.with_name("failure.json")

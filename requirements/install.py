@@ -70,7 +70,7 @@ def main() -> None:
         print(f"creating {VENV}", flush=True)
         run(sys.executable, "-m", "venv", VENV)
     print(f"installing {sum(1 for _ in open(lock)) - 1} packages from {lock.name} (a few minutes)", flush=True)
-    pip = [python, "-m", "pip", "-qq", "--disable-pip-version-check"]
+    pip: list[str | Path] = [python, "-m", "pip", "-qq", "--disable-pip-version-check"]
     # No dependency is resolved here: the lock is complete, and three packages that vLLM names but text models do not
     # need (torchvision, torchaudio, torchcodec) must stay out, as their default wheels break a CPU build of torch.
     run(*pip, "install", "--no-deps", "--prefer-binary", "-r", lock)

@@ -41,27 +41,28 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The tiny random model, built once."""
-    from adg import models
+    from adg.artifacts.store import Store
+    from adg.backbones import stage as backbone_stage
+    from adg.backbones.config import BackboneConfig
     from adg.execution import ExecConfig
-    from adg.store import Store
 
-    config = models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
-    return Store(tmp_path_factory.mktemp("tiny"), ExecConfig(device="cpu")).ensure(models.node(config))
+    config = BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
+    return Store(tmp_path_factory.mktemp("tiny"), ExecConfig(device="cpu")).ensure(backbone_stage.node(config))
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_backbone: Any) -> Any:
-    from adg import models
+    from adg.backbones import loading
 
-    return models.load_model(tiny_backbone, "cpu")
+    return loading.load_model(tiny_backbone, "cpu")
 
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tiny_backbone: Any) -> Any:
     """It adds a BOS."""
-    from adg import models
+    from adg.backbones import loading
 
-    return models.load_tokenizer(tiny_backbone)
+    return loading.load_tokenizer(tiny_backbone)
 
 
 @pytest.fixture(scope="session")
@@ -69,11 +70,11 @@ def tiny_tokenizer_without_bos(tiny_backbone: Any) -> Any:
     """The same as one that adds none, as gpt2's."""
     from tokenizers import processors
 
-    from adg import models
+    from adg.backbones import loading
 
-    made = models.load_tokenizer(tiny_backbone)
+    made = loading.load_tokenizer(tiny_backbone)
     made.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    assert not models.adds_bos(made)
+    assert not loading.adds_bos(made)
     return made
 
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from adg.errors import BadMeasurement
-from adg.evaluation.sandbox import Limits, Outcome, Sandbox
 from adg.progress import progress
+from adg.sandbox.host import Limits, Outcome, Sandbox
 
 NAME = "code_eval"
 

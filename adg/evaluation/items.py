@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adg import hub
 from adg.errors import BadInput
 
 Row = Mapping[str, Any]
@@ -110,18 +111,7 @@ def locate(repo: str, revision: str | None, root: Path | None, offline: bool) ->
                 f"suite.data_root to one that holds {repo}/"
             )
         return root / repo
-    import huggingface_hub
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=offline)
-        )
-    except (OSError, HFValidationError) as error:  # the hub's own errors are kinds of OSError
-        raise BadInput(
-            f"{repo} at {revision} is not on this machine and could not be fetched ({type(error).__name__}: {error}); "
-            f"with access to the hub: hf download {repo} --repo-type dataset --revision {revision or 'main'}"
-        ) from error
+    return hub.download(repo, revision, offline=offline)
 
 
 def _configs(folder: Path) -> list[str]:

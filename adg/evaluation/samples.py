@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from adg.artifacts.artifact import Artifact
 from adg.errors import BadInput, BadMeasurement, nearest
-from adg.evaluation import harness
-from adg.store import Artifact
+from adg.evaluation.results import DONE
 
 SETTINGS = ("suite", "backend", "lm_eval", "prompt", "chat_template")  # of two results that may be compared
 MEASURES = ("metric", "filter", "version", "num_fewshot", "items_hash")  # the same of each of their tasks
@@ -43,7 +43,7 @@ def rows(
     if task not in tasks:
         raise BadInput(f"{artifact.path} has no task '{task}'{nearest(task, list(tasks))}; it has {', '.join(tasks)}")
     entry = tasks[task]
-    if entry["status"] != harness.DONE:
+    if entry["status"] != DONE:
         raise BadInput(f"{task} of {artifact.path} has no items: {entry['status']}, {entry['reason']}")
     known = [entry["filter"], *entry["beside"]]
     wanted = filter_ or entry["filter"]
@@ -80,7 +80,7 @@ def same_items(one: Artifact, other: Artifact, settings: Sequence[str] = SETTING
     for name in settings:
         if a[name] != b[name]:
             raise BadInput(f"{where} cannot be compared: {name} is {a[name]!r} and {b[name]!r}; evaluate both alike")
-    done = [{task for task, entry in found["tasks"].items() if entry["status"] == harness.DONE} for found in (a, b)]
+    done = [{task for task, entry in found["tasks"].items() if entry["status"] == DONE} for found in (a, b)]
     shared = [task for task in a["tasks"] if task in done[0] & done[1]]
     for task in shared:
         mine, theirs = a["tasks"][task], b["tasks"][task]

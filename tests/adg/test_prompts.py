@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from adg import prompts
 from adg.errors import BadInput, HarnessError
-from adg.records import Record
+from adg.pools.records import Record
 
 TEXTS = [
     "Below is an instruction that describes a task.",

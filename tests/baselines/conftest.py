@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from adg import likelihood
-from adg.records import Record
-from adg.selection import SelectorData
-from adg.store import Artifact
+from adg.artifacts.artifact import Artifact
+from adg.pools.records import Record
+from adg.selection.contract import SelectorData
+from baselines.shared import losses as losses_stage
+from baselines.shared.loss_texts import Layout
+from baselines.shared.scorer import Scorer
 
 
 @pytest.fixture(scope="session")
@@ -85,9 +87,9 @@ def measured(tmp_path: Path, formula_model: Any) -> Callable[..., SelectorData]:
 
     def made(selector: Any, pool: list[Record], tokenizer: Any) -> SelectorData:
         node = selector.extra(_node("pool"), _node("backbone"))["losses"]
-        layout = likelihood.Layout(node.config.losses, tokenizer)
-        losses = likelihood.measure(pool, layout, lambda: likelihood.Scorer(formula_model), tmp_path)
-        likelihood.save(tmp_path / "losses.parquet", losses)
+        layout = Layout(node.config.losses, tokenizer)
+        losses = losses_stage.measure(pool, layout, lambda: Scorer(formula_model), tmp_path)
+        losses_stage.save(tmp_path / "losses.parquet", losses)
         artifact = Artifact(tmp_path, {"files": {"losses.parquet": {}}, "info": {}})
         return SelectorData(pool, {"losses": artifact})
 
@@ -95,11 +97,14 @@ def measured(tmp_path: Path, formula_model: Any) -> Callable[..., SelectorData]:
 
 
 def _node(name: str) -> Any:
-    from adg import models, records
+    from adg.backbones import stage as backbone_stage
+    from adg.backbones.config import BackboneConfig
+    from adg.pools import stage as pool_stage
+    from adg.pools.config import PoolConfig
 
     if name == "pool":
-        return records.node(records.PoolConfig(name="golden", path="mini:general.jsonl"))
-    return models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+        return pool_stage.node(PoolConfig(name="golden", path="mini:general.jsonl"))
+    return backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
 
 
 @pytest.fixture
@@ -107,7 +112,7 @@ def embedded(tmp_path: Path) -> Callable[..., SelectorData]:
     """What a selector reads, with the given vectors (n, d) of ``pool``; a row of zeros is a record without one."""
     import numpy as np
 
-    from baselines import vectors
+    from baselines.shared import vectors
 
     def made(points: Any, pool: list[Record] | None = None, artifact: Artifact | None = None) -> SelectorData:
         points = np.asarray(points, dtype=np.float64)

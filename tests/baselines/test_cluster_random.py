@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adg.artifacts.artifact import Artifact
 from adg.errors import BadInput
-from adg.records import Record
-from adg.selection import SelectorData, largest_remainder, select
-from adg.store import Artifact
+from adg.pools.records import Record
+from adg.selection.contract import SelectorData, select
+from adg.selection.quotas import largest_remainder
 from baselines.cluster_random import ClusterRandom, ClusterRandomConfig
 
 

@@ -14,11 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adg import binning, embedding, generation, models, records
+from adg.answers import stage as answers_stage
+from adg.answers.config import EngineConfig, SamplingConfig
+from adg.artifacts.store import Store
+from adg.backbones import stage as backbone_stage
+from adg.backbones.config import BackboneConfig
+from adg.embedding import stage as embedding_stage
+from adg.embedding.config import BinsConfig, EmbeddingConfig
 from adg.errors import BadInput, NotRunnable
 from adg.execution import ExecConfig
-from adg.selection import ScoreTable, SelectorData, make, select
-from adg.store import Store
+from adg.pools import records
+from adg.pools import stage as pool_stage
+from adg.pools.config import PoolConfig
+from adg.selection import bins as bins_stage
+from adg.selection.contract import ScoreTable, SelectorData, make, select
 from baselines import selector_types
 from experiments.config import CONF
 
@@ -37,13 +46,11 @@ def options(name: str) -> dict[str, Any]:
 def shared_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[SelectorData, dict, Store]:
     """A real pool through the real stages: the tiny model answers, is embedded and clustered."""
     store = Store(tmp_path_factory.mktemp("contract"), ExecConfig(device="cpu"))
-    pool = records.node(records.PoolConfig(name="mini_general", path="mini:general.jsonl", rows=23))
-    backbone = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
-    answers = generation.node(
-        pool, backbone, generation.SamplingConfig(max_new_tokens=6), generation.EngineConfig(batch_size=8)
-    )
-    grams = embedding.node(answers, pool, backbone, embedding.EmbeddingConfig())
-    bins = binning.node(grams, binning.BinsConfig())
+    pool = pool_stage.node(PoolConfig(name="mini_general", path="mini:general.jsonl", rows=23))
+    backbone = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+    answers = answers_stage.node(pool, backbone, SamplingConfig(max_new_tokens=6), EngineConfig(batch_size=8))
+    grams = embedding_stage.node(answers, pool, backbone, EmbeddingConfig())
+    bins = bins_stage.node(grams, BinsConfig())
     nodes = {"backbone": backbone, "answers": answers, "grams": grams, "bins": bins, "pool": pool}
     features = {role: store.ensure(node) for role, node in nodes.items() if role != "pool"}
     return SelectorData(records.load(store.ensure(pool)), features, store.ensure(pool)), nodes, store
@@ -131,7 +138,7 @@ def test_the_order_of_the_file_does_not_matter(selector: Any, tmp_path: Path, ro
     for i, order in enumerate(orders):
         (tmp_path / f"{i}.jsonl").write_text("\n".join(order) + "\n")
         store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
-        pool = records.node(records.PoolConfig(name=f"p{i}", path=str(tmp_path / f"{i}.jsonl")))
+        pool = pool_stage.node(PoolConfig(name=f"p{i}", path=str(tmp_path / f"{i}.jsonl")))
         artifact = store.ensure(pool)
         data = SelectorData(records.load(artifact), _features(selector, store, pool), artifact)
         found.append(chosen(selector, data, 11))
@@ -146,7 +153,7 @@ def test_copies_empty_and_one_token_responses(selector: Any, tmp_path: Path, roo
     rows += [{**rows[7 + i], "id": 903 + i, "output": text} for i, text in enumerate(("", "4", " ", rows[9]["output"]))]
     (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
-    pool = records.node(records.PoolConfig(name="hard", path=str(tmp_path / "hard.jsonl")))
+    pool = pool_stage.node(PoolConfig(name="hard", path=str(tmp_path / "hard.jsonl")))
     artifact = store.ensure(pool)
     data = SelectorData(records.load(artifact), _features(selector, store, pool), artifact)
     table = scored(selector, data)
@@ -186,7 +193,7 @@ def test_any_pool_read_with_a_model(name: str, drawn: list, seed: int, tmp_path_
     for turn, order in enumerate((range(len(rows)), np.random.default_rng(seed).permutation(len(rows)))):
         (folder / f"{turn}.jsonl").write_text("".join(json.dumps(rows[i]) + "\n" for i in order))
         store = Store(folder / "runs", ExecConfig(device="cpu"))
-        pool = records.node(records.PoolConfig(name=f"p{turn}", path=str(folder / f"{turn}.jsonl")))
+        pool = pool_stage.node(PoolConfig(name=f"p{turn}", path=str(folder / f"{turn}.jsonl")))
         artifact = store.ensure(pool)
         data = SelectorData(records.load(artifact), _features(selector, store, pool), artifact)
         table = selector.scores(data)
@@ -212,12 +219,10 @@ def _features(selector: Any, store: Store, pool: Any) -> dict[str, Any]:
     needs = selector.needs()
     if not needs:
         return {}
-    backbone = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
-    answers = generation.node(
-        pool, backbone, generation.SamplingConfig(max_new_tokens=4), generation.EngineConfig(batch_size=8)
-    )
-    grams = embedding.node(answers, pool, backbone, embedding.EmbeddingConfig())
-    bins = binning.node(grams, binning.BinsConfig())
+    backbone = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+    answers = answers_stage.node(pool, backbone, SamplingConfig(max_new_tokens=4), EngineConfig(batch_size=8))
+    grams = embedding_stage.node(answers, pool, backbone, EmbeddingConfig())
+    bins = bins_stage.node(grams, BinsConfig())
     own = selector.extra(pool, backbone)
     nodes = {"backbone": backbone, "answers": answers, "grams": grams, "bins": bins, **own}
     return {name: store.ensure(nodes[name]) for name in needs}

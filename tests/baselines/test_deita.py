@@ -12,21 +12,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adg import models, records
+from adg.artifacts.artifact import Artifact, plain
+from adg.artifacts.store import Store
+from adg.backbones import loading
+from adg.backbones import stage as backbone_stage
+from adg.backbones.config import BackboneConfig
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.execution import ExecConfig
-from adg.records import Record
-from adg.selection import SelectorData, select
-from adg.store import Artifact, Store, plain
-from baselines import deita, pinned
+from adg.pools import records
+from adg.pools import stage as pool_stage
+from adg.pools.config import PoolConfig
+from adg.pools.records import Record
+from adg.selection.contract import SelectorData, select
+from baselines import deita
 from baselines.deita import Deita, DeitaConfig, Rater, diverse
+from baselines.shared import checkpoints
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "deita.json").read_text())
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"annotations": str(path), "annotations_sha256": pinned.sha256_file(path)}
+    return {"annotations": str(path), "annotations_sha256": checkpoints.sha256_file(path)}
 
 
 def one_at_a_time(points: np.ndarray, threshold: float, limit: int | None = None, batch: int = 1) -> list[int]:
@@ -185,14 +192,14 @@ def test_only_what_changes_a_score_is_identity() -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact]:
     """A small random language model in the place of a scorer."""
     store = Store(tmp_path_factory.mktemp("deita"), ExecConfig(device="cpu"))
-    node = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+    node = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
     return store, store.ensure(node)
 
 
 def test_a_rating_is_the_expected_level_after_the_prompt_whatever_the_batch(tiny: tuple) -> None:
     import torch
 
-    tokenizer, model = models.load_tokenizer(tiny[1]), models.load_model(tiny[1], "cpu")
+    tokenizer, model = loading.load_tokenizer(tiny[1]), loading.load_model(tiny[1], "cpu")
     texts = [deita.prompt(Record(0, "Name a town", "in <s> France", "Lyon"), side) for side in deita.SIDES]
     texts += ["x", "a much longer text than the others, so that they are padded " * 4]
     found = Rater(model, tokenizer, tokens_per_batch=4000).rate(texts)
@@ -223,7 +230,7 @@ def test_prompts_are_the_methods() -> None:
 def test_a_text_that_is_too_long_has_no_rating_and_nan_raises(tiny: tuple) -> None:
     import torch
 
-    tokenizer, model = models.load_tokenizer(tiny[1]), models.load_model(tiny[1], "cpu")
+    tokenizer, model = loading.load_tokenizer(tiny[1]), loading.load_model(tiny[1], "cpu")
     rater = Rater(model, tokenizer)
     rater.positions = 20
     found = rater.rate(["short", "long " * 60])
@@ -242,18 +249,18 @@ def test_a_tokenizer_without_the_levels_is_refused(tiny: tuple) -> None:
             return {"1": 7, "2": 8, "3": 9}.get(token, 3)
 
     with pytest.raises(BadInput, match="a token for each"):
-        Rater(models.load_model(tiny[1], "cpu"), Words())
+        Rater(loading.load_model(tiny[1], "cpu"), Words())
 
 
 def test_records_are_rated_by_the_given_checkpoints(tiny: tuple, tmp_path: Path) -> None:
     store, backbone = tiny
-    folder = models.model_path(backbone)
+    folder = loading.model_path(backbone)
     rows = [
         {"id": i, "instruction": f"question {i % 4} of 7?", "input": "", "output": f"it is {i % 5}"} for i in range(12)
     ]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pool = records.node(records.PoolConfig(name="p", path=str(tmp_path / "p.jsonl")))
-    digest = pinned.folder_digest(folder)
+    pool = pool_stage.node(PoolConfig(name="p", path=str(tmp_path / "p.jsonl")))
+    digest = checkpoints.folder_digest(folder)
     options: dict[str, Any] = {
         "complexity_scorer": str(folder),
         "quality_scorer": str(folder),
@@ -263,11 +270,11 @@ def test_records_are_rated_by_the_given_checkpoints(tiny: tuple, tmp_path: Path)
     }
     selector = Deita(DeitaConfig(**options))
     assert selector.needs() == ("vectors", "ratings")
-    model = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+    model = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
     features = {name: store.ensure(node) for name, node in selector.extra(pool, model).items()}
     data = SelectorData(records.load(store.ensure(pool)), features, store.ensure(pool))
     table = selector.scores(data)
-    rater = Rater(models.load_model(backbone, "cpu"), models.load_tokenizer(backbone))
+    rater = Rater(loading.load_model(backbone, "cpu"), loading.load_tokenizer(backbone))
     sides = [rater.rate([deita.prompt(record, side) for record in data.records]) for side in deita.SIDES]
     np.testing.assert_allclose(table.parts["deita"], sides[0] * sides[1], atol=1e-4)
     assert len(select(selector, data, table, 12)) == 12

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adg.errors import BadInput
-from adg.selection import select
+from adg.selection.contract import select
 from baselines import facility_location
 from baselines.facility_location import FacilityLocation, FacilityLocationConfig, greedy
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adg import likelihood
 from adg.errors import BadInput
-from adg.records import Record
-from adg.selection import ScoreTable, SelectorData, select
+from adg.pools.records import Record
+from adg.selection.contract import ScoreTable, SelectorData, select
 from baselines.ifd import Ifd, IfdConfig
+from baselines.shared import losses as losses_stage
+from baselines.shared.loss_texts import Layout, LossesConfig
+from baselines.shared.losses import Losses
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +48,7 @@ def test_official_scores(run: Callable, official: dict, variant: str) -> None:
 def test_official_numbers_of_tokens(run: Callable, official: dict, golden_tokenizer: Callable) -> None:
     """Positions with a loss: those of the alone text begin after the head, of the other after the prompt."""
     _, data, table = run(variant="released")
-    layout = likelihood.Layout(likelihood.LossesConfig(slack=4), golden_tokenizer(True))
+    layout = Layout(LossesConfig(slack=4), golden_tokenizer(True))
     head = layout.head_tokens
     for row, (alone, conditioned) in enumerate(official["n_token_loss"]):
         if row in (144, 157):
@@ -102,14 +104,12 @@ def test_records_above_one_come_last_nearest_to_one_first(run: Callable) -> None
 
 
 def test_exactly_one_is_kept_and_a_loss_of_zero_is_no_score(tmp_path: Path) -> None:
-    from adg.store import Artifact
+    from adg.artifacts.artifact import Artifact
 
     ids = ["0", "1", "2", "3"]
     values = np.array([2.0, 2.0, 1.0, 0.0]), np.array([2.0, 1.0, 0.0, 0.0])
     counts, reasons = np.ones(4, dtype=np.int64), [""] * 4
-    likelihood.save(
-        tmp_path / "losses.parquet", likelihood.Losses(ids, values[0], counts, values[1], counts, reasons, reasons)
-    )
+    losses_stage.save(tmp_path / "losses.parquet", Losses(ids, values[0], counts, values[1], counts, reasons, reasons))
     data = SelectorData(
         [Record(i, "a", "", "b") for i in range(4)],
         {"losses": Artifact(tmp_path, {"files": {"losses.parquet": {}}, "info": {}})},

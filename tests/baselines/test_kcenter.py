@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adg.errors import BadInput
-from adg.records import Record
-from adg.selection import SelectorData, select
+from adg.pools.records import Record
+from adg.selection.contract import SelectorData, select
 from baselines import kcenter
 from baselines.kcenter import Kcenter, KcenterConfig, farthest_first
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from adg.errors import BadInput
-from adg.records import Record
-from adg.selection import SelectorData, select
+from adg.pools.records import Record
+from adg.selection.contract import SelectorData, select
 from baselines.longest import Longest, LongestConfig
 
 POOL = [Record(i, "say", "", text) for i, text in enumerate(["one two three", "", "</s>", "wörter", "one two three"])]

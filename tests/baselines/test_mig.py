@@ -13,14 +13,21 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adg import models, records
+from adg.artifacts.artifact import plain
+from adg.artifacts.store import Store
+from adg.backbones import loading
+from adg.backbones import stage as backbone_stage
+from adg.backbones.config import BackboneConfig
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.execution import ExecConfig
-from adg.records import Record
-from adg.selection import SelectorData, select
-from adg.store import Store, plain
-from baselines import mig, pinned
+from adg.pools import records
+from adg.pools import stage as pool_stage
+from adg.pools.config import PoolConfig
+from adg.pools.records import Record
+from adg.selection.contract import SelectorData, select
+from baselines import mig
 from baselines.mig import Annotation, Mig, MigConfig, greedy, label_matrix, propagation, similarity_graph, slope
+from baselines.shared import checkpoints
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "mig.json").read_text())
 OFFICIAL = {
@@ -33,14 +40,14 @@ OFFICIAL = {
 def write(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     """An annotations file and the options that name it."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"annotations": str(path), "annotations_sha256": pinned.sha256_file(path)}
+    return {"annotations": str(path), "annotations_sha256": checkpoints.sha256_file(path)}
 
 
 def vectors_file(path: Path, vectors: dict[str, list[float]]) -> dict[str, str]:
     from safetensors.numpy import save_file
 
     save_file({label: np.array(vector, dtype=np.float32) for label, vector in vectors.items()}, path)
-    return {"label_embeddings": str(path), "label_embeddings_sha256": pinned.sha256_file(path)}
+    return {"label_embeddings": str(path), "label_embeddings_sha256": checkpoints.sha256_file(path)}
 
 
 def data_of(ids: Any) -> SelectorData:
@@ -67,7 +74,7 @@ def test_selection_of_the_official_code_from_its_own_files(tmp_path: Path) -> No
         **write(tmp_path / "annotations.jsonl", rows),
         **vectors_file(tmp_path / "labels.safetensors", GOLDEN["label_embeddings"]),
         "valid_tags": str(tags),
-        "valid_tags_sha256": pinned.sha256_file(tags),
+        "valid_tags_sha256": checkpoints.sha256_file(tags),
     }
     data = data_of(r["id"] for r in rows)
     table = Mig(MigConfig(**OFFICIAL, **files)).scores(data)
@@ -203,7 +210,7 @@ def test_tags_of_the_pool_itself_and_records_without_them(tmp_path: Path) -> Non
         for i in range(4)
     ]
     path.write_text("".join(json.dumps(r) + "\n" for r in [*rows, {"id": 4, "instruction": "i", "output": "o"}]))
-    artifact = Store(tmp_path / "runs", ExecConfig()).ensure(records.node(records.PoolConfig(name="p", path=str(path))))
+    artifact = Store(tmp_path / "runs", ExecConfig()).ensure(pool_stage.node(PoolConfig(name="p", path=str(path))))
     data = SelectorData(records.load(artifact), {}, artifact)
     selector = Mig(MigConfig())
     table = selector.scores(data)
@@ -294,12 +301,12 @@ def test_label_vectors_are_the_last_token_whatever_the_batch(tmp_path: Path) -> 
     import torch
     from safetensors.numpy import load_file
 
-    node = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+    node = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
     artifact = Store(tmp_path / "runs", ExecConfig(device="cpu")).ensure(node)
     write(tmp_path / "a.jsonl", [row(0, "mathematics", "art"), row(1, "a rather long label of many words", "art")])
-    mig.main([str(tmp_path / "a.jsonl"), str(models.model_path(artifact)), str(tmp_path / "v.safetensors")])
+    mig.main([str(tmp_path / "a.jsonl"), str(loading.model_path(artifact)), str(tmp_path / "v.safetensors")])
     found = load_file(tmp_path / "v.safetensors")
-    tokenizer, model = models.load_tokenizer(artifact), models.load_model(artifact, "cpu", headless=True)
+    tokenizer, model = loading.load_tokenizer(artifact), loading.load_model(artifact, "cpu", headless=True)
     assert sorted(found) == ["a rather long label of many words", "art", "mathematics"]
     for label, vector in found.items():
         with torch.inference_mode():

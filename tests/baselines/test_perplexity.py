@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adg import models, records
+from adg.backbones import stage as backbone_stage
+from adg.backbones.config import BackboneConfig
 from adg.errors import BadInput
-from adg.selection import SelectorData, select
+from adg.pools import stage as pool_stage
+from adg.pools.config import PoolConfig
+from adg.selection.contract import SelectorData, select
 from baselines.ifd import Ifd, IfdConfig
 from baselines.perplexity import Perplexity, PerplexityConfig
 from baselines.superfiltering import Superfiltering, SuperfilteringConfig
@@ -55,8 +58,8 @@ def test_ties_go_to_the_lowest_id(data: SelectorData, part: str) -> None:
 
 
 def test_losses_are_shared_where_the_text_is_the_same() -> None:
-    pool = records.node(records.PoolConfig(name="mini", path="mini:general.jsonl"))
-    backbone = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+    pool = pool_stage.node(PoolConfig(name="mini", path="mini:general.jsonl"))
+    backbone = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
 
     def losses(selector: Any) -> str:
         return selector.extra(pool, backbone)["losses"].fingerprint

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adg.artifacts.artifact import plain
 from adg.errors import BadInput, BadMeasurement, NotRunnable
-from adg.records import Record
-from adg.selection import SelectorData, select
-from adg.store import plain
-from baselines import near_duplicates, pinned, scar
+from adg.pools.records import Record
+from adg.selection.contract import SelectorData, select
+from baselines import scar
 from baselines.scar import HEAD, Ranker, Scar, ScarConfig
+from baselines.shared import checkpoints, near_duplicates
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "scar.json").read_text())
 
@@ -282,7 +283,7 @@ def test_a_converted_checkpoint_scores_like_the_formula(tmp_path: Path, kind: st
     encoder = checkpoint(tmp_path, kind)
     names = load_file(tmp_path / "model.safetensors")
     assert any(("qkv_proj" if kind == "new" else "attention.self.query") in name for name in names), "the hub's names"
-    options = {"checkpoint": str(tmp_path), "checkpoint_sha256": pinned.folder_digest(tmp_path)}
+    options = {"checkpoint": str(tmp_path), "checkpoint_sha256": checkpoints.folder_digest(tmp_path)}
     records = [
         Record(0, "what is two plus two ?", "", "four"),
         Record(1, "what is four ?", "the answer", "two plus two"),
@@ -352,7 +353,7 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
         scar.load(tmp_path, "cpu")
     (tmp_path / "pytorch_model.bin").unlink()
     checkpoint(tmp_path, "roberta")
-    digest = pinned.folder_digest(tmp_path)
+    digest = checkpoints.folder_digest(tmp_path)
     with pytest.raises(BadInput, match=f"selector.checkpoint_sha256={digest}"):
         Scar(ScarConfig(checkpoint=str(tmp_path))).scores(SelectorData([]))
 
@@ -380,11 +381,11 @@ def test_only_what_changes_a_score_is_identity(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").write_text("1")
     (tmp_path / "a" / ".cache").mkdir()
-    before = pinned.folder_digest(tmp_path / "a")
+    before = checkpoints.folder_digest(tmp_path / "a")
     (tmp_path / "a" / ".cache" / "y").write_text("2")
-    assert pinned.folder_digest(tmp_path / "a") == before
+    assert checkpoints.folder_digest(tmp_path / "a") == before
     (tmp_path / "a" / "x").write_text("3")
-    assert pinned.folder_digest(tmp_path / "a") != before
+    assert checkpoints.folder_digest(tmp_path / "a") != before
 
 
 @pytest.mark.parametrize(

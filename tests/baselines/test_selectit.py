@@ -10,18 +10,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adg import likelihood, models, prompts, records
+from adg import prompts
+from adg.artifacts.artifact import Job
+from adg.artifacts.store import Store
+from adg.backbones import loading
+from adg.backbones import stage as backbone_stage
+from adg.backbones.config import BackboneConfig
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.execution import ExecConfig
-from adg.likelihood import Scorer, Text
-from adg.records import Record
-from adg.selection import ScoreTable, SelectorData, select
-from adg.store import Job, Store
+from adg.pools import records
+from adg.pools import stage as pool_stage
+from adg.pools.config import PoolConfig
+from adg.pools.records import Record
+from adg.selection.contract import ScoreTable, SelectorData, select
 from baselines import selectit
 from baselines.selectit import Selectit, SelectitConfig
+from baselines.shared import scorer_stage
+from baselines.shared.loss_texts import Text
+from baselines.shared.scorer import Scorer
 
-TINY = models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
-POOL = records.PoolConfig(name="mini", path="mini:evolved.jsonl", rows=9)
+TINY = BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
+POOL = PoolConfig(name="mini", path="mini:evolved.jsonl", rows=9)
 
 
 # -- the formula -----------------------------------------------------------------------------------------
@@ -89,14 +98,16 @@ def test_a_tokenizer_without_single_numbers_is_refused(tiny_tokenizer: Any, monk
 
 
 def extra(pool: Any = None, **options: Any) -> Any:
-    return Selectit(SelectitConfig(**options)).extra(pool or records.node(POOL), models.node(TINY))["ratings"]
+    return Selectit(SelectitConfig(**options)).extra(pool or pool_stage.node(POOL), backbone_stage.node(TINY))[
+        "ratings"
+    ]
 
 
 def test_the_stage_resumes_and_its_scores_have_a_row_for_every_record(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs", ExecConfig(device="cpu", tokens_per_batch=400))
     wanted = extra()
     artifact = store.ensure(wanted)
-    pool = records.load(store.ensure(records.node(POOL)))
+    pool = records.load(store.ensure(pool_stage.node(POOL)))
     selector = Selectit(SelectitConfig())
     data = SelectorData(pool, {"ratings": artifact})
     table = selector.scores(data)
@@ -122,8 +133,8 @@ def test_faults_are_reasons_and_shift_nothing(
     rows[3]["output"] = "words and more words " * 900
     rows[4] = {**rows[0], "id": 4}
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr(models, "load_model", lambda *args, **kwargs: spoilt)
-    wanted = extra(records.node(records.PoolConfig(name="p", path=str(tmp_path / "pool.jsonl"))))
+    monkeypatch.setattr(loading, "load_model", lambda *args, **kwargs: spoilt)
+    wanted = extra(pool_stage.node(PoolConfig(name="p", path=str(tmp_path / "pool.jsonl"))))
     with pytest.raises(BadMeasurement, match=r"their ids: 1"):
         Store(tmp_path / "a", ExecConfig(device="cpu")).ensure(wanted)
     artifact = Store(tmp_path / "b", ExecConfig(device="cpu", max_failed=1)).ensure(wanted)
@@ -131,7 +142,7 @@ def test_faults_are_reasons_and_shift_nothing(
         SelectorData([Record(i, "", "", "") for i in range(5)], {"ratings": artifact})
     )
     table.check(5)
-    assert table.invalid[1] == likelihood.FAILED
+    assert table.invalid[1] == scorer_stage.FAILED
     assert table.invalid[3] == "too long to be rated: more than the backbone's 2048 positions"
     assert sorted(table.invalid) == [1, 3] and table.score[0] == table.score[4] != table.score[2]
 
@@ -155,7 +166,7 @@ def test_released_asks_the_originals_prompts_with_the_line_feed_of_their_file(tm
 
 
 def test_ties() -> None:
-    table = ScoreTable(np.array([1.0, 2.0, 2.0, np.nan]), {}, {3: likelihood.FAILED})
+    table = ScoreTable(np.array([1.0, 2.0, 2.0, np.nan]), {}, {3: scorer_stage.FAILED})
     data = SelectorData([Record(i, "a", "", "b") for i in range(4)])
     assert select(Selectit(SelectitConfig()), data, table, 3).tolist() == [1, 2, 0]
     assert select(Selectit(SelectitConfig(variant="released")), data, table, 3).tolist() == [2, 1, 0]

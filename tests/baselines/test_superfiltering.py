@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adg import models, records
+from adg.artifacts.store import Store
+from adg.backbones import loading
+from adg.backbones import stage as backbone_stage
+from adg.backbones.config import BackboneConfig
 from adg.errors import BadInput, NotRunnable
 from adg.execution import ExecConfig
-from adg.records import Record
-from adg.selection import ScoreTable, SelectorData, select
-from adg.store import Store
+from adg.pools import stage as pool_stage
+from adg.pools.config import PoolConfig
+from adg.pools.records import Record
+from adg.selection.contract import ScoreTable, SelectorData, select
 from baselines.superfiltering import Superfiltering, SuperfilteringConfig
 
 
@@ -64,14 +68,13 @@ def test_official_selections(run: Callable, official: dict) -> None:
 
 
 def test_exactly_one_is_left_out(tmp_path: Path) -> None:
-    from adg import likelihood
-    from adg.store import Artifact
+    from adg.artifacts.artifact import Artifact
+    from baselines.shared import losses as losses_stage
+    from baselines.shared.losses import Losses
 
     same, counts = np.array([2.0, 2.0]), np.ones(2, dtype=np.int64)
     alone = np.array([2.0, 2.0000001])
-    likelihood.save(
-        tmp_path / "losses.parquet", likelihood.Losses(["0", "1"], same, counts, alone, counts, ["", ""], ["", ""])
-    )
+    losses_stage.save(tmp_path / "losses.parquet", Losses(["0", "1"], same, counts, alone, counts, ["", ""], ["", ""]))
     data = SelectorData(
         [Record(i, "a", "", "b") for i in range(2)],
         {"losses": Artifact(tmp_path, {"files": {"losses.parquet": {}}, "info": {}})},
@@ -92,41 +95,43 @@ def test_with_a_bos_both_sides_cover_the_same_tokens(
 
 # -- which model scores ----------------------------------------------------------------------------------
 
-POOL = records.PoolConfig(name="mini", path="mini:general.jsonl", rows=9)
-TINY = models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
-HUB = models.BackboneConfig(name="big", hub="a/b", revision="0" * 40)
+POOL = PoolConfig(name="mini", path="mini:general.jsonl", rows=9)
+TINY = BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
+HUB = BackboneConfig(name="big", hub="a/b", revision="0" * 40)
 
 
 def test_an_embedded_backbone_scores_for_itself_and_a_hub_one_takes_gpt2() -> None:
-    pool, selector = records.node(POOL), Superfiltering(SuperfilteringConfig())
-    tiny = models.node(TINY)
+    pool, selector = pool_stage.node(POOL), Superfiltering(SuperfilteringConfig())
+    tiny = backbone_stage.node(TINY)
     own = selector.extra(pool, tiny)
     assert list(own) == ["losses"] and own["losses"].inputs["model"] is tiny
-    pinned = Superfiltering(SuperfilteringConfig(scorer_revision="1" * 40)).extra(pool, models.node(HUB))
+    pinned = Superfiltering(SuperfilteringConfig(scorer_revision="1" * 40)).extra(pool, backbone_stage.node(HUB))
     assert list(pinned) == ["scorer", "losses"]
     assert pinned["scorer"].config.origin == {"hub": "gpt2", "revision": "1" * 40}
     assert pinned["scorer"].config.dtype == "float32"
     other = dataclasses.replace(HUB, name="other", hub="c/d")
-    again = Superfiltering(SuperfilteringConfig(scorer_revision="1" * 40)).extra(pool, models.node(other))
+    again = Superfiltering(SuperfilteringConfig(scorer_revision="1" * 40)).extra(pool, backbone_stage.node(other))
     assert again["losses"].fingerprint == pinned["losses"].fingerprint, "gpt2's losses are shared by all backbones"
 
 
 def test_an_unknown_revision_is_planned_and_refused_when_built(tmp_path: Path) -> None:
-    node = Superfiltering(SuperfilteringConfig()).extra(records.node(POOL), models.node(HUB))["losses"]
+    node = Superfiltering(SuperfilteringConfig()).extra(pool_stage.node(POOL), backbone_stage.node(HUB))["losses"]
     assert "model" not in node.inputs
     store = Store(tmp_path, ExecConfig(device="cpu"))
     with pytest.raises(NotRunnable, match=r"needs a pinned revision of gpt2: set selector\.scorer_revision="):
         store.ensure(node)
     assert store.status(node).state == "not-run"
     with pytest.raises(BadInput, match="scorer_revision is 'main'"):
-        Superfiltering(SuperfilteringConfig(scorer_revision="main")).extra(records.node(POOL), models.node(HUB))
+        Superfiltering(SuperfilteringConfig(scorer_revision="main")).extra(
+            pool_stage.node(POOL), backbone_stage.node(HUB)
+        )
 
 
 def test_a_folder_of_weights_takes_the_place_of_the_hub(tmp_path: Path) -> None:
     store = Store(tmp_path, ExecConfig(device="cpu"))
-    folder = models.model_path(store.ensure(models.node(TINY)))
+    folder = loading.model_path(store.ensure(backbone_stage.node(TINY)))
     selector = Superfiltering(SuperfilteringConfig(scorer_path=str(folder)))
-    found = selector.extra(records.node(POOL), models.node(HUB))
+    found = selector.extra(pool_stage.node(POOL), backbone_stage.node(HUB))
     assert list(found) == ["scorer", "losses"] and found["scorer"].config.source == "local"
     losses = store.ensure(found["losses"])
     assert losses.info["rows_in"] == 9 and losses.info["scorer"] == "gpt2"

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adg import models
+from adg.backbones import stage as backbone_stage
+from adg.backbones.config import BackboneConfig
 from adg.errors import BadInput
-from adg.selection import ScoreTable, SelectorData, select
+from adg.selection.contract import ScoreTable, SelectorData, select
 from baselines.facility_location import greedy
 from baselines.superfiltering import Superfiltering, SuperfilteringConfig
 from baselines.superfiltering_d import SuperfilteringD, SuperfilteringDConfig
@@ -119,7 +120,7 @@ def test_fewer_candidates_than_the_budget_are_refused(world: Callable) -> None:
 
 
 def test_the_table_says_what_stands_in_for_the_official_models() -> None:
-    embedded = models.node(models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+    embedded = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
     note = SuperfilteringD(SuperfilteringDConfig()).note(embedded)
     assert "losses, in place of gpt2" in note and "vectors, in place of sentence-transformers/all-MiniLM-L6-v2" in note
     assert SuperfilteringD(SuperfilteringDConfig(vectors="encoder", scorer="gpt2")).note(embedded) == ""

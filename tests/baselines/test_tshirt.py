@@ -10,18 +10,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adg import likelihood, models, records
+from adg.artifacts.artifact import Job
+from adg.artifacts.store import Store
+from adg.backbones import loading
+from adg.backbones import stage as backbone_stage
+from adg.backbones.config import BackboneConfig
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.execution import ExecConfig
-from adg.likelihood import Layout, LossesConfig, Scorer, Text
-from adg.records import Record
-from adg.selection import ScoreTable, SelectorData, select
-from adg.store import Job, Store
+from adg.pools import records
+from adg.pools import stage as pool_stage
+from adg.pools.config import PoolConfig
+from adg.pools.records import Record
+from adg.selection.contract import ScoreTable, SelectorData, select
 from baselines import tshirt
+from baselines.shared import losses as losses_stage
+from baselines.shared import scorer_stage
+from baselines.shared.loss_texts import Layout, LossesConfig, Text
+from baselines.shared.scorer import Scorer
 from baselines.tshirt import Deltas, NoisyIdentity, Tshirt, TshirtConfig
 
-POOL = records.PoolConfig(name="mini", path="mini:general.jsonl", rows=12)
-TINY = models.BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
+POOL = PoolConfig(name="mini", path="mini:general.jsonl", rows=12)
+TINY = BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
 CFG = NoisyIdentity(LossesConfig("none", 128), "", copies=3, noise=5.0, seed=1)
 RECORDS = [
     Record(1, "Name three primes.", "", "2, 3 and 5."),
@@ -145,19 +154,19 @@ def test_of_the_2n_highest_the_n_steadiest_ties_to_the_lowest_id() -> None:
 
 def node(**options: Any) -> Any:
     selector = Tshirt(TshirtConfig(**{"copies": 4, **options}))
-    return selector.extra(records.node(POOL), models.node(TINY))["deltas"]
+    return selector.extra(pool_stage.node(POOL), backbone_stage.node(TINY))["deltas"]
 
 
 def test_without_noise_it_is_superfilterings_ratio_over_all_tokens(tmp_path: Path) -> None:
     store = Store(tmp_path, ExecConfig(device="cpu"))
-    pool = records.load(store.ensure(records.node(POOL)))
+    pool = records.load(store.ensure(pool_stage.node(POOL)))
     selector = Tshirt(TshirtConfig(noise=0.0, copies=2, ratio=1.0))
-    artifact = store.ensure(selector.extra(records.node(POOL), models.node(TINY))["deltas"])
+    artifact = store.ensure(selector.extra(pool_stage.node(POOL), backbone_stage.node(TINY))["deltas"])
     data = SelectorData(pool, {"deltas": artifact})
     table = selector.scores(data)
     table.check(12)
-    plain = likelihood.load(
-        store.ensure(likelihood.node(records.node(POOL), models.node(TINY), LossesConfig("none", 1024)))
+    plain = losses_stage.load(
+        store.ensure(losses_stage.node(pool_stage.node(POOL), backbone_stage.node(TINY), LossesConfig("none", 1024)))
     )
     ratio = np.exp(plain.nll_conditioned - plain.nll_alone)
     np.testing.assert_allclose(table.parts["ifd_noisy"], ratio, rtol=1e-4)
@@ -195,14 +204,14 @@ def test_nan_is_a_reason_and_its_tokens_count_nowhere(
     rows = [{"id": i, "instruction": f"Say {i}.", "output": f"so it is {'again ' * i}"} for i in range(6)]
     rows += [{"id": 6, "instruction": "Say it.", "output": f"so {word}{word} it is"}]
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr(models, "load_model", lambda *args, **kwargs: spoilt)
-    pool = records.node(records.PoolConfig(name="p", path=str(tmp_path / "pool.jsonl")))
-    wanted = Tshirt(TshirtConfig(copies=2)).extra(pool, models.node(TINY))["deltas"]
+    monkeypatch.setattr(loading, "load_model", lambda *args, **kwargs: spoilt)
+    pool = pool_stage.node(PoolConfig(name="p", path=str(tmp_path / "pool.jsonl")))
+    wanted = Tshirt(TshirtConfig(copies=2)).extra(pool, backbone_stage.node(TINY))["deltas"]
     with pytest.raises(BadMeasurement, match=r"1 records gave NaN .*exec.max_failed allows 0; their ids: 6"):
         Store(tmp_path / "a", ExecConfig(device="cpu")).ensure(wanted)
     artifact = Store(tmp_path / "b", ExecConfig(device="cpu", max_failed=1)).ensure(wanted)
     found = tshirt.load(artifact, [str(i) for i in range(7)])
-    assert found.invalid == {6: likelihood.FAILED} and found.tokens[6] == 0
+    assert found.invalid == {6: scorer_stage.FAILED} and found.tokens[6] == 0
     assert np.isfinite(found.deltas).all() and len(found.deltas) == found.tokens.sum()
     assert np.isfinite(found.spread(0.5)[0][:6]).all()
     with pytest.raises(BadMeasurement, match="the same ids in the same order"):
@@ -217,8 +226,8 @@ def test_what_identifies_it() -> None:
 
 
 def test_gpt2_without_a_revision_is_planned_and_refused_when_built(tmp_path: Path) -> None:
-    hub = models.node(models.BackboneConfig(name="big", hub="a/b", revision="0" * 40))
-    wanted = Tshirt(TshirtConfig()).extra(records.node(POOL), hub)
+    hub = backbone_stage.node(BackboneConfig(name="big", hub="a/b", revision="0" * 40))
+    wanted = Tshirt(TshirtConfig()).extra(pool_stage.node(POOL), hub)
     assert list(wanted) == ["deltas"]
     with pytest.raises(NotRunnable, match=r"needs a pinned revision of gpt2: set selector\.scorer_revision="):
         Store(tmp_path, ExecConfig(device="cpu")).ensure(wanted["deltas"])

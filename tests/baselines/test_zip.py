@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adg.artifacts.artifact import plain
 from adg.errors import BadInput
-from adg.records import Record
-from adg.selection import SelectorData, select
-from adg.store import plain
+from adg.pools.records import Record
+from adg.selection.contract import SelectorData, select
 from baselines import zip as zip_
 from baselines.zip import Corpus, Measurer, Zip, ZipConfig, item_text
 

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from adg.evaluation import aggregate, harness
+from adg.artifacts.artifact import Artifact, Node, canonical, run_builder
+from adg.artifacts.files import sha256_text
+from adg.artifacts.store import Store
+from adg.evaluation import aggregate
+from adg.evaluation.results import ITEM, SCHEMA, parquet_bytes
 from adg.execution import ExecConfig
-from adg.store import Artifact, Node, Store, canonical, run_builder, sha256_text
 from experiments.cells import Cell, cells
 
 Scores = Mapping[str, Mapping[str, list[float]]]  # task -> subtask -> scores of its items
@@ -57,12 +60,12 @@ def write_evaluation(
             "partial_reasons": ["a limit"] if partial else [],
             "subtasks": {},
             "beside": {},
-            "items_hash": sha256_text(canonical([[row[key] for key in harness.ITEM] for row in rows])),
+            "items_hash": sha256_text(canonical([[row[key] for key in ITEM] for row in rows])),
         }
         (folder / "samples").mkdir(exist_ok=True)
-        (folder / "samples" / f"{task}.parquet").write_bytes(harness._parquet(rows))
+        (folder / "samples" / f"{task}.parquet").write_bytes(parquet_bytes(rows))
     results = {
-        "schema": harness.SCHEMA,
+        "schema": SCHEMA,
         "backend": backend,
         "suite": "mini",
         "lm_eval": "0.4.13",

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from adg.artifacts.store import Store
 from adg.errors import BadInput
-from adg.store import Store
 from experiments import cells as cells_
 from experiments import config as config_
-from experiments import report
+from experiments.report import rows as rows_
 
 GROUPS = sorted(p.name for p in config_.CONF.iterdir() if p.is_dir())
 FILES = [(p.parent.name, p.stem) for p in sorted(config_.CONF.glob("*/*.yaml"))]
@@ -181,7 +181,7 @@ def test_the_authors_checkpoints_are_evaluated_as_they_are() -> None:
     assert [cell.config.backbone.name for cell in chosen] == list(RELEASED)
     assert all(list(cell.nodes) == ["backbone", "eval"] for cell in chosen)
     assert {cell.config.suite.name for cell in chosen} == {"paper"}
-    rows = [report.row(cell, Store(Path("nowhere"))) for cell in chosen]
+    rows = [rows_.row(cell, Store(Path("nowhere"))) for cell in chosen]
     assert [(row.pool, row.name, row.paper["avg"]) for row in rows if row.paper] == [
         ("alpaca_gpt4", "adg, as published", 50.85),
         ("cot", "adg, as published", 45.11),

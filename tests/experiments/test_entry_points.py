@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from adg.artifacts.artifact import Job, Node, Stage
+from adg.artifacts.store import Store
 from adg.errors import BadInput
 from adg.execution import ExecConfig
-from adg.store import Job, Node, Stage, Store
-from experiments import gpus, plan, report, run, status
+from experiments import gpus, plan, run, status
 from experiments.cells import cells, distinct, refuse_same_names, report_folder
+from experiments.report import rows, sweep
 from experiments.worker import Runner
 
 
@@ -124,7 +126,8 @@ def test_a_worker_ends_when_what_started_it_is_killed(tmp_path: Path) -> None:
     """kill -9: the locks are free again, so nothing may go on writing."""
     said = tmp_path / "worker"
     script = (
-        "from adg.execution import ExecConfig\nfrom adg.store import Node, Stage, Store\n"
+        "from adg.execution import ExecConfig\nfrom adg.artifacts.artifact import Node, Stage\n"
+        "from adg.artifacts.store import Store\n"
         f"from experiments.worker import Runner\nfrom {MODULE} import Nothing\n"
         "if __name__ == '__main__':\n"
         f"    node = Node(Stage('train', 1, '{MODULE}:linger', True), 'a', Nothing({str(said)!r}))\n"
@@ -203,12 +206,12 @@ def test_the_mini_grid_is_the_papers_table(tmp_path: Path) -> None:
     mini = cells(["profile=mini", "pool=mini_cot", "backbone=smollm2_135m"])
     whole = cells(["profile=paper", "pool=cot", "backbone=llama3_8b"])
     assert [c.config.selector["name"] for c in mini] == [c.config.selector["name"] for c in whole]
-    printed = report.write(mini, Store(tmp_path))
+    printed = sweep.write(mini, Store(tmp_path))
     text = (report_folder(mini, Store(tmp_path))[0] / "table.md").read_text()
     for selector, official in (("ifd", "the 7B model of the original"), ("superfiltering", "gpt2")):
         note = f"{selector}: the embedded backbone gives the losses, in place of {official}"
         assert text.count(f"- {note}\n") == printed.count(note) == 1
-    printed = report.write(whole, Store(tmp_path))
+    printed = sweep.write(whole, Store(tmp_path))
     assert "in place of" not in printed
 
 
@@ -220,7 +223,7 @@ def test_a_checkpoint_that_is_missing_is_no_failure(tmp_path: Path) -> None:
     assert run.run_cell(cell) == "not-run"
     assert "1 not-run" in status.render([cell], store) and "needs checkpoint" in status.render([cell], store)
     assert "not-run: needs checkpoint" in plan.render([cell], store)
-    text = report.write([cell], store)
+    text = sweep.write([cell], store)
     assert "1 cell: 1 not run" in text and "FAILED" not in text
     table = tmp_path / "report" / "smoke-main+selector-scar" / "table.md"
     assert "not run: scores: needs checkpoint" in table.read_text()
@@ -258,7 +261,7 @@ def test_missing_annotations_are_noticed_before_anything_expensive(tmp_path: Pat
     assert not {"answers", "grams", "vectors"} & {path.name for path in tmp_path.iterdir()}
     assert "1 not-run" in status.render([cell], store) and "'nowhere'" in status.render([cell], store)
     assert "not-run: needs" in plan.render([cell], store)
-    assert "not run: annotated: needs" in report.write([cell], store)
+    assert "not run: annotated: needs" in sweep.write([cell], store)
 
 
 def test_a_part_of_a_study_does_not_overwrite_its_table(tmp_path: Path) -> None:
@@ -301,7 +304,7 @@ def test_where_things_are_is_no_variant_and_a_preset_is(tmp_path: Path) -> None:
 
     def shown(*more: str) -> tuple[str, object]:
         (cell,) = cells([*common, *more])
-        return cell.name, report.row(cell, Store(tmp_path)).paper
+        return cell.name, rows.row(cell, Store(tmp_path)).paper
 
     plain, figure = shown()
     assert figure is not None
@@ -309,7 +312,7 @@ def test_where_things_are_is_no_variant_and_a_preset_is(tmp_path: Path) -> None:
     for override in ("preset=released", "finetune=full", "seed=2"):
         assert shown(override) == (f"{plain}/{override}", figure), "the same published figure stands beside it"
     assert shown("budget=5000") == (f"{plain}/budget=5000", None)
-    text = report.write(cells(["profile=paper", "preset=released", f"exec.runs={tmp_path}"]), Store(tmp_path))
+    text = sweep.write(cells(["profile=paper", "preset=released", f"exec.runs={tmp_path}"]), Store(tmp_path))
     assert "Main table (preset=released)" in text and "paper-main+preset-released/" in text
     assert "needs a pinned revision of gpt2" in plan.render(
         cells([*common[:3], "selector=superfiltering"]), Store(tmp_path)

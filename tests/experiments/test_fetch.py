@@ -16,11 +16,12 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from adg import mirror
+from adg import hub as hub_
 from adg.errors import BadInput
-from adg.evaluation.suite import EMBEDDED
-from experiments import fetch
+from adg.evaluation.config import EMBEDDED
+from experiments import fetch, mirror
 from experiments.cells import cells, distinct
+from experiments.mirror import Source
 
 ITEMS = {"bbh": 24, "gsm8k": 16, "mmlu": 24, "truthfulqa_mc2": 16, "mbpp": 16, "humaneval": 12}
 STUDY = [
@@ -173,7 +174,10 @@ def test_what_cannot_be_had_or_has_other_rows_is_named_and_the_rest_is_kept(
     to = tmp_path / "mirror"
     done = run("experiments.fetch", *STUDY, "suite.tasks.mbpp.items=500", f"to={to}", HF_ENDPOINT=address)
     assert done.returncode == 1 and "2 problems" in done.stderr
-    assert "benchmark cais/mmlu at c30699e8356d could not be fetched" in done.stderr
+    assert (
+        "cais/mmlu at c30699e8356da336a370243923dbaf21066bb9fe is not on this machine and could not be fetched"
+        in done.stderr
+    )
     assert "holds 16 rows, expected 500" in done.stderr and "Traceback" not in done.stderr
     kept = json.loads((to / "manifest.json").read_text())["sources"]
     assert len(kept) == 6 and not any("mmlu" in key or "mbpp" in key for key in kept)
@@ -200,13 +204,13 @@ def test_arguments_are_refused_in_words(arguments: list[str], said: str) -> None
 
 
 def test_missing_and_further_files_are_told_apart_from_damage(tmp_path: Path) -> None:
-    source = mirror.Source(mirror.BENCHMARK, "a/b", "0" * 40)
+    source = Source(mirror.BENCHMARK, "a/b", "0" * 40)
     folder = tmp_path / "benchmarks" / "a" / "b"
     (folder / ".cache").mkdir(parents=True)
     for name in ("x.jsonl", "y.jsonl", ".cache/z"):
         (folder / name).write_text(name)
     mirror.enter(source, folder, 2, tmp_path)
-    entry = mirror.read(tmp_path)[source.key]
+    entry = hub_.read(tmp_path)[source.key]
     assert list(entry["files"]) == ["x.jsonl", "y.jsonl"] and mirror.damaged(source, entry, tmp_path) == []
     (folder / "x.jsonl").unlink()
     (folder / "y.jsonl").write_text("longer than before")
@@ -219,4 +223,4 @@ def test_missing_and_further_files_are_told_apart_from_damage(tmp_path: Path) ->
     }
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(BadInput, match="not readable"):
-        mirror.read(tmp_path)
+        hub_.read(tmp_path)

@@ -13,9 +13,12 @@ import pytest
 
 from adg.errors import BadInput
 from adg.evaluation import samples as samples_
-from adg.evaluation.contamination import words
-from adg.evaluation.suite import EMBEDDED
-from experiments import analyse, compare, contamination, report, samples
+from adg.evaluation.config import EMBEDDED
+from adg.evaluation.overlap import words
+from experiments import compare, contamination, samples
+from experiments.report import __main__ as report
+from experiments.report import analyses
+from experiments.report import rows as rows_
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -260,7 +263,7 @@ def test_an_interval_of_few_items_stays_between_0_and_1(study: Any) -> None:
         scores = {task: {"a": [rest, rest], "b": [rest, abs(rest - (task == "bbh"))]} for task in tasks}
         cell = study.cells()[0]
         study.finish(cell, scores)
-        row = report.row(cell, study.store)
+        row = rows_.row(cell, study.store)
         assert row.interval is not None and 0 <= row.interval[0] < row.interval[1] <= 1
         assert row.interval[0 if rest == 0 else 1] == rest
         study = type(study)(study.runs.with_name("other"))
@@ -279,17 +282,17 @@ def test_the_report_has_intervals_and_after_the_comparison_the_overlap_of_each_s
     chosen = study.cells(*own)
     for cell in chosen:
         study.finish(cell, flat(0.5))
-    before = [report.row(cell, study.store) for cell in chosen]
+    before = [rows_.row(cell, study.store) for cell in chosen]
     assert all(row.overlap is None for row in before)
     assert all(row.interval and row.interval[0] < 0.5 < row.interval[1] for row in before)
     code, out, _ = run(contamination, "profile=smoke", f"exec.runs={study.runs}", *own)
     assert code == 0 and "gsm8k main/train item 0, question, in the prompt of record 0: ngram" in out
     assert "subset of tiny_random/local/adg" in out and out.count(": gsm8k 1 train\n") == 2
     assert " ".join(words(question))[:60] in out
-    after = [report.row(cell, study.store) for cell in chosen]
+    after = [rows_.row(cell, study.store) for cell in chosen]
     assert [row.overlap["gsm8k"] for row in after if row.overlap] == [{"test": 0, "train": 1}] * 2
     assert [row.interval for row in after] == [row.interval for row in before], "the same draws every time"
-    monkeypatch.setattr(analyse, "sections", lambda *_: [])  # they read scores, which these cells have not
+    monkeypatch.setattr(analyses, "sections", lambda *_: [])  # they read scores, which these cells have not
     code, out, _ = run(report, "profile=smoke", f"exec.runs={study.runs}", *own)
     assert code == 0 and " ".join(out.split()).count(": GSM8K 0 test, 1 train") == 2
 

@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
-from adg import models, records
+from adg.artifacts.store import Store
+from adg.backbones import stage as backbone_stage
+from adg.backbones.config import BackboneConfig
 from adg.errors import BadInput
 from adg.execution import ExecConfig
-from adg.store import Store
-from finetune import sft
+from adg.pools import stage as pool_stage
+from adg.pools.config import PoolConfig
+from finetune import stage as finetune_stage
+from finetune.config import FinetuneConfig
 
 
 def run_script(root: Path, request: Path, content: Any, stdin: Any = None) -> Any:
@@ -35,12 +39,10 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, backbone_folder: Pa
     effective batch (eight of the ten rows, so that every batch can be shared)."""
     from safetensors.numpy import load_file
 
-    backbone = models.node(models.BackboneConfig(name="tiny", path=str(backbone_folder), dtype="float32"))
-    subset = records.node(records.PoolConfig(name="rows", path=str(pool_file), rows=8))
-    recipe = sft.FinetuneConfig(
-        lora_rank=4, lora_dropout=0.0, epochs=2, batch_size=4, learning_rate=1e-2, max_length=64
-    )
-    node = sft.node(subset, backbone, recipe)
+    backbone = backbone_stage.node(BackboneConfig(name="tiny", path=str(backbone_folder), dtype="float32"))
+    subset = pool_stage.node(PoolConfig(name="rows", path=str(pool_file), rows=8))
+    recipe = FinetuneConfig(lora_rank=4, lora_dropout=0.0, epochs=2, batch_size=4, learning_rate=1e-2, max_length=64)
+    node = finetune_stage.node(subset, backbone, recipe)
     two = Store(tmp_path / "two", ExecConfig(device="cpu", train_micro_batch=1, train_processes=2)).ensure(node)
     one = Store(tmp_path / "one", ExecConfig(device="cpu", train_micro_batch=4)).ensure(node)
     assert two.info["layout"]["processes"] == 2 and two.info["layout"]["distributed"] == "MULTI_CPU"
@@ -81,11 +83,11 @@ def test_it_ends_when_its_parent_is_gone(tmp_path: Path, root: Path) -> None:
 def test_a_batch_the_processes_cannot_share_is_refused_before_they_start(
     tmp_path: Path, backbone_folder: Path, pool_file: Path
 ) -> None:
-    backbone = models.node(models.BackboneConfig(name="tiny", path=str(backbone_folder), dtype="float32"))
-    subset = records.node(records.PoolConfig(name="rows", path=str(pool_file)))
+    backbone = backbone_stage.node(BackboneConfig(name="tiny", path=str(backbone_folder), dtype="float32"))
+    subset = pool_stage.node(PoolConfig(name="rows", path=str(pool_file)))
     with pytest.raises(BadInput, match="4, which 3 processes"):
         Store(tmp_path, ExecConfig(device="cpu", train_processes=3)).ensure(
-            sft.node(subset, backbone, sft.FinetuneConfig(batch_size=4))
+            finetune_stage.node(subset, backbone, FinetuneConfig(batch_size=4))
         )
 
 

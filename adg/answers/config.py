@@ -1,0 +1,113 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from adg.errors import BadInput, BadMeasurement, nearest
+from adg.execution import DTYPES, ENGINES
+
+
+def _vllm(default: Any, identity: bool = True) -> Any:
+    return field(default=default, metadata={"vllm": True, "identity": identity})
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How answers are drawn; every setting is explicit, since the two libraries' defaults differ."""
+
+    preset: str = field(default="paper", metadata={"identity": False})  # name of these settings
+    n: int = 5  # K, answers per record
+    temperature: float = 1.4  # 0 is greedy, for n = 1
+    top_p: float = 0.9
+    top_k: int = 0  # 0 is off; the released code leaves transformers' default of 50 on
+    max_new_tokens: int = 256
+    prompt_tokens: int | None = None  # prompts are cut on the right to this many; the released code to 80
+    use_input: bool = True  # the released code leaves a record's input out
+    strip: bool = True  # of white space around an answer
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "n": (self.n >= 1, "1 or more"),
+            "temperature": (self.temperature >= 0, "0 or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "top_k": (self.top_k >= 0, "0 (off) or more"),
+            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
+            "prompt_tokens": (self.prompt_tokens is None or self.prompt_tokens >= 2, "2 or more, or null for no cut"),
+        }
+        for name, (right, expected) in limits.items():
+            if not right:
+                raise BadInput(f"sampling.{name} is {getattr(self, name)}; expected {expected}")
+        if self.temperature == 0 and self.n > 1:
+            raise BadInput(
+                f"sampling.temperature is 0, so the {self.n} answers of a record would be one and the "
+                f"same; set sampling.n=1 or a temperature above 0"
+            )
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What samples. Settings of vLLM only are left out of the identity of ``hf``."""
+
+    name: str = "hf"  # hf | vllm
+    dtype: str = "auto"  # auto (the backbone's) | float32 | bfloat16 | float16
+    distributed: str = field(default="none", metadata={"identity": False})  # none | ray: batches spread over actors
+    batch_size: int = 16  # prompts that share a seed and a shard
+    max_num_seqs: int = _vllm(256)  # answers decoded at once
+    max_num_batched_tokens: int = _vllm(8192)  # tokens in one step
+    enforce_eager: bool = _vllm(False)  # no compilation: starts sooner, runs slower
+    cpu_cache_gb: int = _vllm(4, identity=False)  # memory for keys and values on CPU; on GPU exec.gpu_memory counts
+
+    def __post_init__(self) -> None:
+        if self.name not in ENGINES:
+            raise BadInput(
+                f"engine.name is {self.name!r}{nearest(self.name, ENGINES)}; expected one of {', '.join(ENGINES)}"
+            )
+        if self.dtype not in ("auto", *DTYPES):
+            raise BadInput(f"engine.dtype is {self.dtype!r}; expected one of auto, {', '.join(DTYPES)}")
+        for name in ("batch_size", "max_num_seqs", "max_num_batched_tokens", "cpu_cache_gb"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"engine.{name} is {getattr(self, name)}; expected 1 or more")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What makes two sets of answers the same, next to the pool and the backbone."""
+
+    sampling: SamplingConfig
+    engine: EngineConfig
+    template: str  # digest of the prompt template
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled continuation: its token ids, the stop token among them when there was one."""
+
+    ids: list[int]
+    finish_reason: str  # stop | length
+
+
+class Generator(Protocol):
+    """A loaded engine. ``sample`` depends on its arguments alone, not on what was sampled before."""
+
+    def sample(self, prompts: Sequence[list[int]], cfg: SamplingConfig, seed: int) -> list[list[Answer]]:
+        """``cfg.n`` answers for each prompt (token ids, ready to use), in the prompts' order.
+
+        Raises ``NotFinite`` when the model returns NaN or infinity.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give memory back."""
+        ...
+
+
+class NotFinite(BadMeasurement):
+    """The model's scores for the prompts at ``rows`` are not finite."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        super().__init__(f"the model returned NaN or infinite scores for the prompts at {list(rows)}")
+        self.rows = tuple(rows)

@@ -1,0 +1,274 @@
+"""Sampled answers: K per record, from transformers or vLLM, with the same explicit settings, and resumable.
+
+Prompts are cut into fixed batches that depend on the pool and the config alone; each batch has its own seed and is
+written as one shard, so that a run resumed after a kill gives the very answers of an unbroken one. Across engines,
+machines or batch sizes the answers differ: floating-point sums do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adg import prompts, ray_actors, seeds
+from adg.answers.config import Answer, Answers, EngineConfig, Generator, NotFinite, SamplingConfig
+from adg.answers.transformers_engine import TransformersEngine
+from adg.answers.vllm_engine import VllmEngine
+from adg.artifacts.artifact import Artifact, Job, Node, Stage
+from adg.artifacts.files import write_atomic
+from adg.backbones import loading
+from adg.errors import BadInput, BadMeasurement
+from adg.execution import ENGINES, ExecConfig
+from adg.pools import records
+from adg.pools.records import Record
+from adg.progress import progress
+
+STAGE = Stage("answers", 1, "adg.answers.stage:build", gpu=True)
+SHOWN = 20  # failed rows named in a manifest; all of them stand in failed.jsonl
+
+
+def node(pool: Node, backbone: Node, sampling: SamplingConfig, engine: EngineConfig) -> Node:
+    """The answers of a backbone to a pool."""
+    if engine.name != "vllm":
+        own: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(engine) if f.metadata.get("vllm")}
+        engine = dataclasses.replace(engine, **own)
+    return Node(
+        STAGE,
+        f"{backbone.label}-{pool.label}-k{sampling.n}",
+        Answers(sampling, engine, prompts.HASH),
+        {"pool": pool, "backbone": backbone},
+    )
+
+
+def build(job: Job) -> dict[str, Any]:
+    """Sample every batch that has no shard yet, then write ``answers.parquet`` and ``failed.jsonl``.
+
+    Raises ``BadMeasurement`` before any model is loaded when more than ``exec.max_failed`` prompts do not fit.
+    """
+    cfg: Answers = job.config
+    backbone = job.inputs["backbone"]
+    tokenizer = loading.load_tokenizer(backbone)
+    pool = records.load(job.inputs["pool"])
+    encoded, failed = _encode(pool, tokenizer, cfg.sampling, loading.positions(backbone))
+    if len(failed) > job.exec.max_failed:
+        first = failed[0]
+        raise BadMeasurement(
+            f"{len(failed)} of {len(pool)} records cannot be sampled (first: record {first['id']}: "
+            f"{first['reason']}), at most exec.max_failed={job.exec.max_failed} may; cut prompts "
+            f"with sampling.prompt_tokens, drop long records with pool.max_chars, or raise "
+            f"exec.max_failed"
+        )
+    if not encoded:
+        raise BadMeasurement(f"none of the {len(pool)} records can be sampled; {len(failed)} failed")
+    batches = _batches(encoded, cfg.engine.batch_size)
+    shards = [job.work / f"{index:06d}.parquet" for index in range(len(batches))]
+    tables = {i: table for i, shard in enumerate(shards) if (table := _read_shard(shard, batches[i], cfg)) is not None}
+    resumed = len(tables)
+    sampled, seconds = 0, 0.0
+    longest = max(map(len, encoded.values()))
+    if resumed < len(batches) and job.exec.distributed == "ray":
+        absent = [index for index in range(len(batches)) if index not in tables]
+        rows = [
+            {"index": index, "path": str(shards[index]), "prompts": {key: encoded[key] for key in batches[index]}}
+            for index in absent
+        ]
+        started = time.perf_counter()
+        arguments = (backbone, cfg, job.exec, longest)
+        ray_actors.over_ray(rows, "adg.answers.stage:_Sampler", arguments, job.exec, f"sampling {job.node.label}")
+        seconds = time.perf_counter() - started
+        for index in absent:
+            table = _read_shard(shards[index], batches[index], cfg)
+            if table is None:
+                raise BadMeasurement(
+                    f"{shards[index]} is not there although a Ray actor wrote it; the artifacts folder (exec.runs) "
+                    f"must be on a file system that all machines of the cluster share"
+                )
+            tables[index] = table
+            sampled += sum(table["tokens"].to_pylist())
+    elif resumed < len(batches):
+        engine = BY_NAME[cfg.engine.name](backbone, tokenizer, cfg, job.exec, longest)
+        started = time.perf_counter()
+        try:
+            with progress(len(encoded) * cfg.sampling.n, f"sampling {job.node.label}", unit="answers") as bar:
+                for index, batch in enumerate(batches):
+                    if index not in tables:
+                        rows = _sample(engine, tokenizer, batch, encoded, cfg.sampling, index)
+                        write_atomic(shards[index], _parquet(tables.setdefault(index, _table(rows))))
+                        sampled += sum(tables[index]["tokens"].to_pylist())
+                    bar.update(len(batch) * cfg.sampling.n)
+        finally:
+            engine.close()
+        seconds = time.perf_counter() - started
+    table = _assemble([tables[i] for i in range(len(batches))])
+    write_atomic(job.folder / "answers.parquet", _parquet(table))
+    write_atomic(
+        job.folder / "failed.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failed).encode()
+    )
+    return {
+        "rows_in": len(pool),
+        "rows_out": len(encoded),
+        "failed": failed[:SHOWN],
+        "failed_count": len(failed),
+        "answers": table.num_rows,
+        "empty": sum(not text.strip() for text in table["text"].to_pylist()),
+        "truncated": table["finish_reason"].to_pylist().count("length"),
+        "tokens": sum(table["tokens"].to_pylist()),
+        "prompt_tokens": sum(map(len, encoded.values())),
+        "prompts_cut": _cut(encoded, cfg.sampling),
+        "template": cfg.template,
+        "dtype": loading.dtype_of(backbone) if cfg.engine.dtype == "auto" else cfg.engine.dtype,
+        "batches": len(batches),
+        "resumed_batches": resumed,
+        "sampling": {"tokens": sampled, "seconds": round(seconds, 3), "device": loading.device(job.exec)},  # for rates
+    }
+
+
+class _Sampler:
+    """An actor's part of the sampling: the engine, and one batch at a time into its shard."""
+
+    def __init__(self, backbone: Artifact, cfg: Answers, exec_: ExecConfig, longest: int) -> None:
+        self.cfg, self.tokenizer = cfg, loading.load_tokenizer(backbone)
+        self.engine = BY_NAME[cfg.engine.name](backbone, self.tokenizer, cfg, exec_, longest)
+
+    def work(self, row: dict[str, Any]) -> dict[str, Any]:
+        encoded: dict[str, list[int]] = row["prompts"]
+        rows = _sample(self.engine, self.tokenizer, list(encoded), encoded, self.cfg.sampling, row["index"])
+        write_atomic(Path(row["path"]), _parquet(_table(rows)))
+        return {"answers": len(rows)}
+
+
+def load(artifact: Artifact) -> dict[str, list[str]]:
+    """Key -> the K answers in sample order, keys in canonical order; records that failed are not in it."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(artifact.file("answers.parquet"), columns=["id", "sample", "text"])
+    found: dict[str, list[str]] = {}
+    for key, sample, text in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+        answers = found.setdefault(key, [])
+        if sample != len(answers):
+            raise BadInput(
+                f"{artifact.path}/answers.parquet: record {key} has sample {sample} where {len(answers)} "
+                f"was expected; delete the folder and run the same command again"
+            )
+        answers.append(text)
+    return found
+
+
+def _encode(
+    pool: Sequence[Record], tokenizer: Any, cfg: SamplingConfig, context: int | None
+) -> tuple[dict[str, list[int]], list[dict[str, str]]]:
+    """Key -> prompt ids in canonical order, and the records whose prompt does not fit."""
+    encoded, failed = {}, []
+    for record in sorted(pool, key=lambda record: records.order(record.id)):
+        text = prompts.render(record.instruction, record.input if cfg.use_input else "")
+        ids = prompts.encode_prompt(tokenizer, text, cfg.prompt_tokens, side="right")
+        if context is not None and len(ids) + cfg.max_new_tokens > context:
+            failed.append(
+                {
+                    "id": record.key,
+                    "reason": f"a prompt of {len(ids)} tokens and {cfg.max_new_tokens} new "
+                    f"ones exceed the model's context of {context}",
+                }
+            )
+        else:
+            encoded[record.key] = ids
+    return encoded, failed
+
+
+def _cut(encoded: dict[str, list[int]], cfg: SamplingConfig) -> int:
+    """Prompts as long as the limit: those that were, or just were not, cut."""
+    return 0 if cfg.prompt_tokens is None else sum(len(ids) >= cfg.prompt_tokens for ids in encoded.values())
+
+
+def _batches(encoded: dict[str, list[int]], size: int) -> list[list[str]]:
+    """Keys in groups of ``size`` of similar prompt length (less padding); ties stay in canonical order."""
+    keys = sorted(encoded, key=lambda key: len(encoded[key]))
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
+
+
+def _sample(
+    engine: Generator, tokenizer: Any, batch: list[str], encoded: dict[str, list[int]], cfg: SamplingConfig, index: int
+) -> list[dict[str, Any]]:
+    seed = seeds.child(cfg.seed, "answers", index)
+    try:
+        answers = engine.sample([encoded[key] for key in batch], cfg, seed)
+    except NotFinite as error:
+        named = ", ".join(batch[row] for row in error.rows)
+        raise BadMeasurement(
+            f"the model returned NaN or infinite scores for record {named}; check its weights, or "
+            f"use another engine.dtype"
+        ) from error
+    return [
+        {
+            "id": key,
+            "sample": sample,
+            "text": _text(tokenizer, answer, cfg.strip),
+            "finish_reason": answer.finish_reason,
+            "tokens": len(answer.ids),
+            "prompt_tokens": len(encoded[key]),
+            "seed": seed,
+        }
+        for key, drawn in zip(batch, answers, strict=True)
+        for sample, answer in enumerate(drawn)
+    ]
+
+
+def _text(tokenizer: Any, answer: Answer, strip: bool) -> str:
+    text = tokenizer.decode(answer.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text.strip() if strip else text
+
+
+def _table(rows: list[dict[str, Any]]) -> Any:
+    import pyarrow as pa
+
+    types = {
+        "id": pa.string(),
+        "sample": pa.int32(),
+        "text": pa.string(),
+        "finish_reason": pa.string(),
+        "tokens": pa.int32(),
+        "prompt_tokens": pa.int32(),
+        "seed": pa.int64(),
+    }
+    return pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in types.items()})
+
+
+def _parquet(table: Any) -> bytes:
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _read_shard(path: Path, batch: list[str], cfg: Answers) -> Any | None:
+    """The finished shard of a batch, or None: a missing or damaged one is sampled again, with the same result."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return None
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError):
+        return None
+    complete = table["id"].to_pylist() == [key for key in batch for _ in range(cfg.sampling.n)]
+    return table if complete else None
+
+
+def _assemble(tables: list[Any]) -> Any:
+    """All shards as one table in canonical order of the records, then by sample."""
+    import pyarrow as pa
+
+    table = pa.concat_tables(tables).combine_chunks()
+    keys, samples = table["id"].to_pylist(), table["sample"].to_pylist()
+    order = sorted(range(len(keys)), key=lambda row: (records.order(records.from_key(keys[row])), samples[row]))
+    return table.take(order)
+
+
+BY_NAME: dict[str, type] = dict(zip(ENGINES, (TransformersEngine, VllmEngine), strict=True))

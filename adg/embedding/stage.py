@@ -1,0 +1,296 @@
+"""Answers become geometry: hidden states pooled into one vector an answer, kept as K x K Gram matrices.
+
+One pass through the blocks that are needed gives every declared layer window; the tokens that the K answers of a
+record share are run once. Kept are the Gram matrices (for the score) and the instruction's vector (for the bins).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adg import geometry, prompts, ray_actors
+from adg.artifacts.artifact import Artifact, Job, Node, Stage
+from adg.artifacts.files import write_atomic, write_json
+from adg.backbones import loading
+from adg.embedding.config import EmbeddingConfig, Identity
+from adg.embedding.encoder import Encoder, Vectors
+from adg.errors import BadInput, BadMeasurement
+from adg.execution import ExecConfig
+from adg.pools import records
+from adg.pools.records import Record
+from adg.progress import progress
+
+STAGE = Stage("grams", 1, "adg.embedding.stage:build", gpu=True)
+SHARD = 128  # records done between two savings; a kill loses at most these
+REPORTED = 20  # failed rows listed in the manifest
+
+
+@dataclass(frozen=True)
+class Grams:
+    """A loaded artifact: n records in canonical id order, W declared windows, K answers, width d."""
+
+    ids: list[str]  # id keys, see adg.pools.records
+    windows: list[str]
+    grams: np.ndarray  # (n, W, K, K) float64
+    instructions: np.ndarray  # (n, d) float32, length 1, of the first window; read from disk as it is used
+
+
+def node(answers: Node, pool: Node, backbone: Node, cfg: EmbeddingConfig) -> Node:
+    """Grams of ``answers``; the settings of the bins are no part of it."""
+    return Node(
+        STAGE,
+        f"{pool.label}+{backbone.label}+{cfg.name}",
+        Identity(cfg, prompts.HASH),
+        {"answers": answers, "pool": pool, "backbone": backbone},
+    )
+
+
+def load(artifact: Artifact) -> Grams:
+    """The payload of a grams artifact."""
+    return Grams(
+        json.loads(artifact.file("ids.json").read_text()),
+        list(artifact.info["windows"]),
+        np.load(artifact.file("grams.npy"), allow_pickle=False),
+        np.load(artifact.file("instructions.npy"), allow_pickle=False, mmap_mode="r"),
+    )
+
+
+def build(job: Job) -> dict[str, Any]:
+    """Embed every record's answers, shard by shard; payload ``ids.json``, ``grams.npy``, ``instructions.npy``.
+
+    A finished shard is found again in ``job.work`` after a kill. Raises ``BadMeasurement`` naming the records once
+    more of them fail than ``exec.max_failed``.
+    """
+    cfg: EmbeddingConfig = job.config.embedding
+    pool, answers = job.inputs["pool"].file("records.parquet"), job.inputs["answers"].file("answers.parquet")
+    total, k = _sizes(pool, answers)
+    encoder: Encoder | None = None
+    failed: list[tuple[str, str]] = []
+    counts: dict[str, int] = {}
+    shards: list[Path] = []
+    model: dict[str, Any] = {}
+    embedded, seconds = 0, 0.0
+    if job.exec.distributed == "ray":
+        embedded, seconds = _over_ray(job, cfg, pool, answers, k)
+    with progress(total, "embedding", unit="records") as bar:
+        for number, items in enumerate(_shards(pool, answers)):
+            path = job.work / f"shard-{number:06d}.npz"
+            keys = [record.key for record, _ in items]
+            info, vectors = _read_info(path, keys), None
+            if info is None:
+                if encoder is None:
+                    encoder = _encoder(job.inputs["backbone"], job.exec, cfg)
+                started = time.perf_counter()
+                vectors = encoder.embed(items, k)
+                embedded, seconds = embedded + len(items) * k, seconds + time.perf_counter() - started
+                info = _about(encoder, keys, vectors)
+            failed += [(key, reason) for key, reason in info["failed"]]
+            _check_failures(failed, job.exec.max_failed)
+            if vectors is not None:
+                _save(path, info, vectors)
+            for name, value in info["counts"].items():
+                counts[name] = counts.get(name, 0) + value
+            shards.append(path)
+            model = info["model"]
+            bar.update(len(items))
+    kept, names = total - len(failed), list(cfg.declared)
+    if not kept:
+        raise BadMeasurement(f"all {total} records failed; the first: {failed[0][0]}: {failed[0][1]}")
+    _assemble(job, shards, "grams", (kept, len(names), k, k), np.float64)
+    _assemble(job, shards, "instructions", (kept, model["width"]), np.float32)
+    write_json(job.folder / "ids.json", [key for path in shards for key in _info(path)["keys"]])
+    return {
+        "rows_in": total,
+        "rows_out": kept,
+        "failed": failed[:REPORTED],
+        "failed_count": len(failed),
+        "answers": k,
+        "windows": names,
+        "hidden_states": dict(zip(names, model["tensors"], strict=True)),
+        "blocks": model["blocks"],
+        "blocks_run": model["blocks_run"],
+        "width": model["width"],
+        "dtype": model["dtype"],
+        "preset": cfg.name,
+        **counts,
+        "embedding": {"answers": embedded, "seconds": round(seconds, 3), "device": loading.device(job.exec)},  # rates
+    }
+
+
+def _encoder(backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig) -> Encoder:
+    model = loading.load_model(backbone, loading.device(exec_), cfg.dtype, headless=True)
+    return Encoder(model, loading.load_tokenizer(backbone), cfg, exec_.tokens_per_batch)
+
+
+def _about(encoder: Encoder, keys: list[str], vectors: Vectors) -> dict[str, Any]:
+    """What a shard says of itself."""
+    return {
+        "asked": keys,
+        "failed": vectors.failed,
+        "counts": vectors.counts,
+        "keys": vectors.keys,
+        "model": {
+            "tensors": encoder.tensors,
+            "blocks": encoder.blocks,
+            "width": encoder.width,
+            "blocks_run": encoder.blocks_run,
+            "dtype": encoder.dtype,
+        },
+    }
+
+
+class _Embedder:
+    """An actor's part of the embedding: the encoder, and one shard at a time."""
+
+    def __init__(self, backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig, k: int) -> None:
+        self.encoder, self.k = _encoder(backbone, exec_, cfg), k
+
+    def work(self, row: dict[str, Any]) -> dict[str, Any]:
+        asked = json.loads(Path(row["items"]).read_text())
+        items = [(Record(**record), given) for record, given in asked]
+        vectors = self.encoder.embed(items, self.k)
+        _save(Path(row["path"]), _about(self.encoder, [record.key for record, _ in items], vectors), vectors)
+        return {"records": len(items), "failed": len(vectors.failed)}
+
+
+def _over_ray(job: Job, cfg: EmbeddingConfig, pool: Path, answers: Path, k: int) -> tuple[int, float]:
+    """Make the missing shards with Ray; returns the answers embedded and the seconds that took.
+
+    What a shard is made from is handed over in a file, so that no pool has to fit into memory.
+    """
+    rows, asked = [], 0
+    for number, items in enumerate(_shards(pool, answers)):
+        path = job.work / f"shard-{number:06d}.npz"
+        if _read_info(path, [record.key for record, _ in items]) is None:
+            given = path.with_suffix(".json")
+            write_json(given, [[dataclasses.asdict(record), texts] for record, texts in items])
+            rows.append({"path": str(path), "items": str(given)})
+            asked += len(items) * k
+    if not rows:
+        return 0, 0.0
+    started = time.perf_counter()
+    ray_actors.over_ray(
+        rows, "adg.embedding.stage:_Embedder", (job.inputs["backbone"], job.exec, cfg, k), job.exec, "embedding"
+    )
+    missing = [row["path"] for row in rows if not Path(row["path"]).is_file()]
+    if missing:
+        raise BadMeasurement(
+            f"{missing[0]} is not there although a Ray actor wrote it; the artifacts folder (exec.runs) must be on a "
+            f"file system that all machines of the cluster share"
+        )
+    return asked, time.perf_counter() - started
+
+
+def _sizes(pool: Path, answers: Path) -> tuple[int, int]:
+    """Records of the pool and K, the answers a record should have."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    rows = pq.ParquetFile(pool).metadata.num_rows
+    largest = pc.max(pq.read_table(answers, columns=["sample"])["sample"]).as_py()
+    if not rows or largest is None:
+        raise BadInput(
+            f"{pool} holds {rows} records and {answers} {'no' if largest is None else 'some'} answers; "
+            f"there is nothing to embed"
+        )
+    return rows, largest + 1
+
+
+def _shards(pool: Path, answers: Path) -> Iterator[list[tuple[Record, list[str]]]]:
+    """Records with their answers by sample, ``SHARD`` at a time: both files are read as they are needed."""
+    rows = _rows(answers, ["id", "sample", "text"])
+    at = next(rows, None)
+    batch: list[tuple[Record, list[str]]] = []
+    for key, instruction, given, output in _rows(pool, ["id", "instruction", "input", "output"]):
+        found: list[tuple[int, str]] = []
+        while at is not None and at[0] == key:
+            found.append((at[1], at[2]))
+            at = next(rows, None)
+        found.sort(key=lambda pair: pair[0])
+        if [sample for sample, _ in found] != list(range(len(found))):
+            raise BadInput(
+                f"{answers}: record {key} has the samples {[sample for sample, _ in found]}; expected "
+                f"0, 1, 2, … each once. Delete that folder and run the same command again"
+            )
+        batch.append((Record(records.from_key(key), instruction, given, output), [text for _, text in found]))
+        if len(batch) == SHARD:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+    if at is not None:
+        raise BadInput(
+            f"{answers}: the answers of record {at[0]} belong to no record of {pool}, or stand out of id "
+            f"order. Delete the folder of the answers and run the same command again"
+        )
+
+
+def _rows(path: Path, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=columns):
+        yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+
+
+def _check_failures(failed: Sequence[tuple[str, str]], limit: int) -> None:
+    if len(failed) > limit:
+        shown = "; ".join(f"record {key}: {reason}" for key, reason in failed[:REPORTED])
+        raise BadMeasurement(
+            f"{len(failed)} records could not be embedded, exec.max_failed allows {limit}: {shown}. "
+            f"Mend or drop them in the pool, or allow failures with exec.max_failed=<n>"
+        )
+
+
+def _save(path: Path, info: dict[str, Any], vectors: Vectors) -> None:
+    windows = vectors.answers.shape[2]
+    m, k = vectors.answers.shape[:2]
+    grams = np.empty((m, windows, k, k))
+    for w in range(windows):
+        grams[:, w] = geometry.gram(vectors.answers[:, :, w])
+    sink = io.BytesIO()
+    text = np.frombuffer(json.dumps(info).encode(), dtype=np.uint8)
+    np.savez(sink, info=text, grams=grams, instructions=vectors.instructions)
+    write_atomic(path, sink.getvalue())
+
+
+def _info(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as shard:
+        return json.loads(shard["info"].tobytes())
+
+
+def _read_info(path: Path, keys: list[str]) -> dict[str, Any] | None:
+    """What a finished shard says of itself; None when it has to be made (again)."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as shard:
+            info = json.loads(shard["info"].tobytes())
+            whole = all(len(shard[name]) == len(info["keys"]) for name in ("grams", "instructions"))  # CRC is checked
+    except (zipfile.BadZipFile, ValueError, EOFError, KeyError):
+        return None  # damaged on disk: scratch is made again
+    return info if whole and info["asked"] == keys else None
+
+
+def _assemble(job: Job, shards: Sequence[Path], name: str, shape: tuple[int, ...], dtype: Any) -> None:
+    """Write ``name``.npy from the shards, one at a time in memory."""
+    target, temporary = job.folder / f"{name}.npy", job.work / f"{name}.npy.tmp"
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with open(temporary, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for path in shards:
+            with np.load(path, allow_pickle=False) as shard:
+                file.write(np.ascontiguousarray(shard[name], dtype=dtype).tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(target)

@@ -1,0 +1,78 @@
+"""An adapter that was not trained here, taken in as an artifact so that it can be evaluated like our own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adg.artifacts.artifact import Job, Node, Stage
+from adg.artifacts.files import sha256_file
+from adg.errors import BadInput
+
+STAGE = Stage("external-adapter", 1, "adg.evaluation.external_adapter:build")
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class External:
+    """The digests of an adapter's two files identify it."""
+
+    files: dict[str, str]
+    path: str = field(metadata={"identity": False})
+
+
+def node(folder: Path, backbone: Node, model: str) -> Node:
+    """The artifact of the PEFT adapter in ``folder`` for ``backbone``, given by the user as ``model``.
+
+    Accepts the folder of an ``adapter`` artifact too. Raises ``BadInput`` when files are missing or the adapter names
+    another base model.
+    """
+    folder = folder.expanduser().absolute()
+    made_for = _of_artifact(folder)
+    folder = folder / "adapter" if (folder / "adapter" / CONFIG).is_file() else folder
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise BadInput(f"{folder} holds no {' and no '.join(missing)}; expected a PEFT adapter in safetensors form")
+    if made_for is None:
+        base = json.loads((folder / CONFIG).read_text()).get("base_model_name_or_path") or ""
+        if base and base != model and Path(base).name != Path(model).name:
+            raise BadInput(
+                f"the adapter {folder} names '{base}' as its base model, --model is '{model}'; give the "
+                f"model it was trained on (or correct {CONFIG})"
+            )
+    elif made_for != backbone.fingerprint:
+        raise BadInput(
+            f"the adapter {folder} was trained on the backbone {made_for[:12]}, not on "
+            f"{backbone.fingerprint[:12]} ({backbone.label}); give the model it was trained on"
+        )
+    files = {name: sha256_file(folder / name) for name in (CONFIG, WEIGHTS)}
+    return Node(
+        STAGE,
+        folder.name if folder.name != "adapter" else folder.parent.name,
+        External(files, str(folder)),
+        {"backbone": backbone},
+    )
+
+
+def build(job: Job) -> dict[str, Any]:
+    """Copy the adapter, checking that it is still the one that was looked at."""
+    target = job.folder / "adapter"
+    target.mkdir(exist_ok=True)
+    for name, digest in job.config.files.items():
+        shutil.copyfile(Path(job.config.path) / name, target / name)
+        if sha256_file(target / name) != digest:
+            raise BadInput(f"{job.config.path}/{name} changed while it was copied; run the same command again")
+    return {"rows_in": 1, "rows_out": 1, "failed": []}
+
+
+def _of_artifact(folder: Path) -> str | None:
+    """Fingerprint of the backbone that the manifest above an adapter names, if there is one."""
+    for place in (folder, folder.parent):
+        manifest = place / "manifest.json"
+        if manifest.is_file():
+            return json.loads(manifest.read_text())["inputs"].get("backbone", {}).get("fingerprint")
+    return None

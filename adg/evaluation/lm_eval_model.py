@@ -1,0 +1,221 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from adg.answers import vllm_engine
+from adg.artifacts.artifact import Artifact, Job
+from adg.backbones import loading
+from adg.errors import BadInput, BadMeasurement
+from adg.progress import progress
+
+PLAIN_SENTENCE = "Question: what is two plus two?\nAnswer:"
+NOT_FINITE = (
+    "the model's logits are not finite on a plain sentence; look at the training curve and at the dtype. "
+    "No task was evaluated"
+)
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)  # that vLLM reserves room for
+VLLM_REQUESTS = 1024  # handed to vLLM at once, between two steps of the progress display
+CPU_CACHE = 4 << 30  # bytes for vLLM's keys and values where there is no GPU
+
+
+@contextlib.contextmanager
+def make_model(job: Job) -> Iterator[Any]:
+    """lm-eval's wrapper around the backbone with its adapter, beside the weights unless the suite merges it, or
+    around a fully trained model."""
+    backbone, dtype = job.inputs["backbone"], job.config.suite.dtype
+    dtype = loading.dtype_of(backbone) if dtype == "auto" else dtype
+    tokenizer = loading.load_tokenizer(backbone)
+    if job.config.suite.chat_template and not tokenizer.chat_template:
+        raise BadInput(
+            f"suite.chat_template is true but the tokenizer of {backbone.path.name} has no chat template; "
+            f"set suite.chat_template=false (base models have none)"
+        )
+    with BACKENDS[job.config.suite.backend](job, tokenizer, dtype) as lm:
+        ours, theirs = tokenizer(PLAIN_SENTENCE)["input_ids"], lm.tok_encode(PLAIN_SENTENCE)
+        if ours != theirs:
+            raise BadMeasurement(
+                f"the backend {job.config.suite.backend} reads a plain sentence as {theirs[:6]}, the tokenizer of "
+                f"{backbone.path.name} as {ours[:6]}: scores of different backends would not compare"
+            )
+        yield lm
+
+
+@contextlib.contextmanager
+def _hf(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
+    """The model in transformers."""
+    import gc
+
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    from transformers import GenerationConfig
+
+    backbone, adapter, device = job.inputs["backbone"], job.inputs.get("adapter"), loading.device(job.exec)
+    if adapter is not None and (adapter.path / "model").is_dir():
+        model = loading.load_folder(adapter.path / "model", device, dtype, gpus=job.exec.tensor_parallel)
+    else:
+        model = loading.load_model(backbone, device, dtype, gpus=job.exec.tensor_parallel)
+        if adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(adapter.path / "adapter"), is_trainable=False).eval()
+            if job.config.suite.merge_adapter:
+                model = model.merge_and_unload()
+    # a sequence stops by id, and nothing else of the checkpoint's sampling defaults applies
+    model.generation_config = GenerationConfig(
+        eos_token_id=loading.stop_ids(backbone, tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    _check_finite(model, tokenizer)
+    lm = HFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=job.exec.eval_batch_size,
+        add_bos_token=loading.adds_bos(tokenizer),
+    )
+    try:
+        yield lm
+    finally:
+        del lm, model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _vllm(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
+    """The model in vLLM, which runs a LoRA adapter beside the weights by its own means."""
+    backbone, adapter = job.inputs["backbone"], job.inputs.get("adapter")
+    weights, chosen = loading.model_path(backbone), dict[str, Any]()
+    if adapter is not None and (adapter.path / "model").is_dir():
+        weights = adapter.path / "model"
+    elif adapter is not None:
+        chosen = _vllm_lora(adapter)
+    on_gpu = loading.device(job.exec) == "cuda"
+    memory = {"gpu_memory_utilization": job.exec.gpu_memory} if on_gpu else {"kv_cache_memory_bytes": CPU_CACHE}
+    restore = vllm_engine.prepare_vllm()
+    try:
+        lm = _vllm_wrapper().VLLM(
+            pretrained=str(weights),
+            tokenizer=str(loading.model_path(backbone)),
+            dtype=dtype,
+            add_bos_token=loading.adds_bos(tokenizer),
+            tensor_parallel_size=job.exec.tensor_parallel,
+            seed=0,
+            batch_size=VLLM_REQUESTS,
+            generation_config="vllm",
+            enable_prefix_caching=True,
+            async_scheduling=False,
+            disable_log_stats=True,
+            enforce_eager=not on_gpu,
+            **chosen,
+            **memory,
+        )
+        try:
+            _check_finite_vllm(lm, tokenizer)
+            yield lm
+        finally:
+            vllm_engine.shut_down(lm.model)
+            del lm
+    finally:
+        restore()
+
+
+def _vllm_lora(adapter: Artifact) -> dict[str, Any]:
+    """Settings for the adapter. The head is left out of what vLLM prepares: its log-probabilities of a prompt mix up
+    the rows of an adapted head, silently so on a GPU."""
+    lora = json.loads(adapter.file("adapter/adapter_config.json").read_text())
+    targets, room = lora["target_modules"], next((r for r in LORA_RANKS if r >= lora["r"]), None)
+    if room is None:
+        raise BadInput(
+            f"{adapter.path} has rank {lora['r']}, vLLM takes at most {LORA_RANKS[-1]}; set suite.backend=hf"
+        )
+    if isinstance(targets, str) or "lm_head" in targets or lora.get("modules_to_save"):
+        raise BadInput(
+            f"{adapter.path} adapts {targets} and saves {lora.get('modules_to_save')}: vLLM scores prompts wrongly "
+            f"with an adapted head, and only lists of modules are checked; set suite.backend=hf"
+        )
+    path = str(adapter.path / "adapter")
+    return {"lora_local_path": path, "max_lora_rank": room, "lora_target_modules": sorted(targets)}
+
+
+@functools.cache
+def _vllm_wrapper() -> Any:
+    """lm-eval's module for vLLM, which asks for the version of the package `vllm`: the CPU build has another name."""
+    import importlib.metadata
+
+    import vllm
+    import vllm.platforms
+
+    known = importlib.metadata.version
+
+    def answered(distribution_name: str) -> str:
+        return vllm.__version__ if distribution_name == "vllm" else known(distribution_name)
+
+    assert vllm.platforms.current_platform  # vLLM tells its platform by that version, so before it is answered
+    importlib.metadata.version = answered
+    try:
+        import lm_eval.models.vllm_causallms as module
+    finally:
+        importlib.metadata.version = known
+    return module
+
+
+BACKENDS: dict[str, Any] = {"hf": _hf, "vllm": _vllm}
+
+
+def _check_finite(model: Any, tokenizer: Any) -> None:
+    """Refuse a model whose logits are not finite: greedy decoding would still write text, and it would be scored."""
+    import torch
+
+    ids = torch.tensor([tokenizer(PLAIN_SENTENCE)["input_ids"]], device=model.device)
+    with torch.no_grad():
+        finite = bool(torch.isfinite(model(ids).logits).all())
+    if not finite:
+        raise BadMeasurement(NOT_FINITE)
+
+
+def _check_finite_vllm(lm: Any, tokenizer: Any) -> None:
+    """The same for a model in vLLM, by the log-probabilities of the sentence's own tokens."""
+    (output,) = lm._model_generate([tokenizer(PLAIN_SENTENCE)["input_ids"]])
+    known = [one.logprob for token in output.prompt_logprobs if token for one in token.values()]
+    if not known or not all(map(math.isfinite, known)):
+        raise BadMeasurement(NOT_FINITE)
+
+
+@contextlib.contextmanager
+def quiet_lm_eval(backend: str) -> Iterator[None]:
+    """One progress display of ours in place of lm-eval's bars and log lines."""
+    import datasets
+    import lm_eval.api.model
+    import lm_eval.api.task
+    import lm_eval.models.huggingface as huggingface
+
+    logger, modules = logging.getLogger("lm_eval"), [lm_eval.api.model, lm_eval.api.task, huggingface]
+    if backend == "vllm":
+        modules.append(_vllm_wrapper())
+    level, own, shown = logger.level, huggingface.tqdm, not datasets.are_progress_bars_disabled()
+
+    def bar(rows: Any = None, *, total: int = 0, desc: str = "", **_: Any) -> Any:
+        return progress(total, desc.lower(), "requests") if rows is None else rows
+
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    for module in modules:
+        module.tqdm = bar
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.tqdm = own
+        if shown:
+            datasets.enable_progress_bars()
+        logger.setLevel(level)

@@ -1,0 +1,219 @@
+"""The evaluation stage: a model, with or without an adapter, on all tasks of a suite through lm-eval's Python API.
+
+One model load for all tasks; each finished task is kept at once, so a killed evaluation repeats none. What lm-eval
+returns is held against what the suite expects, and a score that is missing or not finite is an error, never a 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from adg import prompts
+from adg.artifacts.artifact import Job, Node, Stage
+from adg.artifacts.files import write_atomic, write_json
+from adg.backbones import loading
+from adg.errors import BadInput
+from adg.evaluation import aggregate, code_eval
+from adg.evaluation.config import SuiteConfig
+from adg.evaluation.lm_eval_model import make_model, quiet_lm_eval
+from adg.evaluation.lm_eval_tasks import load_task
+from adg.evaluation.results import DONE, NOT_RUN, SCHEMA, item_rows, parquet_bytes, prompts_cut, sample_file, summarise
+from adg.execution import ExecConfig
+from adg.sandbox import host as sandbox
+from adg.sandbox.host import Sandbox
+
+STAGE = Stage("eval", 1, "adg.evaluation.stage:build", gpu=True)
+NO_CONSENT = "running model-written code needs consent (exec.run_model_code=true)"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What makes two evaluations of one model the same."""
+
+    suite: SuiteConfig
+    data: dict[str, str] = field(default_factory=dict)  # digests of local data sets
+    template: str = ""  # hash of the prompt template where the suite wraps prompts
+
+
+def node(adapter: Node | None, backbone: Node, suite: SuiteConfig) -> Node:
+    """The artifact of evaluating ``backbone`` with ``adapter`` (None: as it is). Raises ``BadInput`` when the adapter
+    was made for another backbone or local data is missing."""
+    inputs = {"backbone": backbone}
+    if adapter is not None:
+        made_for = adapter.inputs.get("backbone")
+        trained = made_for.fingerprint if made_for else None
+        _same_backbone(trained, backbone.fingerprint, adapter.folder, backbone.folder)
+        inputs["adapter"] = adapter
+    template = prompts.HASH if suite.prompt == "alpaca" else ""
+    label = f"{(adapter or backbone).label}+{suite.name}"
+    return Node(STAGE, label, Evaluation(suite, suite.digests(), template), inputs)
+
+
+def build(job: Job) -> dict[str, Any]:
+    """Evaluate what is not there yet; payload ``results.json``, ``raw.json``, ``samples/<task>.parquet``.
+
+    Tasks that may not or cannot run here are "not-run" with the reason. Builds on finished tasks of an earlier
+    result in the same folder, so that a result with tasks left out can be completed later.
+    """
+    suite: SuiteConfig = job.config.suite
+    backbone, adapter = job.inputs["backbone"], job.inputs.get("adapter")
+    if adapter is not None:
+        made_for = adapter.manifest["inputs"].get("backbone", {}).get("fingerprint")
+        _same_backbone(made_for, backbone.fingerprint, str(adapter.path), str(backbone.path))
+    _check_harness(suite)
+    _keep_earlier(job)
+    box, refusal = _code_permission(job.exec)
+    reasons = {name: refusal for name, task in suite.tasks.items() if task.runs_code and refusal}
+    waiting = [name for name in suite.tasks if name not in reasons and _finished(job, name) is None]
+    if waiting:
+        with contextlib.ExitStack() as stack:
+            if not isinstance(box, str):
+                stack.enter_context(code_eval.METRIC.confined(box, job.exec.workers))
+            stack.enter_context(quiet_lm_eval(suite.backend))
+            stack.enter_context(code_eval.installed())
+            lm = stack.enter_context(make_model(job))
+            for name in waiting:
+                _run(job, name, lm)
+    return _assemble(job, reasons)
+
+
+def can_complete(results: Mapping[str, Any], exec_: ExecConfig) -> bool:
+    """Whether ``build`` would now run a task that ``results`` (of results.json) lists as not run."""
+    return any(task["status"] == NOT_RUN for task in results["tasks"].values()) and not _code_permission(exec_)[1]
+
+
+def _same_backbone(made_for: str | None, given: str, adapter: str, backbone: str) -> None:
+    if made_for != given:
+        raise BadInput(
+            f"the adapter {adapter} was trained on the backbone {(made_for or 'unknown')[:12]}, not on "
+            f"{given[:12]} ({backbone}); evaluate it with its own backbone, or train one for this one"
+        )
+
+
+def _check_harness(suite: SuiteConfig) -> None:
+    found = version("lm-eval")
+    if found != suite.harness:
+        raise BadInput(
+            f"lm-eval {found} is installed, the suite {suite.name} expects {suite.harness}: scores of "
+            f"different versions do not compare; pip install lm-eval=={suite.harness}"
+        )
+
+
+def _code_permission(exec_: ExecConfig) -> tuple[Sandbox | str, str]:
+    """(a sandbox or a reason, the reason why programs are not run or "")."""
+    if not exec_.run_model_code:
+        return NO_CONSENT, NO_CONSENT
+    box = sandbox.available()
+    return box, box if isinstance(box, str) else ""
+
+
+def _run(job: Job, name: str, lm: Any) -> None:
+    """Evaluate one task and keep its samples and what lm-eval returned; the latter's file marks it as finished."""
+    from lm_eval.evaluator import evaluate
+
+    suite: SuiteConfig = job.config.suite
+    cfg, started = suite.tasks[name], time.time()
+    loaded = load_task(name, suite, job.exec.offline)
+    returned = evaluate(
+        lm=lm,
+        task_dict=loaded,
+        limit=suite.limit_of(name),
+        log_samples=True,
+        apply_chat_template=suite.chat_template,
+        fewshot_as_multiturn=suite.chat_template,
+        confirm_run_unsafe_code=cfg.runs_code,
+    )
+    rows = [row for leaf in loaded["tasks"] for row in item_rows(leaf, returned["samples"][leaf], cfg, lm)]
+    summary = summarise(name, cfg, suite, returned, rows, loaded)
+    summary["prompts_cut"] = prompts_cut(loaded, rows, lm)
+    summary["bos_tokens"] = int(loading.adds_bos(lm.tokenizer))  # of every prompt, as item_rows has made sure
+    raw = {key: value for key, value in returned.items() if key != "samples"}
+    write_atomic(job.folder / "samples" / f"{name}.parquet", parquet_bytes(rows))
+    shard = {
+        "summary": summary,
+        "raw": json.loads(json.dumps(raw, default=sample_file)),
+        "seconds": round(time.time() - started, 3),
+    }
+    write_json(_shard(job, name), shard)
+
+
+def _shard(job: Job, name: str) -> Path:
+    return job.work / f"{name}.json"
+
+
+def _finished(job: Job, name: str) -> dict[str, Any] | None:
+    if not _shard(job, name).is_file() or not (job.folder / "samples" / f"{name}.parquet").is_file():
+        return None
+    return json.loads(_shard(job, name).read_text())
+
+
+def _keep_earlier(job: Job) -> None:
+    """Turn the tasks of an earlier result in this folder into finished shards."""
+    results, raw = job.folder / "results.json", job.folder / "raw.json"
+    if not (results.is_file() and raw.is_file()):
+        return
+    tasks, returned = json.loads(results.read_text())["tasks"], json.loads(raw.read_text())
+    for name, summary in tasks.items():
+        if summary["status"] == DONE and name in returned and _finished(job, name) is None:
+            write_json(_shard(job, name), {"summary": summary, "raw": returned[name], "seconds": 0.0})
+
+
+def _assemble(job: Job, reasons: Mapping[str, str]) -> dict[str, Any]:
+    """Write results.json and raw.json from the finished tasks; returns the manifest's info."""
+    suite: SuiteConfig = job.config.suite
+    tasks, raw, seconds = {}, {}, {}
+    for name, cfg in suite.tasks.items():
+        shard = None if name in reasons else _finished(job, name)
+        if shard is None:
+            tasks[name] = {
+                "status": NOT_RUN,
+                "reason": reasons[name],
+                "metric": cfg.metric,
+                "filter": cfg.filter,
+                "value": None,
+                "stderr": None,
+                "n": 0,
+                "num_fewshot": cfg.num_fewshot,
+                "version": cfg.version,
+                "partial": False,
+                "partial_reasons": [],
+                "subtasks": {},
+                "beside": {},
+                "repo": cfg.repo,
+                "revision": None if suite.root else cfg.revision,
+            }
+        else:
+            tasks[name], raw[name], seconds[name] = shard["summary"], shard["raw"], shard["seconds"]
+    partial = sorted({f"{name}: {reason}" for name, task in tasks.items() for reason in task["partial_reasons"]})
+    write_json(job.folder / "raw.json", raw)
+    write_json(
+        job.folder / "results.json",
+        {
+            "schema": SCHEMA,
+            "backend": suite.backend,
+            "suite": suite.name,
+            "lm_eval": suite.harness,
+            "prompt": suite.prompt,
+            "chat_template": suite.chat_template,
+            "partial": bool(partial),
+            "partial_reasons": partial,
+            "tasks": tasks,
+            "categories": aggregate.categories({name: task["value"] for name, task in tasks.items()}),
+        },
+    )
+    counted = sum(task["n"] for task in tasks.values())
+    return {
+        "rows_in": counted,
+        "rows_out": counted,
+        "failed": [],
+        "seconds": seconds,
+        "not_run": dict(reasons),
+        "prompts_cut": {name: task.get("prompts_cut", 0) for name, task in tasks.items()},
+    }

@@ -1,0 +1,68 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from adg.errors import BadInput
+
+
+@dataclass(frozen=True)
+class FieldMap:
+    """Which field of a row holds what. ``None`` for ``input`` or ``output``: the rows have none.
+
+    ``messages`` names the field with the turns of a conversation; ``None`` finds "messages" or "conversations" in
+    rows that have no instruction field.
+    """
+
+    id: str = "id"
+    instruction: str = "instruction"
+    input: str | None = "input"
+    output: str | None = "output"
+    messages: str | None = None
+
+
+def _not_identity(default: Any) -> Any:
+    return field(default=default, metadata={"identity": False})
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Where a pool comes from and what is done with doubtful rows. Exactly one of ``path`` and ``hub`` is set."""
+
+    name: str = _not_identity("???")
+    path: str | None = _not_identity(None)  # a file; "mini:x.jsonl" is one of the embedded pools
+    format: str = "auto"  # auto | json | jsonl | parquet
+    hub: str | None = None  # id of a dataset repository
+    revision: str | None = None  # full commit hash of that repository
+    file: str | None = None  # one file in it; None loads the dataset through its own layout
+    split: str = "train"  # used when ``file`` is not set
+    sha256: str | None = None  # of the file; checked
+    fields: FieldMap = field(default_factory=FieldMap)
+    rows: int | None = None  # keep a seeded sample of that many rows; None keeps all
+    seed: int = 0  # of that sample
+    empty_instruction: str = "refuse"  # refuse | drop
+    empty_output: str = "keep"  # keep | drop | refuse
+    max_chars: int | None = None  # a row is over-long above this many characters in its three fields
+    over_long: str = "keep"  # keep | drop | refuse
+    expected_rows: int | None = _not_identity(None)  # rows of the source, before any are left out; checked
+    paper: str | None = _not_identity(None)  # name of the pool in the paper's figures
+
+    def __post_init__(self) -> None:
+        choices = {
+            "format": ("auto", "json", "jsonl", "parquet"),
+            "empty_instruction": ("refuse", "drop"),
+            "empty_output": ("keep", "drop", "refuse"),
+            "over_long": ("keep", "drop", "refuse"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise BadInput(f"pool.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        for name in ("rows", "max_chars", "expected_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadInput(f"pool.{name} is {value}; expected a number above 0, or null for no limit")
+        if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise BadInput(f"pool.sha256 is {self.sha256!r}; expected 64 lower-case hexadecimal digits, or null")

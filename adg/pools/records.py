@@ -1,0 +1,75 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adg.artifacts.artifact import Artifact
+from adg.artifacts.files import write_atomic
+
+COLUMNS = ("id", "instruction", "input", "output")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of a pool. ``input`` and ``output`` are "" when the row has none."""
+
+    id: int | str
+    instruction: str
+    input: str = ""
+    output: str = ""
+
+    @property
+    def key(self) -> str:
+        return key(self.id)
+
+
+def key(id: int | str) -> str:
+    """The id as text, unique over integers and strings: 12 -> ``12``, "12" -> ``"12"``."""
+    return json.dumps(id, ensure_ascii=False) if isinstance(id, str) else str(int(id))
+
+
+def from_key(text: str) -> int | str:
+    """The inverse of :func:`key`."""
+    return json.loads(text)
+
+
+def order(id: int | str) -> tuple[int, int, str]:
+    """Sort key of the canonical order: integers ascending, then strings by code point."""
+    return (1, 0, id) if isinstance(id, str) else (0, id, "")
+
+
+def load(artifact: Artifact) -> list[Record]:
+    """The pool's records in canonical order."""
+    return load_rows(artifact.file("records.parquet"))
+
+
+def load_original(artifact: Artifact) -> dict[str, dict[str, Any]]:
+    """Key -> the row as it came, with every field it had."""
+    lines = artifact.file("original.jsonl").read_bytes().splitlines()  # bytes: only line ends split
+    return {entry["id"]: entry["row"] for entry in map(json.loads, lines)}
+
+
+def load_rows(path: Path) -> list[Record]:
+    """Records of a file with the columns of ``records.parquet``, in the file's order."""
+    import pyarrow.parquet as pq
+
+    columns = pq.read_table(path, columns=list(COLUMNS)).to_pydict()
+    rows = zip(*(columns[name] for name in COLUMNS), strict=True)
+    return [Record(from_key(text), *rest) for text, *rest in rows]
+
+
+def save_rows(path: Path, records: Sequence[Record]) -> None:
+    """Write records, in the order given, as ``records.parquet`` holds them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"id": [r.key for r in records]} | {n: [getattr(r, n) for r in records] for n in COLUMNS[1:]}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), buffer)
+    write_atomic(path, buffer.getvalue())

@@ -1,0 +1,120 @@
+"""Scale-out over Ray Data: the shards of a stage spread over actors, one a GPU or several on CPUs.
+
+An actor loads the model once and writes each shard where the stage looks for it (the artifacts folder must be on a
+file system that all machines share), so a run that was cut short goes on with the shards that are missing, and the
+result does not depend on how many actors there were.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from adg import errors
+from adg.errors import BadInput, HarnessError
+from adg.execution import SECRET_NAMES, ExecConfig
+from adg.progress import progress
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Worker(Protocol):
+    """What an actor runs: made once with the arguments given to ``over_ray``, then called for every shard."""
+
+    def work(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Write the shard that ``row`` describes; returns figures about it (JSON types)."""
+        ...
+
+
+def over_ray(
+    rows: Sequence[dict[str, Any]], worker: str, arguments: tuple[Any, ...], exec_: ExecConfig, title: str
+) -> list[dict[str, Any]]:
+    """Call ``work(row)`` of a worker for every row (JSON types), in no particular order; returns what the calls gave.
+
+    ``worker`` is "module:class", imported by the actors and made with ``arguments``. Raises the worker's own error
+    where it is one a person can act on, and ``BadInput`` when Ray is not installed or the cluster has fewer GPUs or
+    cores than the actors need.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise BadInput(
+            f"engine.distributed=ray needs the package ray[data] ({error}); install it or use engine.distributed=none"
+        ) from error
+    mine = not ray.is_initialized()
+    if mine:
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS"),
+            include_dashboard=None if "RAY_ADDRESS" in os.environ else False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            runtime_env={"env_vars": environment()},
+        )
+    try:
+        gpus = 0 if exec_.device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
+        cores = int(ray.cluster_resources().get("CPU", 0))
+        each = exec_.tensor_parallel if gpus else 0
+        actors = exec_.actors or (max(1, gpus // each) if each else 1)
+        if actors * each > gpus or actors > cores:
+            raise BadInput(
+                f"exec.actors={actors} needs {actors * each} GPUs and {actors} cores, the cluster has {gpus} and "
+                f"{cores}; lower exec.actors or exec.tensor_parallel"
+            )
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        data = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows)).map(
+            _Actor,
+            fn_constructor_args=(worker, arguments),
+            num_gpus=each or None,
+            num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows))),
+        )
+        found = []
+        with progress(len(rows), title, unit="shards") as bar:
+            for row in data.iter_rows():
+                if row["error"]:
+                    raise getattr(errors, row["error"], HarnessError)(row["result"])
+                found.append(json.loads(row["result"]))
+                bar.update(1)
+        return found
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+class _Actor:
+    """Holds the worker. Its errors for a person travel as text: what Ray raises in their place has lost them."""
+
+    def __init__(self, worker: str, arguments: tuple[Any, ...]) -> None:
+        self.named, self.arguments = worker, arguments
+        self.worker: Worker | None = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if self.worker is None:
+                module, _, name = self.named.partition(":")
+                self.worker = getattr(importlib.import_module(module), name)(*self.arguments)
+            assert self.worker is not None
+            return {"error": "", "result": json.dumps(self.worker.work(json.loads(row["row"])))}
+        except HarnessError as error:
+            return {"error": type(error).__name__, "result": str(error)}
+
+
+def environment() -> dict[str, str]:
+    """What an actor's process needs to find this project and to compute as this process does.
+
+    Ray writes these into its logs, so no secret is among them; actors read local files only.
+    """
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("HF_", "OMP_", "TOKENIZERS_")) and not SECRET_NAMES.search(name)
+    }
+    return {**kept, "PYTHONPATH": path}

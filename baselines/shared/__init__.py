@@ -1,0 +1,1 @@
+"""What several selectors share: losses, vectors, annotations, pinned files."""

@@ -1,0 +1,123 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.report.table import TASKS, WORDS, Layout, Row, Table
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    if value is None:
+        return "–"
+    rounded = round(value, digits) + 0.0  # no "-0.00"
+    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
+
+
+def opening(table: Table) -> str:
+    """The line below the title: profile and, where cells were evaluated, how many."""
+    return f"Profile {table.profile}, {counts(table.rows)}." if table.has_scores else f"Profile {table.profile}."
+
+
+def counts(rows: Sequence[Row]) -> str:
+    states = ["done" if row.state == "done" else WORDS[row.state] for row in rows]
+    counted = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(["done", *states]) if s in states)
+    return f"{len(rows)} cell{'s' * (len(rows) != 1)}: {counted}" if rows else "no cells"
+
+
+def legend(found: Layout, brief: bool = False) -> list[str]:
+    """How to read the numbers; only what applies to this table. ``brief`` leaves out what a terminal does not show."""
+    suites = dict.fromkeys(
+        f"suite {row.results['suite']}, backend {row.results['backend']}" for row in found.table.rows if row.results
+    )
+    spread = not brief and any(value.stderr is not None for line in found.lines for value in line.values.values())
+    unit = "percent ± standard error over items" if spread else "percent"
+    lines = ["; ".join([unit, *suites]) + "."] if suites else []
+    shown = [value for line in found.lines for value in line.values.values()]
+    if not brief and any(value.interval for value in shown):
+        lines.append(
+            "[low, high]: 95 % bootstrap interval of the average over items; of one seed each, so that it "
+            "leaves training variance out."
+        )
+    if any(value.overlap for value in shown):
+        lines.append(
+            "overlap: items of the benchmark, those that are scored (test) and those for training or examples "
+            "(train), whose text stands in the cell's subset; nothing was removed."
+        )
+    if found.has_random:
+        lines.append("vs random: points of the average above the random row of the same backbone and pool.")
+    if found.has_paper:
+        source = f" ({found.table.source})" if found.table.source else ""
+        lines.append(f"paper: the published figure of the same cell{source}; vs paper only where nothing is partial.")
+    if found.partial:
+        lines.append("* partial, not the whole benchmark: " + "; ".join(found.partial) + ".")
+    if not brief and any(v.best for line in found.lines for v in line.values.values()):
+        lines.append("bold: highest of its backbone and pool.")
+    return lines
+
+
+def benchmarks(found: Layout) -> list[list[str]]:
+    """Task, shots, metric, filter, version and items, once for each way in which a task was run."""
+    seen: dict[tuple[str, ...], None] = {}
+    for line in found.lines:
+        for task, entry in (line.row.results or {"tasks": {}})["tasks"].items():
+            if entry.get("value") is not None:
+                seen[
+                    (
+                        TASKS.get(task, task),
+                        str(entry["num_fewshot"]),
+                        str(entry["metric"]),
+                        str(entry["filter"]),
+                        str(entry["version"]),
+                        str(entry["n"]),
+                    )
+                ] = None
+    order = {column.label: i for i, column in enumerate(found.columns)}
+    return [list(entry) for entry in sorted(seen, key=lambda entry: order[entry[0]])]
+
+
+BENCHMARK_HEAD = ("benchmark", "shots", "metric", "filter", "version", "items")
+
+
+def facts(found: Layout) -> tuple[list[str], list[list[str]]]:
+    """Seeds, what is known of each subset and the figures beside the table's; empty when nothing is known."""
+    keys = list(dict.fromkeys(key for line in found.lines for key in line.row.facts))
+    beside = list(
+        dict.fromkeys(
+            (c.key, name) for line in found.lines for c in found.columns for name, _ in line.values[c.key].beside
+        )
+    )
+    if not keys and not beside:
+        return [], []
+    head = [
+        "backbone",
+        "pool",
+        "selector",
+        "seeds",
+        *(key.replace("_", " ") for key in keys),
+        *(f"{TASKS.get(task, task)} {name}" for task, name in beside),
+    ]
+    body = []
+    for line in found.lines:
+        row = line.row
+        others = [dict(line.values[task].beside).get(name) for task, name in beside]
+        body.append(
+            [
+                row.backbone,
+                row.pool,
+                row.name,
+                plain_text(row.seeds),
+                *(plain_text(row.facts.get(key)) for key in keys),
+                *("missing" if other is None else f"{other:.2f}" for other in others),
+            ]
+        )
+    return head, body
+
+
+def plain_text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {v}" for k, v in value.items()) or "–"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "–" if value is None else str(value)

@@ -1,0 +1,100 @@
+"""The table of a sweep from its manifests alone:  python -m experiments.report profile=mini [experiment=layers]
+
+Writes table.md, table.csv, index.html and the analyses' figures and tables (CSV, SVG) under
+``runs/report/<profile>-<experiment>/`` and prints the table; a part of a study, or a study at other settings, has its
+overrides in the folder's name.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from adg import seeds
+from adg.artifacts.artifact import Artifact
+from adg.artifacts.store import Status, Store
+from adg.evaluation import samples, statistics
+from adg.evaluation.results import DONE
+from experiments import contamination
+from experiments.cells import Cell
+from experiments.report import published
+from experiments.report.table import Row
+from experiments.status import cell_status
+
+RESAMPLES = 2_000  # of an interval in a table
+
+
+# varied beside the same published figure
+SAME_FIGURE = {"seed", "preset", "finetune", "suite.backend", "engine", "pool.path", "backbone.path"}
+
+
+def row(cell: Cell, store: Store) -> Row:
+    """One row of the table; what is not there stays missing."""
+    c = cell.config
+    name = str(c.selector["name"])
+    role, status = cell_status(cell, store)
+    results = facts = interval = None
+    if status.state == "done":
+        artifact = store.find(cell.nodes["eval"])
+        assert artifact is not None
+        results = json.loads(artifact.file("results.json").read_text())
+        interval = average_interval(artifact, c.seed)
+    if c.experiment.untrained:
+        return _untrained(cell, role, status, results, interval)
+    if store.complete(cell.nodes["subset"]):
+        subset = store.find(cell.nodes["subset"])
+        facts = dict(subset.info) if subset else None
+    if cell.variant and not (c.experiment.name == "main" and set(cell.varied) <= SAME_FIGURE):
+        by = (c.selecting or c.backbone).paper
+        figure = published.analysis(c.experiment.name, c.backbone.paper, c.pool.paper, name, cell.swept, by)
+    else:
+        figure = published.figure(c.backbone.paper, c.pool.paper, name)
+    counted = contamination.counts(cell, store) if results else None
+    overlap = (
+        None
+        if counted is None
+        else {task: {kind: entry["overlap"] for kind, entry in kinds.items()} for task, kinds in counted.items()}
+    )
+    return Row(
+        backbone=c.backbone.name,
+        pool=c.pool.name,
+        selector=name,
+        variant=cell.variant,
+        interval=interval,
+        overlap=overlap,
+        state=status.state,
+        reason=f"{role}: {status.reason}" if status.reason else "",
+        results=results,
+        paper=figure,
+        facts=facts or {},
+        seeds={"seed": c.seed},
+    )
+
+
+def _untrained(cell: Cell, role: str, status: Status, results: Any, interval: tuple[float, float] | None) -> Row:
+    """The row of a model that is evaluated as it is; a published checkpoint stands beside the paper's ADG row."""
+    b = cell.config.backbone
+    return Row(
+        backbone=b.name,
+        pool=b.trained_on or "–",
+        selector="adg" if b.trained_on else "untrained",
+        variant="as published" if b.trained_on else cell.variant,
+        state=status.state,
+        reason=f"{role}: {status.reason}" if status.reason else "",
+        results=results,
+        interval=interval,
+        paper=published.figure(b.paper, b.trained_on, "adg"),
+    )
+
+
+def average_interval(artifact: Artifact, seed: int) -> tuple[float, float] | None:
+    """The bootstrap interval of an evaluation's average (fractions); None where a task of it was not measured."""
+    results = samples.results(artifact)
+    if results["categories"]["avg"] is None:
+        return None
+    tasks = {
+        task: samples.matrix([artifact], task) for task, entry in results["tasks"].items() if entry["status"] == DONE
+    }
+    draw = seeds.generator(seed, "report", artifact.fingerprint)
+    found = statistics.bootstrap_average(tasks, draw, RESAMPLES)
+    return None if found is None else (max(0.0, found.low), min(1.0, found.high))  # of few items it may reach beyond

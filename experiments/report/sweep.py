@@ -1,0 +1,38 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from adg.artifacts.store import Store
+from experiments.cells import Cell, report_folder
+from experiments.report import analyses, as_terminal, files, ledger, published
+from experiments.report.rows import row
+from experiments.report.table import Table
+
+
+def write(chosen: list[Cell], store: Store) -> str:
+    """Write the files; returns the table for a terminal and where they are."""
+    first = chosen[0].config
+    evaluated = first.experiment.last == "eval"
+    rows = [row(cell, store) for cell in chosen] if evaluated else []
+    notes = [
+        f"{b.name}: {b.statement}"
+        for b in {c.config.backbone.name: c.config.backbone for c in chosen}.values()
+        if b.statement
+    ]
+    notes += [note for note in dict.fromkeys(c.selector.note(c.nodes["backbone"]) for c in chosen) if note]
+    title = first.experiment.title or first.experiment.name
+    folder, what = report_folder(chosen, store)
+    if what:
+        title = f"{title} ({what})"
+    table = Table(
+        title=title,
+        profile=first.profile.name,
+        statement=first.profile.statement,
+        rows=rows,
+        notes=notes,
+        ledger=ledger.load(),
+        source=published.source(),
+        sections=analyses.sections(chosen, store, rows),
+    )
+    names = [path.name for path in files.write(table, folder)]
+    return f"{as_terminal.terminal(table)}\n\n{folder}/ holds {', '.join(names)}"

@@ -1,0 +1,74 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from adg import errors
+from adg.errors import BadInput
+
+LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target")
+CHOICES = {
+    "method": ("lora", "full"),
+    "precision": ("auto", "bf16", "fp32"),
+    "loss_on": ("response", "all"),
+    "no_response": ("drop", "refuse"),
+}
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Everything that decides what is learned. How it is split over memory and devices is ``exec``'s.
+
+    The defaults are the LoRA recipe; the released code trains all weights (conf/finetune/full.yaml).
+    """
+
+    name: str = field(default="lora", metadata={"identity": False})
+    method: str = "lora"  # lora | full
+    lora_rank: int = 64
+    lora_alpha: int = 128
+    lora_dropout: float = 0.05
+    lora_target: str = "all-linear"  # or module names, comma-separated
+    epochs: int = 3
+    batch_size: int = 64  # examples per optimizer step, whatever the number of devices
+    learning_rate: float = 1e-4
+    scheduler: str = "cosine"
+    warmup_ratio: float = 0.03  # share of all steps
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    optimizer: str = "adamw_torch"
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_length: int = 2048  # tokens of prompt and response together
+    precision: str = "auto"  # bf16 | fp32; auto = the backbone's own
+    loss_on: str = "response"  # response | all
+    packing: bool = False  # one example a sequence; True is refused
+    neftune_alpha: float | None = None  # noise on the embeddings; null = none
+    no_response: str = "drop"  # rows whose response was cut off entirely: drop (counted) | refuse
+    seed: int = 0
+    # These two change memory, time and what a kill costs, never the result.
+    gradient_checkpointing: bool = field(default=True, metadata={"identity": False})
+    save_steps: int = field(default=100, metadata={"identity": False})  # optimizer steps between checkpoints
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise BadInput(
+                    f"finetune.{name} is {value!r}{errors.nearest(str(value), list(allowed))}; "
+                    f"expected one of {', '.join(allowed)}"
+                )
+        for name in ("lora_rank", "lora_alpha", "epochs", "batch_size", "max_length", "save_steps"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"finetune.{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("lora_dropout", "warmup_ratio"):
+            if not 0 <= getattr(self, name) < 1:
+                raise BadInput(f"finetune.{name} is {getattr(self, name)}; expected a share in [0, 1)")
+        if not self.learning_rate > 0:
+            raise BadInput(f"finetune.learning_rate is {self.learning_rate}; expected a positive number")
+        if self.packing:
+            raise BadInput(
+                "finetune.packing is true; packed rows attend across examples without flash attention and "
+                "no recipe of the study packs: set finetune.packing=false"
+            )

@@ -1,0 +1,67 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from adg import errors
+from adg.artifacts.artifact import Job, plain
+from adg.artifacts.files import write_json
+from adg.errors import HarnessError
+from finetune.config import FinetuneConfig
+from finetune.trainer import layout
+
+HERE = Path(__file__).resolve().parent
+
+
+def launch(job: Job) -> dict[str, Any]:
+    """Run ``finetune/run.py`` under ``accelerate launch`` with one process per GPU and read back its ``info``.
+
+    LoRA runs data-parallel (ddp.yaml), full training sharded (fsdp.yaml).
+    """
+    cfg: FinetuneConfig = job.config.recipe
+    processes = job.exec.train_processes
+    layout(cfg.batch_size, processes, job.exec.train_micro_batch)
+    request, failure = job.work / "request.json", job.work / "failure.json"
+    failure.unlink(missing_ok=True)
+    write_json(
+        request,
+        {
+            "subset": str(job.inputs["subset"].path),
+            "backbone": str(job.inputs["backbone"].path),
+            "config": dataclasses.asdict(cfg),
+            "exec": plain(job.exec),
+            "folder": str(job.folder),
+            "managed": True,
+        },
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(HERE / "accelerate" / ("ddp.yaml" if cfg.method == "lora" else "fsdp.yaml")),
+        "--num_processes",
+        str(processes),
+        "--main_process_port",
+        "0",  # a free one: another cell may be trained beside this
+        str(HERE / "run.py"),
+        str(request),
+    ]
+    # The processes end when this pipe closes, so a kill of this one leaves no trainer behind that still writes.
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        code = process.wait()
+    if failure.is_file():
+        told = json.loads(failure.read_text())
+        raise getattr(errors, told["kind"])(told["reason"])
+    if code != 0:
+        raise HarnessError(
+            f"`accelerate launch` of {processes} training processes ended with code {code}; the "
+            f"reason stands above. Run the same command again to resume, or set exec.train_processes=1"
+        )
+    return json.loads((job.work / "info.json").read_text())

@@ -1,0 +1,189 @@
+"""Supervised fine-tuning: a subset and a backbone become an adapter (or a full model).
+
+The one module that imports TRL and PEFT. Tokens and labels are ours (``adg.prompts``); TRL gets them ready-made and
+every setting that matters explicitly, since its defaults differ from transformers' and move between releases.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from adg.artifacts.artifact import Artifact, Job
+from adg.artifacts.files import write_atomic, write_json
+from adg.backbones import loading
+from adg.errors import BadMeasurement, HarnessError
+from adg.pools import records
+from adg.seeds import preserved_generators
+from finetune.config import FinetuneConfig
+from finetune.examples import check_rows, tokenise
+from finetune.trainer import last_checkpoint, layout, make_trainer
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Train in this process (one of several under a launcher) and write the payload; returns ``info``.
+
+    A second call after a kill carries on from the last complete checkpoint and, on a CPU, ends with the same bytes.
+    With several processes only the first returns ``info``, and rows are repeated where they cannot share the last
+    batch of an epoch evenly.
+    """
+    import torch
+
+    cfg: FinetuneConfig = job.config.recipe
+    target = job.folder / ("adapter" if cfg.method == "lora" else "model")
+    done = job.work / "info.json"
+    if target.is_dir() and done.is_file():  # killed between the last rename and the manifest
+        return json.loads(done.read_text())
+
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    first = int(os.environ.get("RANK", "0")) == 0
+    split = layout(cfg.batch_size, processes, job.exec.train_micro_batch)
+    device = loading.device(job.exec)
+    backbone = job.inputs["backbone"]
+    own = "bf16" if loading.dtype_of(backbone) == "bfloat16" else "fp32"
+    precision = own if cfg.precision == "auto" else cfg.precision
+
+    tokenizer = loading.load_tokenizer(backbone)
+    subset = records.load_rows(job.inputs["subset"].file("records.parquet"))
+    examples = tokenise(tokenizer, subset, cfg)
+    check_rows(examples, len(subset), cfg, job.exec.max_failed)
+
+    # A changed split would not end with the same bytes: it starts over in a folder of its own.
+    folder = job.work / f"{device}-{precision}-{split}"
+    started = time.time()
+    cuda = device == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    # Full training keeps float32 weights under bf16 autocast; LoRA's frozen weights are bf16, its own float32.
+    weights = "bfloat16" if precision == "bf16" and cfg.method == "lora" else "float32"
+    model = loading.load_model(backbone, device if processes == 1 else "cpu", dtype=weights)
+    with preserved_generators(), _quiet():
+        trainer = make_trainer(cfg, split, precision, device, model, tokenizer, examples.rows, folder)
+        trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        checkpoint = last_checkpoint(folder) if processes == 1 or first else None
+        if processes > 1:
+            checkpoint = _agreed(trainer, checkpoint, folder)
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except torch.cuda.OutOfMemoryError as error:
+            raise HarnessError(
+                f"the GPU has too little memory for exec.train_micro_batch={split.micro_batch} (up to "
+                f"{cfg.max_length} tokens each); lower it, the effective batch of {cfg.batch_size} "
+                f"stays, or set finetune.gradient_checkpointing=true"
+            ) from error
+        staged = job.work / "final"
+        if first:
+            shutil.rmtree(staged, ignore_errors=True)
+        trainer.save_model(str(staged))  # every process takes part where weights are sharded
+    kept = ("step", "epoch", "loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy")
+    curve = [
+        {name: line[name] for name in kept if name in line} for line in trainer.state.log_history if "loss" in line
+    ]
+    sharing = trainer.accelerator.distributed_type.value  # NO, MULTI_GPU (data parallel), FSDP, ...
+    peak = torch.cuda.max_memory_allocated() if cuda else _process_peak()
+    del trainer, model
+    _release(cuda, processes)
+    if not any(line["learning_rate"] for line in curve):
+        raise BadMeasurement(
+            f"the learning rate was 0 at each of the {len(curve)} optimizer steps (the warm-up takes "
+            f"the first), so nothing was learned from {len(examples.rows)} rows; lower "
+            f"finetune.batch_size (now {cfg.batch_size}) or set finetune.warmup_ratio=0"
+        )
+    if not first:
+        return {}
+
+    info = {
+        "rows_in": len(subset),
+        "rows_out": len(examples.rows),
+        "rows_failed": len(examples.left_out),
+        "failed": examples.left_out[:20],
+        "steps": curve[-1]["step"],
+        "effective_batch": min(cfg.batch_size, len(examples.rows)),
+        "layout": {**dataclasses.asdict(split), "distributed": sharing},
+        "precision": precision,
+        "tokens_trained": examples.tokens * cfg.epochs,
+        "loss_tokens_trained": examples.loss_tokens * cfg.epochs,
+        "first_loss": curve[0]["loss"],
+        "final_loss": curve[-1]["loss"],
+        "trainable_parameters": trainable,
+        "resumed_at_step": 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]),
+        "seconds": round(time.time() - started, 3),  # of this process; a resumed run counts from the resume
+        "peak_memory_bytes": peak,
+        "peak_memory_of": "gpu" if cuda else "process",
+    }
+    _tidy(staged, cfg.method, backbone)
+    write_atomic(job.folder / "training.jsonl", "".join(json.dumps(line) + "\n" for line in curve).encode())
+    write_json(done, info)
+    shutil.rmtree(target, ignore_errors=True)
+    staged.rename(target)
+    return info
+
+
+def _agreed(trainer: Any, checkpoint: Path | None, folder: Path) -> Path | None:
+    """The first process's choice of checkpoint, known to all (it alone may delete half-written ones)."""
+    from accelerate.utils import broadcast_object_list
+
+    name = broadcast_object_list([None if checkpoint is None else checkpoint.name])[0]
+    return None if name is None else folder / name
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Errors only from transformers: it warns at every start that the configs take the tokenizer's special tokens."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _release(cuda: bool, processes: int) -> None:
+    """Give memory back, and let the next stage of this process choose its own device and precision."""
+    import torch
+    from accelerate.state import AcceleratorState, GradientState
+
+    gc.collect()
+    if cuda:
+        torch.cuda.empty_cache()
+    if processes == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+
+def _process_peak() -> int:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _tidy(folder: Path, method: str, backbone: Artifact) -> None:
+    """Leave only what loads the result: no pickle, no path of this machine, no order that changes between runs."""
+    if method == "lora":
+        for path in folder.iterdir():
+            if path.name not in ("adapter_config.json", "adapter_model.safetensors"):
+                path.unlink()
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        settings["base_model_name_or_path"] = f"{backbone.manifest['label']}-{backbone.fingerprint[:16]}"
+        settings["target_modules"] = sorted(settings["target_modules"])
+        (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    else:
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        config = json.loads((folder / "config.json").read_text())
+        config.pop("_name_or_path", None)
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    for path in folder.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())

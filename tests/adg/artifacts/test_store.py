@@ -1,0 +1,224 @@
+"""The artifact store: identity, completeness, resuming, tampering, locks, failures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from adg.artifacts.artifact import Job, Node, Stage, canonical, plain
+from adg.artifacts.store import Status, Store
+from adg.errors import HarnessError, NotRunnable
+
+CALLS: list[str] = []
+
+
+@dataclass(frozen=True)
+class Toy:
+    word: str = "a"
+    times: int = 2
+    note: str = field(default="", metadata={"identity": False})
+
+
+def write_words(job: Job) -> dict:
+    CALLS.append(job.node.label)
+    (job.work / "shard").write_text("kept for a resume")
+    parents = "".join(a.file("words.txt").read_text() for _, a in sorted(job.inputs.items()))
+    (job.folder / "words.txt").write_text(parents + job.config.word * job.config.times)
+    return {"rows_out": job.config.times}
+
+
+def fails(job: Job) -> dict:
+    CALLS.append(job.node.label)
+    raise ValueError("no such measurement")
+
+
+def cannot(job: Job) -> dict:
+    raise NotRunnable("needs a checkpoint")
+
+
+WORDS = Stage("words", 1, f"{__name__}:write_words")
+FAILS = Stage("fails", 1, f"{__name__}:fails")
+CANNOT = Stage("cannot", 1, f"{__name__}:cannot")
+
+
+def local_runner(node: Node, folder: Path, inputs, exec_) -> dict:
+    return globals()[node.stage.builder.split(":")[1]](Job(node, folder, inputs, exec_))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    CALLS.clear()
+    return Store(tmp_path / "runs", runner=local_runner)
+
+
+def chain(word: str = "a") -> tuple[Node, Node]:
+    first = Node(WORDS, "first", Toy(word))
+    return first, Node(WORDS, "second", Toy("b"), {"above": first})
+
+
+def test_builds_once_and_in_order(store: Store) -> None:
+    first, second = chain()
+    assert store.ensure(second).file("words.txt").read_text() == "aabb"
+    assert store.ensure(second).info == {"rows_out": 2}
+    assert CALLS == ["first", "second"]
+    assert not (store.path(first) / "work").exists()
+
+
+def test_identity_covers_every_field_but_those_marked(store: Store) -> None:
+    first, second = chain()
+    assert Node(WORDS, "other label", Toy()).fingerprint == first.fingerprint
+    assert Node(WORDS, "first", Toy(note="how")).fingerprint == first.fingerprint
+    assert Node(WORDS, "first", Toy(times=3)).fingerprint != first.fingerprint
+    assert Node(dataclasses.replace(WORDS, version=2), "first", Toy()).fingerprint != first.fingerprint
+    assert chain("z")[1].fingerprint != second.fingerprint, "a changed input changes what depends on it"
+
+
+def test_only_what_changed_runs_again(store: Store) -> None:
+    first, second = chain()
+    store.ensure(second)
+    CALLS.clear()
+    store.ensure(Node(WORDS, "third", Toy("c"), {"above": first}))
+    assert CALLS == ["third"]
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), {1, 2}, lambda: 0, Path("x")])
+def test_values_without_a_stable_form_are_refused(value: object) -> None:
+    with pytest.raises(TypeError, match="no stable identity"):
+        plain({"x": value})
+
+
+def test_canonical_form_does_not_depend_on_key_order() -> None:
+    assert canonical({"b": 1, "a": (1, 2)}) == canonical({"a": [1, 2], "b": 1}) == '{"a":[1,2],"b":1}'
+
+
+def test_a_deleted_folder_is_a_plain_miss(store: Store) -> None:
+    import shutil
+
+    first, second = chain()
+    store.ensure(second)
+    shutil.rmtree(store.path(first))
+    CALLS.clear()
+    assert store.ensure(second)
+    assert CALLS == [], "what depends on it is complete and is not built again"
+    store.ensure(first)
+    assert CALLS == ["first"]
+
+
+@pytest.mark.parametrize("damage", ["change", "remove"])
+def test_a_tampered_payload_is_refused(store: Store, damage: str) -> None:
+    first, second = chain()
+    store.ensure(first)
+    target = store.path(first) / "words.txt"
+    target.write_text("ax") if damage == "change" else target.unlink()
+    with pytest.raises(HarnessError, match=r"words\.txt .*run the same command again"):
+        Store(store.root, runner=local_runner).ensure(second)
+
+
+def test_a_foreign_folder_under_the_same_name_is_refused(store: Store) -> None:
+    first, _ = chain()
+    store.ensure(first)
+    manifest = store.path(first) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "fingerprint": "0" * 64}))
+    with pytest.raises(HarnessError, match="belongs to"):
+        store.find(first)
+
+
+def test_a_failure_is_kept_and_not_tried_twice_in_a_process(store: Store) -> None:
+    broken = Node(FAILS, "broken", Toy())
+    above = Node(WORDS, "above", Toy(), {"in": broken})
+    for _ in range(2):
+        with pytest.raises(HarnessError, match="ValueError: no such measurement"):
+            store.ensure(above)
+    assert CALLS == ["broken"]
+    kept = json.loads((store.partial(broken) / "failed.json").read_text())
+    assert kept["state"] == "failed" and "Traceback" in kept["traceback"]
+    assert store.status(broken).state == "failed"
+    assert store.status(above).state == "upstream-failed" and "no such" in store.status(above).reason
+    with pytest.raises(HarnessError):  # a new process tries again
+        Store(store.root, runner=local_runner).ensure(above)
+    assert CALLS == ["broken", "broken"]
+
+
+def test_not_runnable_is_not_a_failure(store: Store) -> None:
+    node = Node(CANNOT, "cannot", Toy())
+    with pytest.raises(NotRunnable):
+        store.ensure(node)
+    assert store.status(node) == Status("not-run", "needs a checkpoint", store.partial(node))
+    assert store.status(Node(WORDS, "above", Toy(), {"in": node})).state == "not-run"
+
+
+def test_a_stage_that_writes_nothing_is_refused(store: Store) -> None:
+    store.runner = lambda *_: {}
+    with pytest.raises(HarnessError, match="wrote no file"):
+        store.ensure(chain()[0])
+
+
+def test_killed_between_manifest_and_rename_is_adopted(store: Store) -> None:
+    first, _ = chain()
+    store.ensure(first)
+    store.path(first).rename(store.partial(first))
+    CALLS.clear()
+    assert Store(store.root, runner=local_runner).ensure(first).file("words.txt").read_text() == "aa"
+    assert CALLS == []
+
+
+def test_two_processes_build_one_artifact_once(tmp_path: Path, root: Path) -> None:
+    module = tmp_path / "toy_stage.py"
+    module.write_text(
+        textwrap.dedent("""
+        import os, sys, time
+        from adg.artifacts.artifact import Node, Stage
+        from adg.artifacts.store import Store
+        def build(job):
+            with open(sys.argv[1] + "/calls", "a") as f:
+                f.write("x")
+            time.sleep(1)
+            (job.folder / "out").write_text("done")
+            return {}
+        if __name__ == "__main__":
+            Store(sys.argv[1] + "/runs").ensure(Node(Stage("toy", 1, "toy_stage:build"), "one", {}))
+    """)
+    )
+    env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
+    both = [subprocess.Popen([sys.executable, str(module), str(tmp_path)], env=env) for _ in range(2)]
+    assert [p.wait(timeout=60) for p in both] == [0, 0]
+    assert (tmp_path / "calls").read_text() == "x"
+
+
+def test_status_sees_a_running_build_and_a_killed_one(tmp_path: Path, root: Path) -> None:
+    module = tmp_path / "toy_stage.py"
+    module.write_text(
+        textwrap.dedent("""
+        import sys, time
+        from adg.artifacts.artifact import Node, Stage
+        from adg.artifacts.store import Store
+        NODE = Node(Stage("toy", 1, "toy_stage:build"), "one", {})
+        def build(job):
+            (job.work / "started").write_text("")
+            time.sleep(60)
+        if __name__ == "__main__":
+            Store(sys.argv[1] + "/runs").ensure(NODE)
+    """)
+    )
+    env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
+    process = subprocess.Popen([sys.executable, str(module), str(tmp_path)], env=env)
+    node, store = Node(Stage("toy", 1, "toy_stage:build"), "one", {}), Store(tmp_path / "runs")
+    deadline = time.time() + 30
+    while not (store.partial(node) / "work" / "started").exists():
+        assert time.time() < deadline
+        time.sleep(0.05)
+    assert store.status(node).state == "running"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert store.status(node).state == "partial"

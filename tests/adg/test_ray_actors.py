@@ -1,0 +1,150 @@
+"""Sampling and scoring over Ray Data with real actors on CPUs: the same selection whatever their number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adg import ray_actors
+from adg.artifacts.artifact import WORK
+from adg.artifacts.store import Store
+from adg.errors import BadInput, BadMeasurement
+from adg.execution import ExecConfig
+from experiments import cells
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("ray")
+
+
+WORKER = """
+from pathlib import Path
+from adg.errors import BadMeasurement
+
+class Doubles:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def work(self, row):
+        if row["n"] == 13:
+            raise BadMeasurement("13 brings bad luck; ask for another number")
+        Path(row["path"]).write_text(str(self.factor * row["n"]))
+        return {"n": row["n"]}
+"""
+HERE = ExecConfig(device="cpu", distributed="ray", actors=2)
+
+
+def command(tmp_path: Path, runs: Path, actors: int) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "experiments.select",
+        "pool=local",
+        f"pool.path={tmp_path / 'my.jsonl'}",
+        "selector=adg",
+        "backbone=tiny_random",
+        "budget=12",
+        f"out={runs}.jsonl",
+        "sampling.max_new_tokens=4",
+        "engine.distributed=ray",
+        "engine.batch_size=4",
+        f"exec.actors={actors}",
+        f"exec.runs={runs}",
+    ]
+
+
+def digests(runs: Path) -> dict[str, str]:
+    names = ("answers.parquet", "grams.npy", "instructions.npy", "subset.jsonl", "scores.jsonl")
+    return {
+        p.relative_to(runs).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for name in names
+        for p in runs.glob(f"*/*/{name}")
+    }
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """150 records: two shards of scoring, many batches of sampling."""
+    rows = [{"id": i, "instruction": f"Name {i + 2} birds.", "output": "sparrow " * (i % 7 + 1)} for i in range(150)]
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Ray cluster on this machine for the tests that call from this process; its workers can import WORKER."""
+    import ray
+
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "doubles.py").write_text(WORKER)
+    paths = {"PYTHONPATH": f"{ray_actors.environment()['PYTHONPATH']}{os.pathsep}{folder}"}
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        runtime_env={"env_vars": {**ray_actors.environment(), **paths}},
+    )
+    yield folder
+    ray.shutdown()
+
+
+def test_every_row_is_worked_on_once(cluster: Path, tmp_path: Path) -> None:
+    rows = [{"n": n, "path": str(tmp_path / f"{n}")} for n in range(7)]
+    done = ray_actors.over_ray(rows, "doubles:Doubles", (2,), HERE, "test")
+    assert sorted(row["n"] for row in done) == list(range(7))
+    assert [(tmp_path / f"{n}").read_text() for n in range(7)] == [str(2 * n) for n in range(7)]
+
+
+def test_the_workers_own_error_is_what_a_person_sees(cluster: Path, tmp_path: Path) -> None:
+    rows = [{"n": n, "path": str(tmp_path / f"{n}")} for n in (1, 13)]
+    with pytest.raises(BadMeasurement, match="13 brings bad luck"):
+        ray_actors.over_ray(rows, "doubles:Doubles", (2,), HERE, "test")
+    with pytest.raises(BadInput, match=r"exec\.actors=999"):
+        ray_actors.over_ray(rows, "doubles:Doubles", (2,), ExecConfig(device="cpu", actors=999), "test")
+
+
+@pytest.mark.timeout(1500)
+def test_one_and_two_actors_and_a_run_cut_short_choose_the_same(cluster: Path, root: Path, pool: Path) -> None:
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    one, two = pool / "one", pool / "two"
+    first = cells.cells([*command(pool, one, 1)[3:], "profile=own"])[0]
+    store = Store(one, first.config.exec)
+    store.ensure(first.nodes["subset"])
+    process = subprocess.Popen(
+        command(pool, two, 2),
+        cwd=root,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.time() + 600
+    while len(list(two.glob(f"answers/*.partial/{WORK}/*.parquet"))) < 3 and process.poll() is None:
+        assert time.time() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = len(list(two.glob(f"answers/*.partial/{WORK}/*.parquet")))
+    done = subprocess.run(command(pool, two, 2), cwd=root, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert digests(one) == digests(two) and len(digests(one)) == 5
+    (manifest,) = two.glob("answers/*/manifest.json")
+    found = json.loads(manifest.read_text())
+    assert found["info"]["resumed_batches"] >= kept > 0
+    assert (found["exec"]["distributed"], found["exec"]["actors"]) == ("ray", 2)
+
+
+def test_no_secret_goes_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    kept = ray_actors.environment()
+    assert kept["HF_HUB_OFFLINE"] == "1" and "hf_secret" not in str(kept)

@@ -1,0 +1,51 @@
+"""The benchmarks run: what they measure is not tested, only that they measure and say so when they cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run(root: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, f"bench/{script}.py", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def test_without_a_gpu_the_benchmark_says_so(root: Path) -> None:
+    done = run(root, "bench_gpu")
+    assert done.returncode == 1 and "sees no GPU" in done.stdout and "--tiny" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_the_gpu_benchmark_on_a_tiny_model(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    done = run(root, "bench_gpu", "--tiny", "--repeats", "1", "--records", "4", "--out", str(out))
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["shape"] == "tiny" and found["scoring"]["answers_per_second"] > 0
+    assert 0 < found["scoring"]["share_of_peak"] < 1 and found["sampling"]["tokens"] > 0
+    assert found["scoring"]["largest_gram_difference"] < 1e-5
+    assert not out.exists(), "figures of a tiny model are not kept for the plan"
+
+
+def test_the_memory_benchmark_on_small_pools(root: Path) -> None:
+    done = run(root, "bench_memory", "--records", "40", "160")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert [run_["records"] for run_ in found["runs"]] == [40, 160]
+    assert all(run_["peak_mib"] >= run_["peak_before_mib"] > 0 for run_ in found["runs"])
+
+
+def test_lm_evals_own_command_line_gives_the_same_scores(root: Path) -> None:
+    done = run(root, "bench_evaluation", "--backbone", "tiny_random", "--limit", "1", "--new-tokens", "4")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["items"] == 6 and found["different_prompts"] == found["different_scores"] == []
