@@ -1,4 +1,4 @@
-"""TODO"""
+"""Texts of many lengths in batches of similar length, so that little is padded. No part of identity."""
 
 from __future__ import annotations
 

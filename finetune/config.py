@@ -1,4 +1,7 @@
-"""TODO"""
+"""What may be set for fine-tuning.
+
+Identity: every field that the kind of training reads. How a step is split over memory and devices is ``exec``'s.
+"""
 
 from __future__ import annotations
 

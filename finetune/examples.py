@@ -1,4 +1,4 @@
-"""TODO"""
+"""A subset becomes token ids and labels: the prompt carries no loss, the response and its end do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Training in several processes: ``finetune/run.py`` under ``accelerate launch``. No part of identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""A request file for ``finetune/run.py``: checked, then trained as a job of the adapter stage."""
 
 from __future__ import annotations
 

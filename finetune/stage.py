@@ -1,4 +1,7 @@
-"""TODO"""
+"""The adapter stage: a backbone trained on a subset.
+
+Identity: ``FinetuneConfig`` without what full training does not read, and the hash of the prompt template.
+"""
 
 from __future__ import annotations
 

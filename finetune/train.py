@@ -1,7 +1,7 @@
 """Supervised fine-tuning: a subset and a backbone become an adapter (or a full model).
 
-The one module that imports TRL and PEFT. Tokens and labels are ours (``adg.prompts``); TRL gets them ready-made and
-every setting that matters explicitly, since its defaults differ from transformers' and move between releases.
+Tokens and labels are ours (``adg.prompts``); ``trainer.py`` hands them to TRL. A killed training goes on from its
+last complete checkpoint.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""TODO"""
+"""The one module that imports TRL and PEFT: every setting that matters is passed, since their defaults move.
+
+How a batch is split into micro-batches and processes is no part of identity; the effective batch is.
+"""
 
 from __future__ import annotations
 

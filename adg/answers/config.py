@@ -1,4 +1,7 @@
-"""TODO"""
+"""What may be set for sampled answers, and what an engine is: settings in, answers out.
+
+Identity: every field but those marked otherwise; settings of vLLM count only where vLLM samples.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TODO"""
+"""Sampling with transformers: prompts and their keys and values once for K answers, tokens drawn by a seed per batch.
+
+Nothing here is configured but by ``SamplingConfig``; micro-batches and devices (``exec``) are no part of identity.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TODO"""
+"""vLLM in this process: how it is started, made repeatable and shut down; sampling and log-probabilities with it.
+
+The only module that starts vLLM for answers and losses. The engine's name is part of identity, its devices are not.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""TODO"""
+"""What an artifact is: ``Stage`` and ``Node`` name it before it exists, ``Job`` builds it, ``Artifact`` is the result.
+
+Identity: the stage's name and version, the config (but for fields marked ``identity: False``) and the inputs'
+fingerprints. The module of a builder, labels and how a stage is run do not count.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Files written whole or not at all, their digests, and strict JSON. No part of identity."""
 
 from __future__ import annotations
 

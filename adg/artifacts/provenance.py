@@ -1,4 +1,4 @@
-"""TODO"""
+"""What a manifest records beside identity: versions of libraries, the commit of the code, the machine."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Typed artifacts on disk: what identifies them, when they are complete, who may build them.
+"""The folder of artifacts: found by fingerprint, built once, locked while they are built.
 
-A ``Node`` names an artifact before it exists: a stage, its config and the nodes it reads. Its fingerprint is
-known without running anything, so planning, resuming and sharing between cells are all look-ups.
-An artifact is one folder whose ``manifest.json`` is written last: its presence means "complete".
+An artifact is one folder whose ``manifest.json`` is written last: its presence means "complete". Nothing here bears
+identity (see ``artifact.py``).
 """
 
 from __future__ import annotations

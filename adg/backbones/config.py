@@ -1,4 +1,7 @@
-"""TODO"""
+"""What may be set for a backbone.
+
+What identifies it is worked out in ``stage.py``: where it comes from, its content and its dtype; never its name.
+"""
 
 from __future__ import annotations
 

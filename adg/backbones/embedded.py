@@ -1,4 +1,7 @@
-"""TODO"""
+"""The embedded backbones: what each is made from and how it is written as an ordinary model folder.
+
+Identity: what a builder's ``origin`` says (the package's file by version and digest, or the text that is trained on).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TODO"""
+"""A backbone's folder becomes a tokenizer and a model in memory, one way for every stage.
+
+Padding, end and beginning of text are decided here. Nothing here bears identity.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Backbones: which language model is used, where it comes from, and how its tokenizer and weights are loaded.
+"""The backbone stage: which language model is used and where it comes from; embedded ones are written here.
 
-The only module that turns a backbone's config into a model in memory; every stage gets tokenizer, padding, end of
-text and beginning of text from here, so that all of them agree.
+Identity: see ``node``. Loading into memory is ``loading.py``.
 """
 
 from __future__ import annotations

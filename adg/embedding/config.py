@@ -1,4 +1,7 @@
-"""TODO"""
+"""What may be set for the embedding of answers and for the bins.
+
+Identity: every field but those marked otherwise, and the hash of the prompt template.
+"""
 
 from __future__ import annotations
 

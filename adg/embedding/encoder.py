@@ -1,4 +1,7 @@
-"""TODO"""
+"""Hidden states pooled: texts run through the blocks that are needed, each window's weighted mean kept.
+
+Batches, blocks of tokens and shared beginnings change rounding at most and are no part of identity.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TODO"""
+"""Which tokens of a text are pooled, and with what weight.
+
+The rule is part of the stage: changing it means a new version of ``grams``.
+"""
 
 from __future__ import annotations
 

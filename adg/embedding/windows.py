@@ -1,4 +1,7 @@
-"""TODO"""
+"""Layer windows: which hidden states of a model are averaged, from the words that declare them.
+
+The words are identity (``EmbeddingConfig.windows``); the blocks that they mean depend on the model.
+"""
 
 from __future__ import annotations
 

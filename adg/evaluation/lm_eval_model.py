@@ -1,4 +1,7 @@
-"""TODO"""
+"""The model as lm-eval wants it: transformers or vLLM, with the adapter beside the weights or merged into them.
+
+Which of them runs, and the precision, stand in the suite and are identity; batch sizes and devices are not.
+"""
 
 from __future__ import annotations
 

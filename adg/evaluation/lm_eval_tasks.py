@@ -1,4 +1,7 @@
-"""TODO"""
+"""lm-eval's tasks loaded, pinned and checked against the suite: data, revision, shots, metric, prompt.
+
+Nothing here bears identity: what is expected stands in ``SuiteConfig``, and what differs from it is refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TODO"""
+"""Text that two sets of texts share: runs of words, whole questions, near duplicates; numpy only, no model.
+
+Identity: every field of ``ContaminationConfig``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TODO"""
+"""From lm-eval's items to ``results.json`` and the tables of samples: every figure is computed again and compared.
+
+Nothing here bears identity; ``SCHEMA`` names the layout of the file.
+"""
 
 from __future__ import annotations
 

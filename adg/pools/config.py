@@ -1,4 +1,7 @@
-"""TODO"""
+"""What may be set for a pool: where it comes from, which field holds what, what is done with doubtful rows.
+
+Identity: the source's digest or pinned revision and every field that is not marked otherwise; not the path.
+"""
 
 from __future__ import annotations
 

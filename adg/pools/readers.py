@@ -1,4 +1,7 @@
-"""TODO"""
+"""Raw rows out of files and data sets of the hub, each with its line, and what could not be read.
+
+Nothing here bears identity: the digest of what was read does.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TODO"""
+"""A record, its key, the canonical order, and the tables that hold records on disk.
+
+A record's key is what everything later is joined by; its position never counts.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TODO"""
+"""Raw rows become records: a chat its first instruction and answer, every field text, every id distinct.
+
+All problems are listed in one message. The rules belong to the stage: changing one means a new version of ``pool``.
+"""
 
 from __future__ import annotations
 

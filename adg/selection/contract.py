@@ -1,4 +1,7 @@
-"""TODO"""
+"""The contract of selectors: what they read, what they return, and the checks that none can skip.
+
+Identity: a selector's name, version and options.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Quotas: how a budget is shared among bins, and which rows of a bin fill it. Pure functions, no part of identity."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Choosing a subset: the contract every selector meets, the checks no selector can skip, and the quota rules.
+"""The stages of the choice: ``scores`` (a score or a reason for every record) and ``subset`` (the rows, in order).
 
-A selector gives every record of the pool a score or a reason why it has none, then chooses row indices for a
-budget. Everything else (order, ties, exact budget, the tables on disk) is done here, once for all.
+Order, ties, the exact budget and the tables on disk are handled here, once for all selectors (``contract.py``).
+Identity: the selector's name, version and options, the seed where it draws, and the budget of a subset.
 """
 
 from __future__ import annotations

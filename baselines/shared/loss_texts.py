@@ -1,4 +1,7 @@
-"""TODO"""
+"""The texts whose losses are compared: a response after its prompt, and alone.
+
+Identity: ``LossesConfig`` and the hash of the prompt's own words.
+"""
 
 from __future__ import annotations
 

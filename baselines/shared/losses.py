@@ -1,9 +1,8 @@
-"""The one scorer of response losses: how a record becomes two texts, and their mean loss under a language model.
+"""The losses stage: mean loss of every response after its prompt and alone, under a language model.
 
-IFD, SuperFiltering and perplexity are ratios and powers of the same two numbers: the mean negative log-likelihood
-(natural log) of a response after its prompt, and alone. They are an artifact of their own, shared by all of them.
-Selectors that need more of the model (a loss for each token, a rating, the prompt's vector) build their own artifact
-on the same scorer: ``by_scorer`` names it, ``Reader`` opens what it reads, ``shards`` makes it resumable.
+IFD, SuperFiltering and perplexity are ratios and powers of these two numbers (negative log-likelihood, natural log),
+so they share one artifact. Selectors that need more of the model build their own on the same scorer
+(``scorer_stage.py``). Identity: the texts (``loss_texts.py``) and the model that scores.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""TODO"""
+"""Losses of texts under a language model, by transformers or by vLLM's log-probabilities.
+
+Batches change rounding at most and are no part of identity; the engine and dtype are, in the stages that use it.
+"""
 
 from __future__ import annotations
 

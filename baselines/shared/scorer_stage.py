@@ -1,4 +1,7 @@
-"""TODO"""
+"""What every stage that reads a pool with a language model shares: its node, its batches kept as shards, its failures.
+
+Identity: how texts are made (``LossesConfig``), the prompt's words and the model that scores.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Sentence vectors by a transformers model, in shards that a killed run finds again. No part of identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""TODO"""
+"""The table of a sweep from its manifests alone:  python -m experiments.report profile=mini [experiment=layers]
+
+Writes table.md, table.csv, index.html and the analyses' figures and tables (CSV, SVG) under
+``runs/report/<profile>-<experiment>/`` and prints the table; a part of a study, or a study at other settings, has its
+overrides in the folder's name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The table as CSV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The table as Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The table as text of a fixed width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The files of a report: table, page, and each analysis as CSV and SVG."""
 
 from __future__ import annotations
 

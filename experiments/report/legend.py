@@ -1,4 +1,4 @@
-"""TODO"""
+"""The words around a table: what its columns and marks mean, how benchmarks were run, what is known of subsets."""
 
 from __future__ import annotations
 

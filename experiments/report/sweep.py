@@ -1,4 +1,4 @@
-"""TODO"""
+"""The report of the cells that a command names: rows, notes, sections, deviations, files."""
 
 from __future__ import annotations
 

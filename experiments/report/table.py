@@ -1,4 +1,4 @@
-"""The results table as Markdown, CSV, HTML and terminal text, from plain data and nothing else.
+"""The results table as data: rows, columns, averages, differences, footnotes; written by the ``as_*`` modules.
 
 A value that was not measured is printed as the word that says why, never as a number: "missing", "failed",
 "running" or "not run", the reason in a footnote. Scores are fractions on the way in and percent on the way out.
