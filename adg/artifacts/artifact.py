@@ -20,17 +20,17 @@ from adg.errors import HarnessError
 
 SCHEMA = "adg-artifact/1"
 WORK = "work"  # sub-folder of a folder being built that holds what only a resume needs
+UNLESS_DEFAULT = "unless default"  # metadata "identity" of an option that came later than artifacts without it
 
 
 def plain(value: Any) -> Any:
     """``value`` as JSON types; raises ``TypeError`` on anything without a stable form.
 
-    Dataclass fields with ``metadata={"identity": False}`` are left out.
+    Dataclass fields with ``metadata={"identity": False}`` are left out, and those with ``{"identity": UNLESS_DEFAULT}``
+    where they hold their default: an option that is added so leaves the identity of everything made before it alone.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.metadata.get("identity", True)
-        }
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if _is_identity(f, value)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -42,6 +42,11 @@ def plain(value: Any) -> Any:
             raise TypeError(f"{value} has no stable identity")
         return value
     raise TypeError(f"{type(value).__name__} {value!r} has no stable identity")
+
+
+def _is_identity(field: dataclasses.Field[Any], owner: Any) -> bool:
+    rule = field.metadata.get("identity", True)
+    return bool(rule) and (rule != UNLESS_DEFAULT or getattr(owner, field.name) != field.default)
 
 
 def canonical(value: Any) -> str:

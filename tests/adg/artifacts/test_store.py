@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from adg.artifacts.artifact import Job, Node, Stage, canonical, plain
+from adg.artifacts.artifact import UNLESS_DEFAULT, Job, Node, Stage, canonical, plain
 from adg.artifacts.store import Status, Store
 from adg.errors import HarnessError, NotRunnable
 
@@ -51,6 +51,13 @@ FAILS = Stage("fails", 1, f"{__name__}:fails")
 CANNOT = Stage("cannot", 1, f"{__name__}:cannot")
 
 
+@dataclass(frozen=True)
+class Grown(Toy):
+    """``Toy`` after an option was added."""
+
+    loud: bool = field(default=False, metadata={"identity": UNLESS_DEFAULT})
+
+
 def local_runner(node: Node, folder: Path, inputs, exec_) -> dict:
     return globals()[node.stage.builder.split(":")[1]](Job(node, folder, inputs, exec_))
 
@@ -72,6 +79,11 @@ def test_builds_once_and_in_order(store: Store) -> None:
     assert store.ensure(second).info == {"rows_out": 2}
     assert CALLS == ["first", "second"]
     assert not (store.path(first) / "work").exists()
+
+
+def test_an_option_that_came_later_changes_identity_only_where_it_is_used() -> None:
+    assert canonical(Grown("b")) == canonical(Toy("b"))
+    assert plain(Grown("b", loud=True)) == {"word": "b", "times": 2, "loud": True}
 
 
 def test_identity_covers_every_field_but_those_marked(store: Store) -> None:
