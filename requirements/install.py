@@ -1,4 +1,4 @@
-"""Set up ``.venv`` from the full lock: vLLM's CUDA build where an NVIDIA GPU is present, its CPU build otherwise.
+"""Set up ``.venv`` from the locks: vLLM's CUDA build where an NVIDIA GPU is present, its CPU build otherwise.
 
 Run by ``make setup`` with the system's Python 3.11; needs nothing but pip. Done once: a stamp holds the build and the
 digest of what was installed, so a second call returns at once and a changed lock installs again. The build of an
@@ -21,8 +21,15 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "installed.txt"
 
 
-def run(*command: str | Path) -> None:
-    subprocess.run([str(part) for part in command], check=True)
+def run(*command: str | Path, needed: bool = True) -> bool:
+    """Run a command; stop where it fails, or give False where ``needed`` is false and the index lists no such file."""
+    done = subprocess.run([str(part) for part in command], stderr=subprocess.PIPE, text=True)
+    if not needed and "No matching distribution found" in done.stderr:
+        return False
+    sys.stderr.write(done.stderr)
+    if done.returncode:
+        sys.exit(f"failed with exit status {done.returncode}: {' '.join(str(part) for part in command)}")
+    return True
 
 
 def gpu_present() -> bool:
@@ -32,10 +39,19 @@ def gpu_present() -> bool:
     return done.returncode == 0 and "GPU" in done.stdout
 
 
-def torch_is_cuda_build(python: Path) -> bool:
-    """Whether the installed torch wheel asks for CUDA runtime packages (it then needs them even to be imported)."""
-    code = "from importlib.metadata import requires; print('nvidia' in ' '.join(requires('torch') or []))"
-    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "True"
+def pip(python: Path, *arguments: str | Path, needed: bool = True) -> bool:
+    """Install into the environment, resolving nothing: the locks are complete.
+
+    Three packages that vLLM names but text models do not need (torchvision, torchaudio, torchcodec) must stay out, as
+    their default wheels break a CPU build of torch.
+    """
+    command = (python, "-m", "pip", "-qq", "--disable-pip-version-check", "install", "--no-deps")
+    return run(*command, *arguments, needed=needed)
+
+
+def install_wheels(python: Path, lock: str, needed: bool = True) -> bool:
+    """Install what a lock names, from wheels whose sha256 stands in it."""
+    return pip(python, "--require-hashes", "--only-binary", ":all:", "-r", HERE / lock, needed=needed)
 
 
 def choose() -> str:
@@ -58,26 +74,23 @@ def main() -> None:
     if sys.version_info[:2] != (3, 11):
         sys.exit(f"Python 3.11 is needed and this is {sys.version.split()[0]}; run: make setup PYTHON=python3.11")
     build = choose()
-    lock = HERE / f"{build}.lock"
-    runtime = HERE / "torch-cuda.lock"
-    digest = hashlib.sha256(
-        lock.read_bytes() + runtime.read_bytes() + (ROOT / "pyproject.toml").read_bytes()
-    ).hexdigest()
+    contents = b"".join(path.read_bytes() for path in (*sorted(HERE.glob("*.lock")), ROOT / "pyproject.toml"))
+    digest = hashlib.sha256(contents).hexdigest()
     if STAMP.is_file() and STAMP.read_text().split() == [build, digest]:
         return
     python = VENV / "bin" / "python"
     if not python.exists():
         print(f"creating {VENV}", flush=True)
         run(sys.executable, "-m", "venv", VENV)
-    print(f"installing {sum(1 for _ in open(lock)) - 1} packages from {lock.name} (a few minutes)", flush=True)
-    pip: list[str | Path] = [python, "-m", "pip", "-qq", "--disable-pip-version-check"]
-    # No dependency is resolved here: the lock is complete, and three packages that vLLM names but text models do not
-    # need (torchvision, torchaudio, torchcodec) must stay out, as their default wheels break a CPU build of torch.
-    run(*pip, "install", "--no-deps", "--prefer-binary", "-r", lock)
-    if build == "cpu" and torch_is_cuda_build(python):
-        print("the package index serves torch as its CUDA build: adding the CUDA runtime it needs", flush=True)
-        run(*pip, "install", "--no-deps", "--prefer-binary", "-r", runtime)
-    run(*pip, "install", "--no-deps", "--no-build-isolation", "--editable", ROOT)
+    print(f"installing the packages of requirements/{build}.lock (a few minutes)", flush=True)
+    install_wheels(python, f"{build}.lock")
+    if build == "cpu" and not install_wheels(python, "torch-cpu.lock", needed=False):
+        print("the package index has no CPU build of torch: installing the CUDA build and its runtime", flush=True)
+        install_wheels(python, "torch-cuda.lock")
+    # What has no wheel is built with the setuptools just installed: no build environment of unpinned tools is made.
+    here = ["--no-build-isolation", "--use-pep517"]
+    pip(python, "--require-hashes", *here, "-r", HERE / "source.lock")
+    pip(python, *here, "--editable", ROOT)
     STAMP.write_text(f"{build} {digest}\n")
 
 
