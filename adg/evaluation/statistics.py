@@ -100,8 +100,14 @@ def check(parts: Parts) -> int:
     return int(parts[0].shape[0])
 
 
-def resample(tasks: Mapping[str, Parts], draw: np.random.Generator, resamples: int) -> dict[str, Resampled]:
-    """Each task's mean, and the suite's average under "avg" where it is defined (``aggregate.weights``).
+def resample(
+    tasks: Mapping[str, Parts],
+    draw: np.random.Generator,
+    resamples: int = RESAMPLES,
+    weights: Mapping[str, float] | None = None,
+) -> dict[str, Resampled]:
+    """Each task's mean, and under "avg" the average in which tasks have these ``weights`` (None: the suite's own, where
+    it is defined, ``aggregate.weights``).
 
     Raises as :func:`check`, which holds for all tasks together.
     """
@@ -114,18 +120,18 @@ def resample(tasks: Mapping[str, Parts], draw: np.random.Generator, resamples: i
         if all(part.shape[1] > 1 for part in parts)
     }
     statistics = {task: {task: 1.0} for task in tasks}
-    average = aggregate.weights(list(tasks))
+    average = aggregate.weights(list(tasks)) if weights is None else weights
     if average is not None:
-        statistics["avg"] = average
+        statistics["avg"] = dict(average)
     found = {}
-    for name, weights in statistics.items():
-        values = np.sum([weight * by_seed[task] for task, weight in weights.items()], axis=0)
+    for name, members in statistics.items():
+        values = np.sum([weight * by_seed[task] for task, weight in members.items()], axis=0)
         replicates = None
-        if all(task in moved for task in weights):
+        if all(task in moved for task in members):
             error = values.std(ddof=1) / math.sqrt(seeds) if seeds > 1 else 0.0
-            items = np.sum([weight * moved[task] for task, weight in weights.items()], axis=0)
+            items = np.sum([weight * moved[task] for task, weight in members.items()], axis=0)
             replicates = values.mean() + items + error * drawn
-        found[name] = Resampled(float(values.mean()), [part for task in weights for part in tasks[task]], replicates)
+        found[name] = Resampled(float(values.mean()), [part for task in members for part in tasks[task]], replicates)
     return found
 
 

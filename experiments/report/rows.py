@@ -39,11 +39,6 @@ def row(cell: Cell, store: Store) -> Row:
     if store.complete(cell.nodes["subset"]):
         subset = store.find(cell.nodes["subset"])
         facts = dict(subset.info) if subset else None
-    if cell.variant and not (c.experiment.name == "main" and set(cell.varied) <= SAME_FIGURE):
-        by = (c.selecting or c.backbone).paper
-        figure = published.analysis(c.experiment.name, c.backbone.paper, c.pool.paper, name, cell.swept, by)
-    else:
-        figure = published.figure(c.backbone.paper, c.pool.paper, name)
     counted = contamination.counts(cell, store) if results else None
     overlap = (
         None
@@ -60,10 +55,19 @@ def row(cell: Cell, store: Store) -> Row:
         state=status.state,
         reason=f"{role}: {status.reason}" if status.reason else "",
         results=results,
-        paper=figure,
+        paper=published_figures(cell),
         facts=facts or {},
         seeds={"seed": c.seed},
     )
+
+
+def published_figures(cell: Cell) -> dict[str, float] | None:
+    """The published figures of a cell (percent), None where there are none."""
+    c, name = cell.config, str(cell.config.selector["name"])
+    if cell.variant and not (c.experiment.name == "main" and set(cell.varied) <= SAME_FIGURE):
+        by = (c.selecting or c.backbone).paper
+        return published.analysis(c.experiment.name, c.backbone.paper, c.pool.paper, name, cell.swept, by)
+    return published.figure(c.backbone.paper, c.pool.paper, name)
 
 
 def _untrained(cell: Cell, role: str, status: Status, results: Any, interval: tuple[float, float] | None) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from adg.artifacts.store import Store
 from experiments.cells import Cell, report_folder
+from experiments.claims import page as claims
 from experiments.report import analyses, as_terminal, files, ledger, published
 from experiments.report.rows import row
 from experiments.report.table import Table
@@ -32,7 +33,7 @@ def write(chosen: list[Cell], store: Store) -> str:
         notes=notes,
         ledger=ledger.load(),
         source=published.source(),
-        sections=analyses.sections(chosen, store, rows),
+        sections=[*claims.sections(chosen, store), *analyses.sections(chosen, store, rows)],
     )
     names = [path.name for path in files.write(table, folder)]
     return f"{as_terminal.terminal(table)}\n\n{folder}/ holds {', '.join(names)}"

@@ -1,0 +1,142 @@
+"""The rule that turns an estimated effect into a verdict, and the file of claims that it stands in.
+
+A verdict depends on numbers and on ``claims.yaml`` alone, whose hash every report prints.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adg.artifacts.files import sha256_file
+from adg.errors import BadInput
+
+FILE = Path(__file__).with_name("claims.yaml")
+KINDS = ("better", "no_worse", "flat")
+REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN = "reproduced", "not reproduced", "inconclusive", "not run"
+SCALED = {REPRODUCED: "supports at this scale", NOT_REPRODUCED: "contradicts at this scale"}
+DEVIATION = " under a declared deviation"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``level`` and ``one_sided`` are probabilities, ``share`` a fraction, ``delta`` and ``transfer`` points."""
+
+    level: float
+    one_sided: float
+    share: float
+    delta: float
+    transfer: float
+    power: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim. ``pairs`` of filters are what is compared (see ``claims.yaml``); ``measured`` names what is needed
+    instead where no comparison of cells can judge it."""
+
+    id: str
+    says: str
+    where: str
+    experiment: str = ""
+    pairs: tuple[tuple[Any, Any], ...] = ()
+    averages: tuple[str, ...] = ("avg",)
+    kind: str = "better"
+    measured: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise BadInput(f"{FILE.name}: {self.id} has kind {self.kind!r}; expected one of {', '.join(KINDS)}")
+        if bool(self.pairs) == bool(self.measured):
+            raise BadInput(f"{FILE.name}: {self.id} needs either pairs of cells or what is to be measured")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One difference, in points: estimate, two-sided interval, one-sided lower bound; None where a cell is missing.
+
+    ``published`` is the same difference in the paper's figures. ``missing`` says what is not there.
+    """
+
+    label: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    lower: float | None = None
+    published: float | None = None
+    error: float | None = None  # standard error
+    seeds: int = 0
+    items: int = 0
+    missing: str = ""
+    cells: tuple[str, ...] = ()  # fingerprints
+
+
+@functools.cache
+def load() -> tuple[Rule, tuple[Claim, ...], str]:
+    """The rule, the claims in order, and the SHA-256 of the file that holds them."""
+    content = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    claims = []
+    for name, entry in content["claims"].items():
+        pairs = tuple((ours, theirs) for ours, theirs in entry.pop("pairs", ()))
+        averages = tuple(entry.pop("averages", ("avg",)))
+        claims.append(Claim(id=name, pairs=pairs, averages=averages, **entry))
+    return Rule(**content["rule"]), tuple(claims), sha256_file(FILE)
+
+
+def judge(effect: Effect, rule: Rule, kind: str = "better") -> str:
+    """The verdict on one effect.
+
+    ``better``: reproduced where the one-sided lower bound is above 0 and the effect is at least ``share`` of the
+    published one (where one was published); not reproduced where the interval's upper end is below ``delta``.
+    ``no_worse``: reproduced where the lower bound is above ``-transfer``, not reproduced where the upper end is below
+    it. ``flat``: reproduced where the whole interval lies within ``delta`` of 0, not reproduced where all of it lies
+    outside. Anything else is inconclusive, and without an interval nothing can be said.
+    """
+    if effect.missing:
+        return NOT_RUN
+    if effect.value is None or effect.low is None or effect.high is None or effect.lower is None:
+        return INCONCLUSIVE
+    if kind == "flat":
+        if -rule.delta < effect.low and effect.high < rule.delta:
+            return REPRODUCED
+        return NOT_REPRODUCED if effect.low > rule.delta or effect.high < -rule.delta else INCONCLUSIVE
+    if kind == "no_worse":
+        if effect.lower > -rule.transfer:
+            return REPRODUCED
+        return NOT_REPRODUCED if effect.high < -rule.transfer else INCONCLUSIVE
+    enough = effect.published is None or effect.value >= rule.share * effect.published
+    if effect.lower > 0 and enough:
+        return REPRODUCED
+    return NOT_REPRODUCED if effect.high < rule.delta else INCONCLUSIVE
+
+
+def together(verdicts: Sequence[str]) -> str:
+    """The verdict on a claim of which every part must hold (intersection-union: no correction is needed)."""
+    for verdict in (NOT_REPRODUCED, NOT_RUN, INCONCLUSIVE):
+        if verdict in verdicts:
+            return verdict
+    return REPRODUCED if verdicts else NOT_RUN
+
+
+def in_words(verdict: str, fidelity: Mapping[str, Sequence[str]]) -> str:
+    """The verdict as a report says it: only the paper's own study, undeviated, reproduces anything."""
+    if fidelity.get("scaled down"):
+        return SCALED.get(verdict, verdict)
+    if fidelity.get("deviation") and verdict in (REPRODUCED, NOT_REPRODUCED):
+        return verdict + DEVIATION
+    return verdict
+
+
+def smallest(error: float | None, rule: Rule) -> float | None:
+    """The smallest effect (points) that a difference with this standard error shows with ``power`` at ``level``."""
+    if error is None:
+        return None
+    from statistics import NormalDist
+
+    normal = NormalDist()
+    return (normal.inv_cdf((1 + rule.level) / 2) + normal.inv_cdf(rule.power)) * error
