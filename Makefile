@@ -11,7 +11,7 @@ GPUS ?= $(if $(VISIBLE),$(words $(VISIBLE)),$(shell nvidia-smi -L 2>/dev/null | 
 LAUNCHER_paper = $(if $(filter-out 0 1,$(GPUS)),hydra/launcher=joblib hydra.launcher.n_jobs=$(GPUS))
 LAUNCHER_mini = hydra/launcher=joblib hydra.launcher.n_jobs=2
 
-.PHONY: help setup test smoke reproduce plan status report ablation bench bench-gpu lint clean-env
+.PHONY: help setup test smoke reproduce plan status report claims ablation bench bench-gpu lint clean-env
 
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -36,6 +36,9 @@ status: setup ## how far it is
 
 report: setup ## print the table and write Markdown, CSV and HTML
 	@$(RUN) -m experiments.report profile=$(PROFILE) $(ARGS)
+
+claims: setup ## every published claim with a verdict, from the cells that are finished
+	@$(RUN) -m experiments.claims profile=$(PROFILE) $(ARGS)
 
 ablation: setup ## dispersion only, anisotropy only and both, through fine-tuning and evaluation
 	$(RUN) -m experiments.run -m profile=$(PROFILE) experiment=terms $(LAUNCHER_$(PROFILE)) $(ARGS)

@@ -23,7 +23,6 @@ from experiments.report.rows import published_figures
 from experiments.status import cell_status
 
 OTHERS = "others"
-RANKED = ("largest", "middle")  # of the numbers that a sweep gives an option
 
 
 def values(cell: Cell) -> dict[str, str]:
@@ -55,6 +54,7 @@ def pairs(claim: Claim, cells: Sequence[Cell]) -> Iterator[tuple[str, list[tuple
 
 
 def _ranked(of: dict[str, str], cells: Sequence[Cell]) -> dict[str, str]:
+    """With the cell's "place" among the budgets of the sweep, which is what a claim says of a budget."""
     budgets = sorted({cell.config.budget for cell in cells})
     places = {budgets[-1]: "largest", budgets[(len(budgets) - 1) // 2]: "middle"} if len(budgets) > 1 else {}
     return {**of, "place": places.get(int(of["budget"]), "")}
@@ -64,7 +64,7 @@ def _side(of: Mapping[str, str], ours: Mapping[str, str], theirs: Any) -> list[s
     """On which sides of a difference a cell stands: "ours", or the name of another one."""
 
     def fits(wanted: Mapping[str, str]) -> bool:
-        return all((of["place"] if value in RANKED else of.get(key)) == value for key, value in wanted.items())
+        return all((of["place"] if key == "budget" else of.get(key)) == value for key, value in wanted.items())
 
     if fits(ours):
         return ["ours"]
