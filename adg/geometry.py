@@ -96,6 +96,13 @@ def fewest_answers(lam: float) -> int:
     return 3 if lam == 1 else 2
 
 
+def finite_grams(grams: Any) -> np.ndarray:
+    """The matrices as (n, K, K) float64. Raises ``BadMeasurement`` as ``gram`` does."""
+    matrices = _grams(grams).astype(np.float64)
+    _finite(matrices, 0, "grams")
+    return matrices
+
+
 def _weight(lam: float) -> None:
     if not 0.0 <= lam <= 1.0:
         raise BadInput(f"lam is {lam!r}; expected a number from 0 (dispersion only) to 1 (anisotropy only)")
