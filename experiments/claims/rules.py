@@ -15,6 +15,7 @@ import yaml
 
 from adg.artifacts.files import sha256_file
 from adg.errors import BadInput
+from adg.evaluation import power
 
 FILE = Path(__file__).with_name("claims.yaml")
 KINDS = ("better", "no_worse", "flat")
@@ -134,9 +135,4 @@ def in_words(verdict: str, fidelity: Mapping[str, Sequence[str]]) -> str:
 
 def smallest(error: float | None, rule: Rule) -> float | None:
     """The smallest effect (points) that a difference with this standard error shows with ``power`` at ``level``."""
-    if error is None:
-        return None
-    from statistics import NormalDist
-
-    normal = NormalDist()
-    return (normal.inv_cdf((1 + rule.level) / 2) + normal.inv_cdf(rule.power)) * error
+    return None if error is None else power.smallest_effect(error, rule.level, rule.power)

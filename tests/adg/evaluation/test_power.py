@@ -1,0 +1,70 @@
+"""Power: the reference's figures, simulation, and refusals."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from adg import seeds
+from adg.errors import BadInput
+from adg.evaluation import power
+
+ITEMS = {"bbh": 6511, "gsm8k": 1319, "mmlu": 14042, "truthfulqa_mc2": 817, "mbpp": 500, "humaneval": 164}
+WEIGHTS = dict.fromkeys(ITEMS, 1 / 6)
+HALF = dict.fromkeys(ITEMS, 0.5)
+
+
+def test_the_error_of_a_difference_by_hand() -> None:
+    one = power.item_error({"a": 100}, {"a": 0.5}, {"a": 1.0}, 0.0)
+    assert one == pytest.approx(100 * math.sqrt(2 * 0.25 / 100))
+    assert power.item_error({"a": 100}, {"a": 0.5}, {"a": 1.0}, 0.75) == pytest.approx(one / 2)
+    share = power.item_error({"humaneval": 164}, HALF, {"humaneval": 1 / 6}, 0.0) ** 2
+    assert 0.5 < share / power.item_error(ITEMS, HALF, WEIGHTS, 0.0) ** 2 < 0.7, "HumanEval makes most of it"
+
+
+def test_the_error_is_that_of_simulated_models() -> None:
+    """Two models on the same items, correlated through a shared part of each item's score."""
+    draw, n, r, p = seeds.generator(0, "power"), 400, 0.6, 0.5
+    differences = []
+    for _ in range(4000):
+        common = draw.random(n) < p
+        own = draw.random((2, n)) < p
+        shared = draw.random((2, n)) < math.sqrt(r)
+        scores = np.where(shared, common, own)
+        differences.append(100 * (scores[0].mean() - scores[1].mean()))
+    assert np.std(differences) == pytest.approx(power.item_error({"a": n}, {"a": p}, {"a": 1.0}, r), rel=0.05)
+
+
+@pytest.mark.parametrize("seeds_", [2, 3, 5, 12])
+def test_how_often_an_effect_is_seen_is_simulated(seeds_: int) -> None:
+    from scipy import stats
+
+    draw = seeds.generator(1, "seen", seeds_)
+    effect, spread = 1.2, 0.8
+    arms = draw.normal(0, spread, (2, 20_000, seeds_))
+    arms[0] += effect
+    rejected = stats.ttest_ind(arms[0], arms[1], axis=1).pvalue < 0.05
+    assert rejected.mean() == pytest.approx(power.seen(effect, spread, seeds_), rel=0.1)
+
+
+@pytest.mark.parametrize(("spread", "normal"), [(0.5, 4), (0.8, 11), (1.2, 23)])
+def test_seeds_for_a_point(spread: float, normal: int) -> None:
+    """15.7 sigma^2 by the normal distribution; Student's t needs one or two more."""
+    needed = power.seeds_needed(1.0, spread)
+    assert normal <= needed <= normal + 2
+    assert power.seen(1.0, spread, needed) >= power.POWER > power.seen(1.0, spread, needed - 1)
+
+
+def test_one_seed_shows_nothing_and_nonsense_is_refused() -> None:
+    assert power.seen(100.0, 0.1, 1) == 0.0
+    for effect, spread in ((0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (float("nan"), 1.0)):
+        with pytest.raises(BadInput, match="above 0"):
+            power.seeds_needed(effect, spread)
+    with pytest.raises(BadInput, match="more than 10,000"):
+        power.seeds_needed(0.001, 5.0)
+    with pytest.raises(BadInput, match="correlation"):
+        power.item_error({"a": 1}, {"a": 0.5}, {"a": 1.0}, 1.0)
+    with pytest.raises(BadInput, match="accuracy"):
+        power.item_error({"a": 1}, {"a": 50.0}, {"a": 1.0}, 0.5)
