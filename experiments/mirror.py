@@ -19,6 +19,7 @@ from adg.backbones import loading
 from adg.backbones import stage as backbone_stage
 from adg.errors import BadInput, HarnessError
 from adg.evaluation import items
+from adg.evaluation.benchmarks import BENCHMARKS
 from adg.evaluation.config import SuiteConfig, TaskConfig
 from adg.hub import MANIFEST, SCHEMA, read
 from adg.pools import readers
@@ -118,7 +119,7 @@ def _pool(config: PoolConfig, folder: Path) -> tuple[int, int | None]:
 
 def _benchmark(task: str, config: TaskConfig, folder: Path) -> tuple[int, int | None]:
     """Items of the split that is scored; a task whose columns are not known here has nothing to count."""
-    if task not in items.TASKS:
+    if task not in BENCHMARKS:
         return 0, None
     found = sum(len(split.items) for split in items.read(task, folder, config.subtasks) if split.test)
     return found, config.items if config.subtasks is None else None

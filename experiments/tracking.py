@@ -22,6 +22,8 @@ from adg.artifacts.artifact import plain
 from adg.artifacts.files import sha256_file, sha256_text, write_json
 from adg.artifacts.provenance import git_state, library_versions
 from adg.errors import BadInput, NotRunnable
+from adg.evaluation import statistics
+from adg.evaluation.benchmarks import binary
 from adg.execution import SECRET_NAMES
 
 SCHEMA = "adg-tracking/1"
@@ -97,8 +99,9 @@ class Record:
                 self.summary[f"not_run/{task}"] = entry.get("reason") or entry.get("status") or "missing"
                 continue
             self.summary[f"score/{task}"] = 100 * entry["value"]
-            if entry.get("stderr") is not None:
-                self.summary[f"stderr/{task}"] = 100 * entry["stderr"]
+            ends = statistics.score_interval(entry["value"], entry.get("stderr"), entry["n"], binary(task))
+            if ends is not None:
+                self.summary |= {f"low/{task}": 100 * ends.low, f"high/{task}": 100 * ends.high}
             self.summary[f"items/{task}"] = entry["n"]
         for name, value in results["categories"].items():
             if value is not None:

@@ -8,12 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-# project page: Reasoning, Knowledge, Coding and their mean; reproduces the published averages
-CATEGORIES: dict[str, tuple[str, ...]] = {
-    "reasoning": ("bbh", "gsm8k"),
-    "knowledge": ("mmlu", "truthfulqa_mc2"),
-    "coding": ("humaneval", "mbpp"),
-}
+from adg.evaluation import benchmarks
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -24,8 +19,8 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 def grouping(tasks: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The categories of a suite: the paper's, or none for a suite of other tasks only."""
-    names = set(tasks)
-    return CATEGORIES if not names or any(names & set(members) for members in CATEGORIES.values()) else {}
+    names, papers = set(tasks), benchmarks.members()
+    return papers if not names or any(names & set(members) for members in papers.values()) else {}
 
 
 def categories(tasks: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -34,8 +29,8 @@ def categories(tasks: Mapping[str, float | None]) -> dict[str, float | None]:
 
     None for a category with a task that is absent or None, and for ``avg`` when a category is None.
     """
-    found = {name: mean([tasks.get(task) for task in members]) for name, members in grouping(tasks).items()}
-    return found | {"avg": mean(list((found or tasks).values()))}
+    means = {name: mean([tasks.get(task) for task in members]) for name, members in grouping(tasks).items()}
+    return means | {"avg": mean(list((means or tasks).values()))}
 
 
 def weights(tasks: Iterable[str]) -> dict[str, float] | None:

@@ -28,6 +28,7 @@ from typing import Any
 from adg.artifacts.artifact import Artifact, Job, Node, Stage
 from adg.artifacts.files import write_json
 from adg.evaluation import items
+from adg.evaluation.benchmarks import BENCHMARKS
 from adg.evaluation.config import SuiteConfig
 from adg.evaluation.overlap import FIELDS, MATCHES, ContaminationConfig, Index
 from adg.progress import progress
@@ -56,9 +57,9 @@ def node(pool: Node, suite: SuiteConfig, options: ContaminationConfig = Contamin
             "subtasks": None if task.subtasks is None else list(task.subtasks),
         }
         for name, task in suite.tasks.items()
-        if name in items.TASKS
+        if name in BENCHMARKS
     }
-    unknown = tuple(name for name in suite.tasks if name not in items.TASKS)
+    unknown = tuple(name for name in suite.tasks if name not in BENCHMARKS)
     config = Contamination(options, benchmarks, unknown, None if suite.root is None else str(suite.root))
     return Node(STAGE, f"{pool.label}+{suite.name}", config, {"pool": pool})
 

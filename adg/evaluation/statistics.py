@@ -44,10 +44,29 @@ Parts = Sequence[np.ndarray]  # the subtasks of a task, (seeds, items) each; res
 
 
 class Interval(NamedTuple):
-    """The ends of a percentile interval at ``LEVEL``."""
+    """The ends of an interval at ``LEVEL``."""
 
     low: float
     high: float
+
+
+def score_interval(value: float, stderr: float | None, n: int, binary: bool) -> Interval | None:
+    """Interval of a task's score over its ``n`` items, between 0 and 1; ``binary``: an item scores 0 or 1.
+
+    A proportion has Wilson's score interval, which also holds at 0 and 1, where the standard error is 0 and says
+    nothing (Wilson 1927; Brown, Cai and DasGupta 2001). Items of several subtasks count as one sample, which is rather
+    too wide. Another mean has Student's; None where its items are all alike, or there is only one.
+    """
+    from scipy import stats
+
+    right = round(value * n)
+    if binary and abs(value * n - right) < 1e-6:
+        ends = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
+        return Interval(float(ends.low), float(ends.high))
+    if n < 2 or stderr is None or stderr <= ROUNDING:
+        return None
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * stderr
+    return Interval(max(0.0, value - reach), min(1.0, value + reach))
 
 
 @dataclass(frozen=True)
@@ -123,7 +142,7 @@ def resample(
     average = aggregate.weights(list(tasks)) if weights is None else weights
     if average is not None:
         statistics["avg"] = dict(average)
-    found = {}
+    resampled = {}
     for name, members in statistics.items():
         values = np.sum([weight * by_seed[task] for task, weight in members.items()], axis=0)
         replicates = None
@@ -131,8 +150,9 @@ def resample(
             error = values.std(ddof=1) / math.sqrt(seeds) if seeds > 1 else 0.0
             items = np.sum([weight * moved[task] for task, weight in members.items()], axis=0)
             replicates = values.mean() + items + error * drawn
-        found[name] = Resampled(float(values.mean()), [part for task in members for part in tasks[task]], replicates)
-    return found
+        parts = [part for task in members for part in tasks[task]]
+        resampled[name] = Resampled(float(values.mean()), parts, replicates)
+    return resampled
 
 
 def _by_seed(parts: Parts) -> np.ndarray:
@@ -181,7 +201,7 @@ def compare(tasks: Mapping[str, Parts], draw: np.random.Generator, resamples: in
     is from 0 (Efron and Tibshirani 1993, section 16.4), counting the data itself as one. With few items that differ
     it would claim too much, so it is never below 2 / 2^m, what a sign test of m such items gives at best.
     """
-    found: dict[str, Comparison] = {}
+    comparisons: dict[str, Comparison] = {}
     for name, entry in (resample(tasks, draw, resamples) if tasks else {}).items():
         p = None
         if entry.replicates is not None:
@@ -190,8 +210,8 @@ def compare(tasks: Mapping[str, Parts], draw: np.random.Generator, resamples: in
             p = max((1 + int(away.sum())) / (1 + resamples), min(1.0, 2.0 ** (1 - differing)))
         p_exact = mcnemar(entry.parts) if name in tasks else None
         n = sum(part.shape[1] for part in entry.parts)
-        found[name] = Comparison(entry.value, entry.interval, p, p_exact, n)
-    return found
+        comparisons[name] = Comparison(entry.value, entry.interval, p, p_exact, n)
+    return comparisons
 
 
 def mcnemar(parts: Parts) -> float | None:

@@ -15,7 +15,7 @@ from experiments import cells
 from experiments.cells import Cell
 from experiments.claims import page, rules
 from experiments.config import plain_errors
-from experiments.report import sections
+from experiments.report import as_csv
 
 
 def render(overrides: list[str]) -> tuple[str, Path]:
@@ -33,7 +33,7 @@ def render(overrides: list[str]) -> tuple[str, Path]:
     judged = [page.judged(claim, swept.get(claim.experiment, []), store, rule) for claim in claims]
     section = page.table(judged, rule, digest)
     path = store.root / "report" / f"{first.profile.name}-claims.csv"
-    write_atomic(path, sections.comma_separated(section).encode())
+    write_atomic(path, as_csv.section(section).encode())
     lines = [first.profile.statement, ""]
     for entry, row in zip(judged, section.body, strict=True):
         named = dict(zip(section.head, row, strict=True))

@@ -16,7 +16,7 @@ from adg import seeds
 from adg.artifacts.artifact import Artifact
 from adg.artifacts.store import Store
 from adg.errors import BadInput
-from adg.evaluation import aggregate, samples, statistics
+from adg.evaluation import aggregate, benchmarks, samples, statistics
 from experiments.cells import Cell
 from experiments.claims.rules import Claim, Effect, Rule
 from experiments.report.rows import published_figures
@@ -134,7 +134,7 @@ def _weights(average: str, tasks: Sequence[str]) -> dict[str, float]:
     """What each task weighs in an average. Raises ``BadInput`` where one of its tasks was not measured in both."""
     weights = aggregate.weights(tasks) if average == "avg" else None
     if average != "avg":
-        members = aggregate.CATEGORIES[average]
+        members = benchmarks.members()[average]
         weights = {task: 1 / len(members) for task in members} if set(members) <= set(tasks) else None
     if weights is None:
         raise BadInput(f"{average} needs tasks that were not measured in both; there are {', '.join(tasks) or 'none'}")

@@ -6,7 +6,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 
-from experiments.report.published import ANALYSED, CATEGORIES, figures
+from adg.evaluation.benchmarks import CATEGORIES
+from experiments.report.published import ANALYSED, figures
 
 ROUNDING = 0.015  # points by which the printed average of three printed categories may differ from their mean
 METHOD = "adg"

@@ -1,61 +1,61 @@
-"""The table as CSV."""
+"""The table and the analyses as CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
+from experiments.report import text
+from experiments.report.layout import Line, TableLayout, Value, layout, shorten
 from experiments.report.legend import plain_text
-from experiments.report.table import CATEGORIES, Table, Value, layout, shorten
+from experiments.report.sections import Section
+from experiments.report.table import Table
 
 
 def comma_separated(table: Table) -> str:
-    """One line a cell. A score column holds a percentage or a word; error, items and differences may be empty."""
-    found = layout(table)
-    tasks = [c.key for c in found.columns if c.key not in CATEGORIES]
-    categories = [c.key for c in found.columns if c.key in CATEGORIES]
-    kinds = list(
-        dict.fromkeys(kind for line in found.lines for value in line.values.values() for kind, _ in value.overlap)
+    """One line a cell. A score column holds a percentage or a word; interval, items and differences may be empty."""
+    computed = layout(table)
+    kinds = list(dict.fromkeys(k for line in computed.lines for v in line.values.values() for k, _ in v.overlap))
+    facts = list(dict.fromkeys(key for line in computed.lines for key in line.row.facts))
+    return text.comma_separated(
+        [_head(computed, kinds, facts), *(_line(computed, line, kinds, facts) for line in computed.lines)]
     )
-    known = list(dict.fromkeys(key for line in found.lines for key in line.row.facts))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+
+
+def section(part: Section) -> str:
+    """An analysis's table."""
+    return text.comma_separated([part.head, *part.body])
+
+
+def _head(computed: TableLayout, kinds: list[str], facts: list[str]) -> list[str]:
     head = ["profile", "backbone", "pool", "selector", "variant", "seeds", "state", "reason", "partial"]
-    for task in tasks:
-        head += [task, f"{task}_stderr", f"{task}_items", f"{task}_note"]
-        head += [f"{task}_overlap_{kind}" for kind in kinds]
-    for key in categories:
-        head += [key, f"{key}_paper"]
-    head += ["avg_low", "avg_high"]
-    writer.writerow([*head, "to_random", "to_paper", *(f"subset_{key}" for key in known)])
-    for line in found.lines:
-        row = line.row
-        cells: list[Any] = [
-            table.profile,
-            row.backbone,
-            row.pool,
-            row.selector,
-            row.variant,
-            plain_text(row.seeds) if row.seeds else "",
-            row.state,
-            shorten(row.reason),
-            "yes" if line.partial else "no" if row.state == "done" else "",
-        ]
-        for task in tasks:
-            value = line.values[task]
-            cells += [_csv_number(value), _digits(value.stderr), value.n, value.note if row.state == "done" else ""]
+    for column in computed.columns:
+        if column.is_category:
+            head += [column.key, f"{column.key}_paper"]
+        else:
+            head += [f"{column.key}{end}" for end in ("", "_low", "_high", "_items", "_note")]
+            head += [f"{column.key}_overlap_{kind}" for kind in kinds]
+    return [*head, "avg_low", "avg_high", "to_random", "to_paper", *(f"subset_{key}" for key in facts)]
+
+
+def _line(computed: TableLayout, line: Line, kinds: list[str], facts: list[str]) -> list[Any]:
+    row = line.row
+    cells: list[Any] = [computed.table.profile, row.backbone, row.pool, row.selector, row.variant]
+    cells += [plain_text(row.seeds) if row.seeds else "", row.state, shorten(row.reason)]
+    cells.append("yes" if row.partial else "no" if row.state == "done" else "")
+    for column in computed.columns:
+        value = line.values[column.key]
+        cells.append(value.word if value.percent is None else _digits(value.percent))
+        if column.is_category:
+            cells.append(_digits(value.paper))
+        else:
+            cells += [*_ends(value), value.n, value.note if row.state == "done" else ""]
             cells += [dict(value.overlap).get(kind, "") for kind in kinds]
-        for key in categories:
-            cells += [_csv_number(line.values[key]), _digits(line.values[key].paper)]
-        cells += [_digits(end) for end in line.values["avg"].interval or (None, None)]
-        cells += [_digits(line.to_random), _digits(line.to_paper)]
-        writer.writerow([*cells, *("" if row.facts.get(key) is None else plain_text(row.facts[key]) for key in known)])
-    return out.getvalue()
+    cells += [*_ends(line.values["avg"]), _digits(line.to_random), _digits(line.to_paper)]
+    return [*cells, *("" if row.facts.get(key) is None else plain_text(row.facts[key]) for key in facts)]
 
 
-def _csv_number(value: Value) -> str:
-    return value.word if value.percent is None else _digits(value.percent)
+def _ends(value: Value) -> list[str]:
+    return [_digits(end) for end in value.interval or (None, None)]
 
 
 def _digits(value: float | None) -> str:

@@ -1,17 +1,19 @@
 """The results table as one self-contained page: no script, nothing fetched, readable in light and dark and in print.
 
-Kept apart from ``experiments.report.table`` because most of it is markup; the numbers and words come from there.
+The numbers and words come from ``layout`` and ``legend``; here is the markup.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from html import escape
+from html import escape as escape_markup
 
 from experiments.report import legend
+from experiments.report.layout import Column, Line, TableLayout, Value, layout
 from experiments.report.sections import Section
-from experiments.report.table import BASELINE, CATEGORIES, Column, Layout, Line, Table, Value, layout
+from experiments.report.table import BASELINE, Table
+from experiments.report.text import printable
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d5dae0; --ground: #ffffff;
@@ -56,7 +58,7 @@ sup { line-height: 0; }
 
 def page(table: Table) -> str:
     """The whole page."""
-    found = layout(table)
+    computed = layout(table)
     parts = [
         f"<h1>{escape(table.title)}</h1>",
         f'<p class="statement">{escape(table.statement)}</p>',
@@ -65,17 +67,17 @@ def page(table: Table) -> str:
     ]
     if table.has_scores:
         parts += [
-            *_charts(found),
+            *_charts(computed),
             "<h2>Scores</h2>",
-            _scores(found),
-            _list(legend.legend(found), "legend"),
-            _list([f"[{i}] {note}" for i, note in enumerate(found.notes, 1)], "foot"),
+            _scores(computed),
+            _list(legend.legend(computed), "legend"),
+            _list([f"[{i}] {note}" for i, note in enumerate(computed.notes, 1)], "foot"),
         ]
     parts += [_section(section) for section in table.sections]
-    benchmarks = legend.benchmarks(found)
+    benchmarks = legend.benchmark_rows(computed)
     if benchmarks:
         parts += ["<h2>Benchmarks</h2>", _table(legend.BENCHMARK_HEAD, benchmarks)]
-    head, facts = legend.facts(found)
+    head, facts = legend.facts(computed)
     if facts:
         parts += ["<h2>Cells in detail</h2>", _table(head, facts)]
     if table.ledger:
@@ -100,18 +102,18 @@ def _section(section: Section) -> str:
     return "\n".join(parts)
 
 
-def _charts(found: Layout) -> list[str]:
+def _charts(computed: TableLayout) -> list[str]:
     """Averages as bars from 0, one panel a backbone and pool, all on one scale; [] when no cell has an average."""
-    averages = [line.values["avg"] for line in found.lines]
+    averages = [line.values["avg"] for line in computed.lines]
     if all(value.percent is None for value in averages):
         return []
     highest = max(number for value in averages for number in (value.percent, value.paper) if number is not None)
     top = next((scale for scale in (5, 10, 20, 30, 40, 50, 60, 80) if scale >= highest), 100)
     panels = []
-    for backbone, pool, lines in found.blocks():
+    for backbone, pool, lines in computed.blocks():
         bars = "\n".join(_bar(line, top) for line in lines)
         panels.append(f'<div class="chart"><h3>{escape(backbone)} / {escape(pool)}</h3>\n{bars}\n</div>')
-    tick = "; the upright mark is the published figure" if found.has_paper else ""
+    tick = "; the upright mark is the published figure" if computed.has_paper else ""
     note = f'<p class="soft">Mean of the three categories in percent, bars from 0 to {top}{tick}.</p>'
     return ["<h2>Average</h2>", note, '<div class="charts">\n' + "\n".join(panels) + "\n</div>"]
 
@@ -127,52 +129,51 @@ def _bar(line: Line, top: float) -> str:
     return f'<div class="{kind}"><span>{escape(line.row.name)}</span><span class="track">{fill}</span>{text}</div>'
 
 
-def _scores(found: Layout) -> str:
+def _scores(computed: TableLayout) -> str:
     heads = "".join(
-        f"<th{_class(c)}>{escape(c.label)}{f'<small>n={c.n}</small>' if c.n else ''}</th>" for c in found.columns
+        f"<th{_class(c)}>{escape(c.label)}{f'<small>n={c.n}</small>' if c.n else ''}</th>" for c in computed.columns
     )
-    heads += "<th>vs random</th>" * found.has_random + "<th>vs paper</th>" * found.has_paper
-    span = 1 + len(found.columns) + found.has_random + found.has_paper
+    heads += "<th>vs random</th>" * computed.has_random + "<th>vs paper</th>" * computed.has_paper
+    span = 1 + len(computed.columns) + computed.has_random + computed.has_paper
     rows = []
-    for backbone, pool, lines in found.blocks():
+    for backbone, pool, lines in computed.blocks():
         rows.append(f'<tr class="block"><td colspan="{span}">{escape(backbone)} / {escape(pool)}</td></tr>')
-        rows += [f"<tr><td>{escape(line.row.name)}</td>{_cells(found, line, span - 1)}</tr>" for line in lines]
+        rows += [f"<tr><td>{escape(line.row.name)}</td>{_cells(computed, line, span - 1)}</tr>" for line in lines]
     return _markup(f"<th>selector</th>{heads}", rows, "scores")
 
 
-def _cells(found: Layout, line: Line, span: int) -> str:
+def _cells(computed: TableLayout, line: Line, span: int) -> str:
     if line.row.results is None:  # one reason for the whole row
         value = line.values["avg"]
         paper = f"<small>paper average {value.paper:.2f}</small>" if value.paper is not None else ""
         return f'<td colspan="{span}" class="word reason">{escape(value.note or value.word)}{paper}</td>'
-    text = "".join(_cell(found, line.values[column.key], column) for column in found.columns)
-    text += f'<td class="score">{legend.signed(line.to_random)}</td>' * found.has_random
-    return text + f'<td class="score">{legend.signed(line.to_paper)}</td>' * found.has_paper
+    text = "".join(_cell(computed, line.values[column.key], column) for column in computed.columns)
+    text += f'<td class="score">{legend.signed(line.to_random)}</td>' * computed.has_random
+    return text + f'<td class="score">{legend.signed(line.to_paper)}</td>' * computed.has_paper
 
 
-def _cell(found: Layout, value: Value, column: Column) -> str:
+def _cell(computed: TableLayout, value: Value, column: Column) -> str:
     below = []
     if value.percent is None:
-        mark = found.mark(value).strip()
+        mark = computed.mark(value).strip()
         text = f'<span class="word">{escape(value.word)}</span>' + (f"<sup>{mark}</sup>" if mark else "")
     else:
         text = f"<b>{value.text()}</b>" if value.best else value.text()
-        below += [f"± {value.stderr:.2f}"] if value.stderr is not None else []
+        below += [f"{value.interval[0]:.2f} – {value.interval[1]:.2f}"] if value.interval else []
         below += [f"n={value.n}"] if value.n is not None and column.n is None else []
         below += [f"{escape(name.split('-')[0])} {other:.2f}" for name, other in value.beside]
-        below += [f"{value.interval[0]:.2f} – {value.interval[1]:.2f}"] if value.interval else []
         below += [escape(value.overlapping)] if value.overlap else []
     below += [f"paper {value.paper:.2f}"] if value.paper is not None else []
-    kind = "score category" if column.key in CATEGORIES else "score"
+    kind = "score category" if column.is_category else "score"
     return f'<td class="{kind}">{text}{"".join(f"<small>{b}</small>" for b in below)}</td>'
 
 
 def _class(column: Column) -> str:
-    return ' class="category"' if column.key in CATEGORIES else ""
+    return ' class="category"' if column.is_category else ""
 
 
 def _ledger(table: Table) -> str:
-    head = "".join(f"<th>{name}</th>" for name in ("question", "paper", "released code", "here", "config"))
+    head = "".join(f"<th>{name}</th>" for name in legend.LEDGER_HEAD)
     rows = []
     for entry in table.ledger:
         keys = ", ".join(f"<code>{escape(key)}</code>" for key in entry.keys) or "–"
@@ -195,3 +196,8 @@ def _markup(heads: str, rows: Sequence[str], kind: str) -> str:
 
 def _list(lines: Sequence[str], kind: str) -> str:
     return f'<ul class="{kind}">' + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
+
+
+def escape(text: str) -> str:
+    """``text`` as text: without markup and without control or direction characters."""
+    return escape_markup(printable(text))

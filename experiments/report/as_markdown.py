@@ -1,69 +1,80 @@
-"""The table as Markdown."""
+"""The table as Markdown. Text that others wrote (reasons, names, answers) stays text, whatever markup it holds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.report.legend import BENCHMARK_HEAD, benchmarks, facts, legend, opening, signed
-from experiments.report.table import Column, Layout, Table, Value, layout
+from experiments.report.layout import Column, TableLayout, Value, layout
+from experiments.report.legend import BENCHMARK_HEAD, LEDGER_HEAD, benchmark_rows, facts, legend, opening, signed
+from experiments.report.sections import Section
+from experiments.report.table import Table
+from experiments.report.text import markup
 
 
 def markdown(table: Table) -> str:
     """The table for a README or an issue."""
-    found = layout(table)
-    head = ["backbone", "pool", "selector", *(c.label + (f" (n={c.n})" if c.n else "") for c in found.columns)]
-    head += ["vs random"] * found.has_random + ["vs paper"] * found.has_paper
-    body = []
-    for line in found.lines:
-        cells = [line.row.backbone, line.row.pool, line.row.name]
-        for position, column in enumerate(found.columns):
-            cells.append(_markdown_value(found, line.values[column.key], column, first=position == 0))
-        cells += [signed(line.to_random)] * found.has_random + [signed(line.to_paper)] * found.has_paper
-        body.append(cells)
-    parts = [f"# {table.title}", f"> **{table.statement}**", opening(table)]
-    parts += ["\n".join(f"- {note}" for note in table.notes)] * bool(table.notes)
-    parts += [_pipes(head, body, numbers_from=3)] * table.has_scores
-    parts += ["\n".join(f"- {line}".replace("- *", "- \\*") for line in legend(found))] * table.has_scores
-    parts += ["\n".join(f"- [{i}] {note}" for i, note in enumerate(found.notes, 1))] * bool(found.notes)
+    computed = layout(table)
+    parts = [f"# {markup(table.title)}", f"> **{markup(table.statement)}**", markup(opening(table))]
+    parts += ["\n".join(f"- {markup(note)}" for note in table.notes)]
+    if table.has_scores:
+        parts.append(_scores(computed))
+        parts.append("\n".join(f"- {markup(line)}".replace("- *", "- \\*") for line in legend(computed)))
+        parts.append("\n".join(f"- [{i}] {markup(note)}" for i, note in enumerate(computed.notes, 1)))
     for section in table.sections:
-        parts += [f"## {section.title}", *section.text]
-        parts += [f"![{section.title}]({section.name}.svg)"] * bool(section.svg)
-        parts += [_pipes(section.head, section.body)] * bool(section.body)
-    tasks = benchmarks(found)
-    parts += ["## Benchmarks", _pipes(BENCHMARK_HEAD, tasks)] if tasks else []
-    subset_head, subsets = facts(found)
-    parts += ["## Cells in detail", _pipes(subset_head, subsets)] if subsets else []
+        parts += _section(section)
+    benchmarks = benchmark_rows(computed)
+    parts += ["## Benchmarks", _pipes(BENCHMARK_HEAD, benchmarks)] if benchmarks else []
+    head, details = facts(computed)
+    parts += ["## Cells in detail", _pipes(head, details)] if details else []
     if table.ledger:
-        parts += [
-            "## Where paper, released code and this project differ",
-            _pipes(
-                ("question", "paper", "released code", "here", "config"),
-                [
-                    [d.question, d.paper, d.released, d.ours, ", ".join(f"`{k}`" for k in d.keys) or "–"]
-                    for d in table.ledger
-                ],
-            ),
+        entries = [
+            [d.question, d.paper, d.released, d.ours, ", ".join(f"`{key}`" for key in d.keys) or "–"]
+            for d in table.ledger
         ]
-    return "\n\n".join(parts) + "\n"
+        parts += ["## Where paper, released code and this project differ", _pipes(LEDGER_HEAD, entries)]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _markdown_value(found: Layout, value: Value, column: Column, first: bool) -> str:
-    text = value.text()
+def _scores(computed: TableLayout) -> str:
+    head = ["backbone", "pool", "selector", *(c.label + (f" (n={c.n})" if c.n else "") for c in computed.columns)]
+    head += ["vs random"] if computed.has_random else []
+    head += ["vs paper"] if computed.has_paper else []
+    body = []
+    for line in computed.lines:
+        cells = [line.row.backbone, line.row.pool, line.row.name]
+        for position, column in enumerate(computed.columns):
+            cells.append(_value(computed, line.values[column.key], column, first=position == 0))
+        cells += [signed(line.to_random)] if computed.has_random else []
+        cells += [signed(line.to_paper)] if computed.has_paper else []
+        body.append(cells)
+    return _pipes(head, body, numbers_from=3)
+
+
+def _value(computed: TableLayout, value: Value, column: Column, first: bool) -> str:
+    shown = value.text()
     if value.percent is None:
         # the reason itself stands once in a row that failed, the other cells point to it
-        text = value.note if first and value.word == "failed" and value.note else text + found.mark(value)
+        shown = value.note if first and value.word == "failed" and value.note else shown + computed.mark(value)
     else:
-        text = f"**{text}**" if value.best else text
-        text += f" ± {value.stderr:.2f}" if value.stderr is not None else ""
-        text += f" (n={value.n})" if value.n is not None and column.n is None else ""
-        text += f" [{value.interval[0]:.2f}, {value.interval[1]:.2f}]" if value.interval else ""
-        text += f" ({value.overlapping})" if value.overlap else ""
-    return text + (f" (paper {value.paper:.2f})" if value.paper is not None else "")
+        shown = f"**{shown}**" if value.best else shown
+        shown += f" [{value.interval[0]:.2f}, {value.interval[1]:.2f}]" if value.interval else ""
+        shown += f" (n={value.n})" if value.n is not None and column.n is None else ""
+        shown += f" ({value.overlapping})" if value.overlap else ""
+    return shown + (f" (paper {value.paper:.2f})" if value.paper is not None else "")
+
+
+def _section(section: Section) -> list[str]:
+    parts = [f"## {markup(section.title)}", *map(markup, section.text)]
+    if section.svg:
+        parts.append(f"![{markup(section.title)}]({section.name}.svg)")
+    if section.body:
+        parts.append(_pipes(section.head, section.body))
+    return parts
 
 
 def _pipes(head: Sequence[str], body: Sequence[Sequence[str]], numbers_from: int | None = None) -> str:
-    def cell(text: str) -> str:
-        return " ".join(str(text).replace("\\", "\\\\").replace("|", "\\|").split())
+    def cell(content: str) -> str:
+        return " ".join(markup(str(content).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")).split())
 
     rule = ["---:" if numbers_from is not None and i >= numbers_from else "---" for i in range(len(head))]
     return "\n".join("| " + " | ".join(cell(c) for c in row) + " |" for row in (head, rule, *body))

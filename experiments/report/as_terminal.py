@@ -1,64 +1,75 @@
-"""The table as text of a fixed width."""
+"""The table and the analyses as text of a fixed width."""
 
 from __future__ import annotations
 
 import textwrap
 
-from experiments.report import sections as sections_
+from experiments.report.layout import Line, TableLayout, layout
 from experiments.report.legend import counts, legend, signed
-from experiments.report.table import Layout, Line, Table, layout
+from experiments.report.sections import Section
+from experiments.report.table import Table
+from experiments.report.text import printable
 
 WIDTH = 120  # columns of a terminal
+COLUMN = 8  # of them for a number
 
 
 def terminal(table: Table) -> str:
     """A fixed-width table of at most 120 columns (as long as there are no more than six tasks)."""
     if not table.has_scores:
-        shown = "\n\n".join(sections_.terminal(section) for section in table.sections)
-        return f"{table.title}\n{table.statement}\nprofile {table.profile}\n\n{shown}"
-    found = layout(table)
-    extra = ["vs rand"] * found.has_random + ["paper"] * found.has_paper
-    width = 8
+        shown = "\n\n".join(section(part) for part in table.sections)
+        return printable(f"{table.title}\n{table.statement}\nprofile {table.profile}\n\n{shown}")
+    computed = layout(table)
+    extra = (["vs rand"] if computed.has_random else []) + (["paper"] if computed.has_paper else [])
     longest = max((len(row.name) for row in table.rows), default=0) + 3
-    first = max(12, min(max(26, longest), WIDTH - width * (len(found.columns) + len(extra))))
-    head = " " * first + "".join(f"{c.short:>{width}}" for c in found.columns) + "".join(f"{e:>{width}}" for e in extra)
-    items = "  items".ljust(first) + "".join(f"{c.n or '':>{width}}" for c in found.columns)
+    first = max(12, min(max(26, longest), WIDTH - COLUMN * (len(computed.columns) + len(extra))))
+    head = " " * first + "".join(f"{name:>{COLUMN}}" for name in (*(c.short for c in computed.columns), *extra))
+    items = "  items".ljust(first) + "".join(f"{c.n or '':>{COLUMN}}" for c in computed.columns)
     out = [table.title, table.statement, f"profile {table.profile}, {counts(table.rows)}", "", head, items.rstrip()]
-    for backbone, pool, lines in found.blocks():
-        out += [f"{backbone} / {pool}"]
-        for line in lines:
-            out.append(_terminal_line(found, line, first, width))
-    numbered = (f"[{i}] {note}" for i, note in enumerate(found.notes, 1))
-    out += ["", *legend(found, brief=True), *overlaps(found), *table.notes, *numbered]
-    return "\n".join(wrapped for text in out for wrapped in _wrap(text))
+    for backbone, pool, lines in computed.blocks():
+        out += [f"{backbone} / {pool}", *(_line(computed, line, first) for line in lines)]
+    numbered = (f"[{i}] {note}" for i, note in enumerate(computed.notes, 1))
+    out += ["", *legend(computed, brief=True), *overlaps(computed), *table.notes, *numbered]
+    return "\n".join(wrapped for text in out for wrapped in _wrap(printable(text)))
 
 
-def overlaps(found: Layout) -> list[str]:
+def section(part: Section, width: int = WIDTH) -> str:
+    """An analysis's title and table in fixed columns; what is wider than ``width`` is cut with an ellipsis."""
+    lines = [printable(part.title)]
+    rows = [[printable(cell) for cell in row] for row in (part.head, *part.body)] if part.head else []
+    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  " + "  ".join(f"{cell:<{size}}" for cell, size in zip(row, sizes, strict=True)).rstrip()
+        lines.append(line if len(line) <= width else line[: width - 1] + "…")
+    return "\n".join(lines)
+
+
+def overlaps(computed: TableLayout) -> list[str]:
     """One line a cell whose subset has text in common with a benchmark."""
     lines = []
-    for line in found.lines:
+    for line in computed.lines:
         parts = [
             f"{column.label} {line.values[column.key].overlapping.removeprefix('overlap ')}"
-            for column in found.columns
+            for column in computed.columns
             if any(count for _, count in line.values[column.key].overlap)
         ]
         lines += [f"overlap of {line.row.label}: {'; '.join(parts)}"] if parts else []
     return lines
 
 
-def _terminal_line(found: Layout, line: Line, first: int, width: int) -> str:
-    text = f"  {line.row.name}"
+def _line(computed: TableLayout, line: Line, first: int) -> str:
+    text = f"  {printable(line.row.name)}"
     if len(text) >= first:  # variants differ in their last words
         text = f"{text[: first // 2]}…{text[first // 2 + 2 - first :]} "
     if line.row.results is None:
         value = line.values["avg"]
-        return f"{text:<{first}} {value.text()}{found.mark(value)}"
-    text = f"{text:<{first}}" + "".join(f"{line.values[column.key].text():>{width}}" for column in found.columns)
-    if found.has_random:
-        text += f"{signed(line.to_random):>{width}}"
-    if found.has_paper:
+        return f"{text:<{first}} {value.text()}{computed.mark(value)}"
+    text = f"{text:<{first}}" + "".join(f"{line.values[c.key].text():>{COLUMN}}" for c in computed.columns)
+    if computed.has_random:
+        text += f"{signed(line.to_random):>{COLUMN}}"
+    if computed.has_paper:
         paper = line.values["avg"].paper
-        text += f"{'–' if paper is None else f'{paper:.2f}':>{width}}"
+        text += f"{'–' if paper is None else f'{paper:.2f}':>{COLUMN}}"
     return text
 
 

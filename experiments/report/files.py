@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adg.artifacts.files import write_atomic
-from experiments.report import sections as sections_
-from experiments.report.as_csv import comma_separated
+from experiments.report import as_csv, as_html
 from experiments.report.as_markdown import markdown
 from experiments.report.table import Table
 
@@ -16,13 +15,11 @@ def write(table: Table, folder: Path) -> list[Path]:
 
     The same table gives the same bytes.
     """
-    from experiments.report import as_html
-
     texts = {"table.md": markdown(table)}
-    texts |= {"table.csv": comma_separated(table)} if table.has_scores else {}
+    texts |= {"table.csv": as_csv.comma_separated(table)} if table.has_scores else {}
     texts |= {"index.html": as_html.page(table)}
     for section in table.sections:
-        texts |= {f"{section.name}.csv": sections_.comma_separated(section)} if section.body else {}
+        texts |= {f"{section.name}.csv": as_csv.section(section)} if section.body else {}
         texts |= {f"{section.name}.svg": section.svg} if section.svg else {}
     for name, text in texts.items():
         write_atomic(folder / name, text.encode())

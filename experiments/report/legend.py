@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.report.table import TASKS, WORDS, Layout, Row, Table
+from adg.evaluation.benchmarks import title
+from experiments.report.layout import TableLayout
+from experiments.report.table import WORDS, Row, Table
+
+BENCHMARK_HEAD = ("benchmark", "shots", "metric", "filter", "version", "items")
+LEDGER_HEAD = ("question", "paper", "released code", "here", "config")
 
 
 def signed(value: float | None, digits: int = 2) -> str:
@@ -26,46 +31,45 @@ def counts(rows: Sequence[Row]) -> str:
     return f"{len(rows)} cell{'s' * (len(rows) != 1)}: {counted}" if rows else "no cells"
 
 
-def legend(found: Layout, brief: bool = False) -> list[str]:
+def legend(computed: TableLayout, brief: bool = False) -> list[str]:
     """How to read the numbers; only what applies to this table. ``brief`` leaves out what a terminal does not show."""
     suites = dict.fromkeys(
-        f"suite {row.results['suite']}, backend {row.results['backend']}" for row in found.table.rows if row.results
+        f"suite {row.results['suite']}, backend {row.results['backend']}" for row in computed.table.rows if row.results
     )
-    spread = not brief and any(value.stderr is not None for line in found.lines for value in line.values.values())
-    unit = "percent ± standard error over items" if spread else "percent"
-    lines = ["; ".join([unit, *suites]) + "."] if suites else []
-    shown = [value for line in found.lines for value in line.values.values()]
+    lines = ["; ".join(["percent", *suites]) + "."] if suites else []
+    shown = [value for line in computed.lines for value in line.values.values()]
     if not brief and any(value.interval for value in shown):
         lines.append(
-            "[low, high]: 95 % bootstrap interval of the average over items; of one seed each, so that it "
-            "leaves training variance out."
+            "[low, high]: 95 % interval over items: Wilson's where an item scores 0 or 1, Student's elsewhere (none "
+            "where all items are alike), of the average by bootstrap; of one seed each, so that it leaves training "
+            "variance out."
         )
     if any(value.overlap for value in shown):
         lines.append(
             "overlap: items of the benchmark, those that are scored (test) and those for training or examples "
             "(train), whose text stands in the cell's subset; nothing was removed."
         )
-    if found.has_random:
+    if computed.has_random:
         lines.append("vs random: points of the average above the random row of the same backbone and pool.")
-    if found.has_paper:
-        source = f" ({found.table.source})" if found.table.source else ""
+    if computed.has_paper:
+        source = f" ({computed.table.source})" if computed.table.source else ""
         lines.append(f"paper: the published figure of the same cell{source}; vs paper only where nothing is partial.")
-    if found.partial:
-        lines.append("* partial, not the whole benchmark: " + "; ".join(found.partial) + ".")
-    if not brief and any(v.best for line in found.lines for v in line.values.values()):
+    if computed.partial:
+        lines.append("* partial, not the whole benchmark: " + "; ".join(computed.partial) + ".")
+    if not brief and any(v.best for line in computed.lines for v in line.values.values()):
         lines.append("bold: highest of its backbone and pool.")
     return lines
 
 
-def benchmarks(found: Layout) -> list[list[str]]:
+def benchmark_rows(computed: TableLayout) -> list[list[str]]:
     """Task, shots, metric, filter, version and items, once for each way in which a task was run."""
     seen: dict[tuple[str, ...], None] = {}
-    for line in found.lines:
-        for task, entry in (line.row.results or {"tasks": {}})["tasks"].items():
+    for line in computed.lines:
+        for task, entry in line.row.entries.items():
             if entry.get("value") is not None:
                 seen[
                     (
-                        TASKS.get(task, task),
+                        title(task),
                         str(entry["num_fewshot"]),
                         str(entry["metric"]),
                         str(entry["filter"]),
@@ -73,19 +77,16 @@ def benchmarks(found: Layout) -> list[list[str]]:
                         str(entry["n"]),
                     )
                 ] = None
-    order = {column.label: i for i, column in enumerate(found.columns)}
+    order = {column.label: i for i, column in enumerate(computed.columns)}
     return [list(entry) for entry in sorted(seen, key=lambda entry: order[entry[0]])]
 
 
-BENCHMARK_HEAD = ("benchmark", "shots", "metric", "filter", "version", "items")
-
-
-def facts(found: Layout) -> tuple[list[str], list[list[str]]]:
+def facts(computed: TableLayout) -> tuple[list[str], list[list[str]]]:
     """Seeds, what is known of each subset and the figures beside the table's; empty when nothing is known."""
-    keys = list(dict.fromkeys(key for line in found.lines for key in line.row.facts))
+    keys = list(dict.fromkeys(key for line in computed.lines for key in line.row.facts))
     beside = list(
         dict.fromkeys(
-            (c.key, name) for line in found.lines for c in found.columns for name, _ in line.values[c.key].beside
+            (c.key, name) for line in computed.lines for c in computed.columns for name, _ in line.values[c.key].beside
         )
     )
     if not keys and not beside:
@@ -96,10 +97,10 @@ def facts(found: Layout) -> tuple[list[str], list[list[str]]]:
         "selector",
         "seeds",
         *(key.replace("_", " ") for key in keys),
-        *(f"{TASKS.get(task, task)} {name}" for task, name in beside),
+        *(f"{title(task)} {name}" for task, name in beside),
     ]
     body = []
-    for line in found.lines:
+    for line in computed.lines:
         row = line.row
         others = [dict(line.values[task].beside).get(name) for task, name in beside]
         body.append(

@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
+from adg.evaluation.benchmarks import CATEGORIES
+
 FILE = Path(__file__).with_name("published.yaml")
-CATEGORIES = ("reasoning", "knowledge", "coding", "avg")
 
 
 @functools.cache
@@ -28,7 +29,7 @@ def source() -> str:
 
 
 def figure(backbone: str | None, pool: str | None, selector: str) -> dict[str, float] | None:
-    """``{"reasoning", "knowledge", "coding", "avg"}`` of a cell of the main table, or None.
+    """By category (``CATEGORIES``) the figures of a cell of the main table, or None.
 
     ``backbone`` and ``pool`` are the keys that a backbone's and a pool's config give as ``paper``.
     """

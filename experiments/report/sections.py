@@ -6,8 +6,6 @@ in its place, never a number.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,23 +27,3 @@ class Section:
         for number, row in enumerate(self.body):
             if len(row) != len(self.head):
                 raise BadInput(f"row {number} of section {self.name} has {len(row)} cells; expected {len(self.head)}")
-
-
-def comma_separated(section: Section) -> str:
-    """The section's table as CSV."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(section.head)
-    writer.writerows(section.body)
-    return out.getvalue()
-
-
-def terminal(section: Section, width: int = 120) -> str:
-    """Title and table in fixed columns; what is wider than ``width`` is cut with an ellipsis."""
-    lines = [section.title]
-    rows = [section.head, *section.body] if section.head else []
-    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        line = "  " + "  ".join(f"{cell:<{size}}" for cell, size in zip(row, sizes, strict=True)).rstrip()
-        lines.append(line if len(line) <= width else line[: width - 1] + "…")
-    return "\n".join(lines)

@@ -142,7 +142,7 @@ def test_a_missing_score_is_no_number(tmp_path):
     send(offline(tmp_path), tmp_path)
     summary = read(runs(tmp_path)[0])["summary"]
     assert summary["score/gsm8k"] == 12.5
-    assert summary["stderr/gsm8k"] == 3.0
+    assert 0 < summary["low/gsm8k"] < 12.5 < summary["high/gsm8k"] < 60  # of 1 in 8
     assert summary["items/gsm8k"] == 8
     assert summary["category/reasoning"] == 12.5
     assert summary["not_run/humaneval"] == "no sandbox"

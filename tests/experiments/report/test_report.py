@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adg.errors import BadInput, BadMeasurement
-from adg.evaluation import aggregate
+from adg.evaluation import aggregate, benchmarks
+from adg.evaluation.benchmarks import CATEGORIES, Benchmark, DataSet
 from experiments.report import as_csv, as_html, as_markdown, as_terminal
 from experiments.report import files as files_
-from experiments.report.table import CATEGORIES, WORDS, Deviation, Row, Table
+from experiments.report.sections import Section
+from experiments.report.table import WORDS, Deviation, Row, Table
 
 TASKS = ("bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "mbpp", "humaneval")
 STATEMENT = "mini: checks the machinery, says nothing about the method"
@@ -123,7 +125,7 @@ def parsed(page):
 def test_scores_averages_and_differences():
     found = table(done("random", 0.25), done("adg", bbh=1.0))  # adg: 0.5 but BBH 1.0 -> reasoning 0.75
     random, adg = pipes(as_markdown.markdown(found))
-    assert adg["BBH (n=16)"] == "**100.00** ± 12.50"
+    assert adg["BBH (n=16)"] == "**100.00** [80.64, 100.00]"
     assert adg["Reasoning"] == "**75.00**"
     assert adg["Average"] == "**58.33**"
     assert (random["Average"], random["vs random"], adg["vs random"]) == ("25.00", "–", "+33.33")
@@ -169,8 +171,10 @@ def test_a_task_that_did_not_run_leaves_its_category_and_average_missing():
     assert row["HumanEval (n=16)"] == "not run [1]"
     assert row["Coding"] == row["Average"] == "missing [2]"
     line = rows_of(texts["csv"])[1]
-    assert (line["humaneval"], line["humaneval_stderr"], line["coding"], line["avg"], line["to_random"]) == (
+    columns = ("humaneval", "humaneval_low", "humaneval_high", "coding", "avg", "to_random")
+    assert tuple(line[name] for name in columns) == (
         "not run",
+        "",
         "",
         "missing",
         "missing",
@@ -182,7 +186,7 @@ def test_a_task_that_did_not_run_leaves_its_category_and_average_missing():
 
 def test_a_score_of_zero_is_a_number():
     row = pipes(as_markdown.markdown(table(done("adg", 0.0))))[0]
-    assert row["BBH (n=16)"] == "0.00 ± 12.50"
+    assert row["BBH (n=16)"] == "0.00 [0.00, 19.36]"
 
 
 @pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), "0.5", True, 45.0])
@@ -193,11 +197,76 @@ def test_a_score_that_is_no_fraction_is_refused(value):
         as_markdown.markdown(table(Row("tiny", "general", "adg", state="done", results=broken)))
 
 
+def with_task(task, **entry):
+    changed = results()
+    changed["tasks"][task] |= entry
+    return table(Row("tiny", "general", "adg", state="done", results=changed))
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"), [(0.0, 0, 48.9891), (0.25, 4.5587, 69.9358), (1.0, 51.0109, 100)], ids=["0", "1", "4"]
+)
+def test_a_proportion_has_wilsons_interval_the_same_in_every_form(value, low, high):
+    """Of 4 items; the standard error of 0 right, or of all, is 0 and would claim to be sure."""
+    found = with_task("gsm8k", value=value, stderr=0.0 if value in (0, 1) else 0.25, n=4)
+    texts = everything(found)
+    assert pipes(texts["md"])[0]["GSM8K (n=4)"] == f"{100 * value:.2f} [{low:.2f}, {high:.2f}]"
+    assert f"<small>{low:.2f} – {high:.2f}</small>" in texts["html"]
+    (line,) = rows_of(texts["csv"])
+    assert (float(line["gsm8k_low"]), float(line["gsm8k_high"])) == pytest.approx((low, high), abs=1e-4)
+    assert not any("±" in text or "stderr" in text for text in texts.values())
+    assert "Wilson" in texts["md"] and "Wilson" in texts["html"]
+
+
+def test_a_score_that_is_no_proportion_has_students_interval_or_none_where_items_are_alike():
+    (row,) = pipes(as_markdown.markdown(with_task("truthfulqa_mc2", value=0.4, stderr=0.05, n=16)))
+    assert row["TruthfulQA (n=16)"] == "40.00 [29.34, 50.66]"  # 2.1314 standard errors
+    alike = everything(with_task("truthfulqa_mc2", value=0.4, stderr=0.0, n=16))
+    assert pipes(alike["md"])[0]["TruthfulQA (n=16)"] == "40.00"
+    assert rows_of(alike["csv"])[0]["truthfulqa_mc2_low"] == ""
+    assert '<td class="score">40.00</td>' in alike["html"]
+
+
+def test_a_benchmark_is_one_entry(monkeypatch):
+    """Its columns, names, order, interval and category follow from the table of benchmarks alone."""
+    entry = Benchmark("Drop It", DataSet(lambda row: (row["q"], row["a"])), ("f1",), short="Drop")
+    monkeypatch.setattr(benchmarks, "BENCHMARKS", benchmarks.BENCHMARKS)
+    monkeypatch.setitem(benchmarks.BENCHMARKS, "drop", entry)
+    other = results()
+    other["tasks"] = {"drop": {**other["tasks"]["mmlu"], "value": 0.25}, "mmlu": other["tasks"]["mmlu"]}
+    found = table(Row("tiny", "general", "adg", state="done", results=other))
+    texts = everything(found)
+    assert list(pipes(texts["md"])[0])[3:5] == ["MMLU (n=16)", "Drop It (n=16)"]
+    assert pipes(texts["md"])[0]["Drop It (n=16)"] == "25.00 [10.18, 49.50]"
+    assert re.search(r"MMLU +Drop ", texts["txt"]) and "<th>Drop It" in texts["html"]
+    assert rows_of(texts["csv"])[0]["drop_low"]
+
+
+HOSTILE = '=HYPERLINK("x")\x1b[2J\u202e<img src=x onerror=alert(1)>[a](http://b)'
+
+
+def test_what_others_wrote_is_shown_and_does_nothing():
+    """Reasons, names and analyses may hold escapes, directions of writing, markup and formulas."""
+    parts = [Section("part", HOSTILE, [HOSTILE], ("what", HOSTILE), [(HOSTILE, "-1.5")])]
+    rows = [Row("tiny", "general", HOSTILE, state="failed", reason=HOSTILE), done("adg", facts={"note": HOSTILE})]
+    texts = everything(table(*rows, title=HOSTILE, notes=[HOSTILE], sections=parts))
+    texts |= {"section.csv": as_csv.section(parts[0]), "section.txt": as_terminal.section(parts[0])}
+    for name, text in texts.items():
+        assert not {"\x1b", "\u202e", "\r"} & set(text), name
+        assert ("\\x1b[2J\\u202e" in text) or ("\\\\x1b" in text), name
+    assert "<img" not in texts["md"] + texts["html"] and "](http" not in texts["md"]
+    for name in ("csv", "section.csv"):
+        cells = [cell for row in csv.reader(io.StringIO(texts[name])) for cell in row]
+        assert not [cell for cell in cells if cell.startswith("=")] and any(cell.startswith("'=") for cell in cells)
+    assert next(csv.DictReader(io.StringIO(texts["section.csv"])))["what"].startswith("'=")
+    assert "-1.5" in list(csv.reader(io.StringIO(texts["section.csv"])))[1]
+
+
 def test_partial_results_are_marked_and_never_best():
     found = table(done("random", 0.25, partial=True), done("adg", partial=True))
     texts = everything(found)
     row = pipes(texts["md"])[1]
-    assert row["BBH (n=16)"] == "50.00* ± 12.50"
+    assert row["BBH (n=16)"] == "50.00* [28.00, 72.00]"
     assert row["Average"] == "50.00*"
     assert row["vs random"] == "+25.00"
     assert "**5" not in texts["md"] and "<b>" not in texts["html"]
@@ -261,8 +330,8 @@ def test_the_items_stand_in_the_cell_when_they_differ():
     fewer["tasks"]["mmlu"]["n"] = 8
     found = table(done("random"), Row("tiny", "general", "adg", state="done", results=fewer))
     assert [row["MMLU"] for row in pipes(as_markdown.markdown(found))] == [
-        "**50.00** ± 12.50 (n=16)",
-        "**50.00** ± 12.50 (n=8)",
+        "**50.00** [28.00, 72.00] (n=16)",
+        "**50.00** [21.52, 78.48] (n=8)",
     ]
 
 
@@ -276,7 +345,7 @@ def test_flexible_extract_facts_and_seeds_are_kept():
 def test_the_ledger_ends_the_page():
     entry = Deviation("Top-k", "not named", "50 | default", "0 <off>", ("sampling.top_k",))
     texts = everything(table(done("adg"), ledger=[entry]))
-    assert texts["md"].rstrip().endswith(r"| Top-k | not named | 50 \| default | 0 <off> | `sampling.top_k` |")
+    assert texts["md"].rstrip().endswith(r"| Top-k | not named | 50 \| default | 0 &lt;off&gt; | `sampling.top_k` |")
     assert parsed(texts["html"]).rows[-1] == ["Top-k", "not named", "50 | default", "0 <off>", "sampling.top_k"]
 
 
@@ -295,7 +364,7 @@ def test_an_unknown_task_gets_a_column_of_its_own():
     other = results()
     other["tasks"]["drop"] = {**other["tasks"]["mmlu"], "value": 0.25}
     row = pipes(as_markdown.markdown(table(Row("tiny", "general", "adg", state="done", results=other))))[0]
-    assert row["drop (n=16)"] == "25.00 ± 12.50"
+    assert row["drop (n=16)"] == "25.00 [0.00, 51.64]"
 
 
 def test_a_suite_of_other_tasks_has_no_column_of_the_papers_categories():
@@ -307,7 +376,11 @@ def test_a_suite_of_other_tasks_has_no_column_of_the_papers_categories():
     found = table(Row("tiny", "general", "adg", state="done", results=chinese), Row("tiny", "general", "zip"))
     texts = everything(found)
     row, missing = pipes(texts["md"])
-    assert (row["CMMLU (n=16)"], row["C-Eval (n=16)"], row["Average"]) == ("25.00 ± 12.50", "50.00 ± 12.50", "37.50")
+    assert (row["CMMLU (n=16)"], row["C-Eval (n=16)"], row["Average"]) == (
+        "25.00 [10.18, 49.50]",
+        "50.00 [28.00, 72.00]",
+        "37.50",
+    )
     assert missing["Average"] == "missing" and "Reasoning" not in row
     assert not any("Reasoning" in text or "BBH" in text for text in texts.values())
     assert rows_of(texts["csv"])[0]["avg"] == "37.5000"
@@ -318,7 +391,7 @@ def test_overlap_and_interval_stand_beside_the_score():
     leaking = Row("tiny", "general", "adg", state="done", results=results(), overlap=overlap, interval=(0.4, 0.6))
     texts = everything(table(done("random"), leaking))
     first, row = pipes(texts["md"])
-    assert row["GSM8K (n=16)"] == "**50.00** ± 12.50 (overlap 3 test, 7,300 train)"
+    assert row["GSM8K (n=16)"] == "**50.00** [28.00, 72.00] (overlap 3 test, 7,300 train)"
     assert row["MMLU (n=16)"].endswith("(overlap 0 test, 0 train)") and "overlap" not in row["BBH (n=16)"]
     assert row["Average"] == "**50.00** [40.00, 60.00]" and first["Average"] == "**50.00**"
     assert "<small>overlap 3 test, 7,300 train</small>" in texts["html"] and "40.00 – 60.00" in texts["html"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from adg.errors import BadInput
-from experiments.report import as_html, as_markdown, as_terminal, plots, sections
+from experiments.report import as_html, as_markdown, as_terminal, plots
 from experiments.report import files as files_
 from experiments.report.sections import Section
 from experiments.report.table import Row, Table
@@ -55,7 +55,9 @@ TABLE = Table("Stability", "mini", "a statement", rows=[], sections=[SECTION])
 def test_a_report_without_evaluated_cells_shows_its_sections(tmp_path: Path) -> None:
     files = {path.name: path.read_text() for path in files_.write(TABLE, tmp_path)}
     assert set(files) == {"table.md", "index.html", "overlap.csv", "overlap.svg"}
-    assert "![Overlap | of subsets](overlap.svg)" in files["table.md"] and "| a <b> | missing |" in files["table.md"]
+    assert (
+        "![Overlap | of subsets](overlap.svg)" in files["table.md"] and "| a &lt;b&gt; | missing |" in files["table.md"]
+    )
     assert "data:image/svg+xml;base64," in files["index.html"] and "a &lt;b&gt;" in files["index.html"]
     assert "cells" not in files["table.md"]
     assert list(csv.reader(io.StringIO(files["overlap.csv"]))) == [["what", "value"], ["a <b>", "missing"]]
@@ -73,5 +75,5 @@ def test_sections_stand_beside_a_table() -> None:
 
 
 def test_a_terminal_cuts_what_is_too_wide() -> None:
-    text = sections.terminal(Section("x", "X", head=("a",), body=[("z" * 200,)]))
+    text = as_terminal.section(Section("x", "X", head=("a",), body=[("z" * 200,)]))
     assert max(map(len, text.splitlines())) == 120 and text.endswith("…")

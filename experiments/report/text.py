@@ -1,0 +1,69 @@
+"""Text of models and of data on its way out: made safe for a terminal, a page, a Markdown table and a spreadsheet.
+
+A model may write anything, and so may a pool: terminal escapes, marks that turn the direction of writing, markup, or
+a cell that a spreadsheet would take for a formula. Shown is what was written, never what it would do.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+KEPT = "\n\u200c\u200d"  # line feed, and the joiners that some scripts and emoji are spelt with
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode categories: control, format (direction), surrogate, separators
+FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # a spreadsheet calculates what begins with one, full width too
+
+
+def printable(text: str) -> str:
+    """``text`` with control and direction characters, but the line feed, written out as ``\\x1b`` or ``\\u202e``."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "".join(_escaped(c) if c not in KEPT and unicodedata.category(c) in HIDDEN else c for c in text)
+
+
+def json_line(text: str) -> str:
+    """A line of JSON that holds such characters only as escapes; it reads back to the same value."""
+    return "".join(
+        "".join(f"\\u{int.from_bytes(unit, 'big'):04x}" for unit in _units(c))
+        if c not in KEPT and unicodedata.category(c) in HIDDEN
+        else c
+        for c in text
+    )
+
+
+def markup(text: str) -> str:
+    """``text`` for Markdown outside of code: no HTML, no link and no image comes out of it."""
+    return escape(printable(text), quote=False).replace("](", "]\\(")
+
+
+def comma_separated(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV, without control characters. A text that a spreadsheet would calculate is led by an apostrophe;
+    numbers stay numbers."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([[_cell(value) for value in row] for row in rows])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str) or not value.lstrip(" ").startswith(FORMULA):
+        return printable(value) if isinstance(value, str) else value
+    try:
+        float(value)
+    except ValueError:
+        return "'" + printable(value)
+    return value
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _units(character: str) -> list[bytes]:
+    """UTF-16 code units, as JSON spells characters."""
+    coded = character.encode("utf-16-be", "surrogatepass")
+    return [coded[i : i + 2] for i in range(0, len(coded), 2)]
