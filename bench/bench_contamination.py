@@ -56,7 +56,7 @@ def real(pool: Path, benchmarks: Path) -> dict[str, object]:
     suite = SuiteConfig.of({**values, "data_root": str(benchmarks)})
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder, ExecConfig())
-        node = pool_stage.node(PoolConfig(name=pool.stem, path=str(pool)))
+        node = pool_stage.node(PoolConfig(name=pool.stem, path=str(pool), empty_output="keep"))
         store.ensure(node)
         started = time.perf_counter()
         artifact = store.ensure(contamination.node(node, suite))

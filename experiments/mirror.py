@@ -22,8 +22,9 @@ from adg.evaluation import items
 from adg.evaluation.benchmarks import BENCHMARKS
 from adg.evaluation.config import SuiteConfig, TaskConfig
 from adg.hub import MANIFEST, SCHEMA, read
-from adg.pools import readers
+from adg.pools import sources as pool_sources
 from adg.pools import stage as pool_stage
+from adg.pools import tables
 from adg.pools.config import PoolConfig
 
 MODEL, POOL, BENCHMARK = "model", "pool", "benchmark"
@@ -109,9 +110,11 @@ def looked_at(source: Source, folder: Path) -> int | None:
 
 def _pool(config: PoolConfig, folder: Path) -> tuple[int, int | None]:
     if config.file is None:
-        return len(readers.read_dataset(str(folder), f"{folder}", config.split)), config.expected_rows
-    local = replace(config, path=str(folder / config.file), hub=None, revision=None, file=None)
-    _, rows, problems, _ = readers.read_source(local, offline=True)
+        rows, problems = tables.dataset(str(folder), f"{folder}", config.split)
+    else:
+        local = replace(config, path=str(folder / config.file), hub=None, revision=None, file=None)
+        raw = pool_sources.read(local, offline=True)
+        rows, problems = raw.rows, raw.problems
     if problems:
         raise BadInput(problems[0])
     return len(rows), config.expected_rows

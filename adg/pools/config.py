@@ -9,7 +9,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from adg.artifacts.artifact import UNLESS_DEFAULT
 from adg.errors import BadInput
+
+FORMATS = ("json", "jsonl", "parquet", "csv")
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class FieldMap:
     """Which field of a row holds what. ``None`` for ``input`` or ``output``: the rows have none.
 
     ``messages`` names the field with the turns of a conversation; ``None`` finds "messages" or "conversations" in
-    rows that have no instruction field.
+    rows that have no instruction. Where a conversation holds no answer, a field named as ``output`` may hold it
+    ("chosen" of preference pairs).
     """
 
     id: str = "id"
@@ -33,32 +37,41 @@ def _not_identity(default: Any) -> Any:
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Where a pool comes from and what is done with doubtful rows. Exactly one of ``path`` and ``hub`` is set."""
+    """Where a pool comes from and what is done with doubtful rows. Exactly one of ``path`` and ``hub`` is set.
+
+    A row that is refused ends the command with the list of all such rows; one that is dropped is counted and listed
+    with its reason.
+    """
 
     name: str = _not_identity("???")
-    path: str | None = _not_identity(None)  # a file; "mini:x.jsonl" is one of the embedded pools
-    format: str = "auto"  # auto | json | jsonl | parquet
+    path: str | None = _not_identity(None)  # a file or a folder of shards; "mini:x.jsonl" is an embedded pool
+    format: str = "auto"  # auto (by the file's name) | json | jsonl | parquet | csv
     hub: str | None = None  # id of a dataset repository
     revision: str | None = None  # full commit hash of that repository
     file: str | None = None  # one file in it; None loads the dataset through its own layout
-    split: str = "train"  # used when ``file`` is not set
-    sha256: str | None = None  # of the file; checked
+    split: str = "train"  # of a whole data set, and of a folder whose files' names tell splits apart
+    sha256: str | None = None  # of the file, of a folder over its files' digests; checked
     fields: FieldMap = field(default_factory=FieldMap)
     rows: int | None = None  # keep a seeded sample of that many rows; None keeps all
     seed: int = 0  # of that sample
     empty_instruction: str = "refuse"  # refuse | drop
-    empty_output: str = "keep"  # keep | drop | refuse
+    empty_output: str = "refuse"  # keep | drop | refuse; a row without an answer teaches a model to say nothing
     max_chars: int | None = None  # a row is over-long above this many characters in its three fields
     over_long: str = "keep"  # keep | drop | refuse
+    # refuse | drop a row that is more than texts: tool turns, parts or placeholders of images
+    not_text: str = field(default="refuse", metadata={"identity": UNLESS_DEFAULT})
+    # true: a row's id is its position, whatever its id field holds
+    number_rows: bool = field(default=False, metadata={"identity": UNLESS_DEFAULT})
     expected_rows: int | None = _not_identity(None)  # rows of the source, before any are left out; checked
     paper: str | None = _not_identity(None)  # name of the pool in the paper's figures
 
     def __post_init__(self) -> None:
         choices = {
-            "format": ("auto", "json", "jsonl", "parquet"),
+            "format": ("auto", *FORMATS),
             "empty_instruction": ("refuse", "drop"),
             "empty_output": ("keep", "drop", "refuse"),
             "over_long": ("keep", "drop", "refuse"),
+            "not_text": ("refuse", "drop"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

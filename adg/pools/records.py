@@ -58,6 +58,18 @@ def load_original(artifact: Artifact) -> dict[str, dict[str, Any]]:
     return {entry["id"]: entry["row"] for entry in map(json.loads, lines)}
 
 
+def load_left_out(artifact: Artifact) -> dict[str, str]:
+    """Key -> why a row of the source is not among the records: it was dropped, or a sample did not draw it."""
+    left_out = {
+        entry["id"]: f"dropped: {entry['reason']}"
+        for entry in map(json.loads, artifact.file("dropped.jsonl").read_bytes().splitlines())
+    }
+    if "not_drawn.jsonl" in artifact.manifest["files"]:
+        lines = artifact.file("not_drawn.jsonl").read_bytes().splitlines()
+        left_out |= dict.fromkeys((json.loads(line)["id"] for line in lines), "not drawn (pool.rows)")
+    return left_out
+
+
 def load_rows(path: Path) -> list[Record]:
     """Records of a file with the columns of ``records.parquet``, in the file's order."""
     import pyarrow.parquet as pq

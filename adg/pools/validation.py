@@ -1,192 +1,165 @@
-"""Raw rows become records: a chat its first instruction and answer, every field text, every id distinct.
+"""Raw rows become records: every field text, every id distinct, doubtful rows kept, dropped or refused as is set.
 
 All problems are listed in one message. The rules belong to the stage: changing one means a new version of ``pool``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from adg.errors import BadInput
+from adg.pools import fields
 from adg.pools.config import FieldMap, PoolConfig
-from adg.pools.readers import UNREADABLE, Raw
 from adg.pools.records import Record, key, order
+from adg.pools.rows import UNREADABLE, MappedRow, RawRow, is_unicode
+from adg.pools.sources import RawPool
 
 SHOWN = 20  # problems printed in one message
-CHAT_FIELDS = ("messages", "conversations")
-ROLES = {
-    "human": "human",
-    "user": "human",
-    "prompter": "human",
-    "gpt": "answer",
-    "assistant": "answer",
-    "chatgpt": "answer",
-    "model": "answer",
-    "system": "system",
-}
+COUNTED = (
+    "empty_instruction",
+    "empty_output",
+    "over_long",
+    "not_text",
+    "multi_turn",
+    "system_turn",
+    "preference",
+    "placeholder",
+    "media",
+)
 
 
-def validate(
-    source: str, raw: Raw, problems: list[str], cfg: PoolConfig
-) -> tuple[list[tuple[Record, dict[str, Any]]], list[tuple[int | str, str]], dict[str, int]]:
-    """Kept (record, original row) pairs and dropped (id, reason) pairs, both in canonical order, and counts.
+@dataclass
+class Validated:
+    """Kept records with their original rows and dropped ids with their reasons, in canonical order, and counts."""
 
-    Raises one ``BadInput`` that lists every problem of the pool.
-    """
-    if cfg.expected_rows is not None and len(raw) != cfg.expected_rows:
-        problems = [f"{source}: has {len(raw)} rows, expected {cfg.expected_rows} (pool.expected_rows)", *problems]
-    if not raw:
-        problems = [*problems, f"{source}: holds no rows"]
-    else:
-        unmapped = _unmapped(source, raw, cfg.fields)
-        if unmapped:  # every row would repeat the same complaint
-            _refuse(source, [*problems, *unmapped], len(raw))
-    kept: list[tuple[Record, dict[str, Any]]] = []
-    dropped: list[tuple[int | str, str]] = []
-    counts = dict.fromkeys(("empty_instruction", "empty_output", "over_long", "multi_turn", "system_turn"), 0)
+    kept: list[tuple[Record, dict[str, Any]]] = field(default_factory=list)
+    dropped: list[tuple[int | str, str]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
+
+
+@dataclass(frozen=True)
+class _Doubt:
+    """What is doubtful of a row, the rule that decides on it, and what may be typed where the rule refuses."""
+
+    count: str
+    rule: str
+    reason: str
+    remedy: str
+
+
+def validate(raw: RawPool, cfg: PoolConfig) -> Validated:
+    """The records of a pool. Raises one ``BadInput`` that lists every problem, with a remedy for each kind."""
+    source, problems = raw.source, list(raw.problems)
+    if cfg.expected_rows is not None and len(raw.rows) != cfg.expected_rows:
+        problems = [f"{source}: has {len(raw.rows)} rows, expected {cfg.expected_rows} (pool.expected_rows)", *problems]
+    if fault := _about_all(raw.rows, cfg.fields, bool(problems)):  # every row would repeat the same complaint
+        _refuse(source, [*problems, f"{source}: {fault}"], [], len(raw.rows))
+    result = Validated()
+    remedies: Counter[str] = Counter()
     seen: dict[str, str] = {}
-    for position, (where, row) in enumerate(raw):
+    for position, (where, row) in enumerate(raw.rows):
         if row is UNREADABLE:
             continue
         if not isinstance(row, Mapping):
             problems.append(f"{source}: {where}: expected an object, found {type(row).__name__}")
             continue
-        id, wrong = _id(row, position, cfg.fields.id)
-        texts, also, flags = _texts(row, cfg.fields)
-        wrong += also
+        id, wrong = (position, "") if cfg.number_rows else _id(row, position, cfg.fields.id)
         if id is not None and (first := seen.setdefault(key(id), where)) is not where:
-            wrong.append(f"the id is already used at {first}")
-        record = Record(position if id is None else id, *texts)
-        length = sum(map(len, texts))
-        found = []  # (count, rule, reason)
-        if not wrong and not record.instruction.strip():
-            hint = "; pool.empty_instruction=drop leaves it out" if cfg.empty_instruction == "refuse" else ""
-            found.append(("empty_instruction", cfg.empty_instruction, "missing or empty instruction" + hint))
-        if not wrong and not record.output.strip():
-            found.append(("empty_output", cfg.empty_output, "empty output"))
-        if cfg.max_chars is not None and length > cfg.max_chars:
-            found.append(("over_long", cfg.over_long, f"over-long ({length} characters, limit {cfg.max_chars})"))
-        for name in [name for name, _, _ in found] + flags:
-            counts[name] += 1
-        wrong += [reason for _, rule, reason in found if rule == "refuse"]
+            wrong = f"the id is already used at {first}"
+        if wrong:
+            remedies["no usable id: pool.number_rows=true takes a row's position as its id instead"] += 1
+        texts = fields.mapped(row, cfg.fields)
+        record = Record(position if id is None else id, texts.instruction, texts.input, texts.output)
+        doubts = _doubts(texts, cfg, bool(wrong or texts.problems))
+        for name in [doubt.count for doubt in doubts] + sorted(texts.counts):
+            result.counts[name] += 1
+        refused = [doubt for doubt in doubts if doubt.rule == "refuse"]
+        remedies.update(doubt.remedy for doubt in refused)
+        faults = [*([wrong] if wrong else []), *texts.problems, *(doubt.reason for doubt in refused)]
         shown = "no usable id" if id is None else f"id {key(id)}"
-        problems.extend(f"{source}: {where}: {shown}: {text}" for text in wrong)
-        reasons = [reason for _, rule, reason in found if rule == "drop"]
-        if reasons:
-            dropped.append((record.id, "; ".join(reasons)))
-        elif not wrong:
-            kept.append((record, dict(row)))
-    if not problems and not kept:
-        problems = [f"{source}: all {len(raw)} rows would be dropped (pool.empty_output, pool.over_long)"]
+        problems.extend(f"{source}: {where}: {shown}: {text}" for text in faults)
+        if reasons := [doubt.reason for doubt in doubts if doubt.rule == "drop"]:
+            result.dropped.append((record.id, "; ".join(reasons)))
+        elif not faults:
+            result.kept.append((record, dict(row)))
+    if not problems and not result.kept:
+        why = Counter(reason for _, reason in result.dropped)
+        listed = "; ".join(f"{count:,} x {reason}" for reason, count in why.most_common(3))
+        problems = [f"{source}: all {len(raw.rows)} rows would be dropped ({listed})"]
     if problems:
-        _refuse(source, problems, len(raw))
-    kept.sort(key=lambda entry: order(entry[0].id))
-    dropped.sort(key=lambda entry: order(entry[0]))
-    return kept, dropped, counts
+        _refuse(source, problems, _remedies(remedies, result.counts, cfg), len(raw.rows))
+    result.kept.sort(key=lambda entry: order(entry[0].id))
+    result.dropped.sort(key=lambda entry: order(entry[0]))
+    return result
 
 
-def _refuse(source: str, problems: list[str], rows: int) -> None:
-    more = len(problems) - SHOWN
-    plural = "s" if len(problems) != 1 else ""
-    raise BadInput(
-        f"{source}: {len(problems)} problem{plural} in {rows} rows\n  "
-        + "\n  ".join(problems[:SHOWN])
-        + (f"\n  and {more} more" if more > 0 else "")
-        + "\nCorrect the file or the pool's config and run the same command again"
-    )
+def _about_all(rows: Sequence[RawRow], mapping: FieldMap, read_in_part: bool) -> str:
+    """What is wrong with the pool as a whole; "" where its rows can be looked at one by one."""
+    if not rows:
+        return "" if read_in_part else "holds no rows"
+    readable = [row.content for row in rows if row.content is not UNREADABLE]
+    objects = [content for content in readable if isinstance(content, Mapping)]
+    if len(readable) > 1 and not objects:
+        return f"expected objects, found {type(readable[0]).__name__} in every row"
+    return fields.unmapped(objects, mapping)
 
 
-def _unmapped(source: str, raw: Raw, fields: FieldMap) -> list[str]:
-    """Mapped fields that no row has, where that cannot be meant."""
-    rows = [row for _, row in raw if isinstance(row, Mapping)]
-    known = list(dict.fromkeys(str(name) for row in rows for name in row))
-    chat = fields.messages in known if fields.messages else any(name in known for name in CHAT_FIELDS)
-    defaults = FieldMap()
-    wanted = {"id": fields.id if fields.id != defaults.id else None, "messages": fields.messages}
-    if not chat:
-        wanted |= {
-            "instruction": fields.instruction,
-            "output": fields.output,
-            "input": fields.input if fields.input != defaults.input else None,
-        }
-    hints = {"output": ", or pool.fields.output=null if there are no answers"}
-    return [
-        f"{source}: no row has the field '{name}'; rows have {known[:20]}. "
-        f"Set pool.fields.{role}=<field>{hints.get(role, '')}"
-        for role, name in wanted.items()
-        if name is not None and rows and name not in known
-    ]
+def _doubts(row: MappedRow, cfg: PoolConfig, faulty: bool) -> list[_Doubt]:
+    """What the rules of the config decide on; of a row that is refused already only what does not follow from that."""
+    doubts = []
+    if not faulty and row.not_text:
+        text = "pool.not_text=drop leaves such rows out"
+        doubts.append(_Doubt("not_text", cfg.not_text, row.not_text, f"more than text: {text}"))
+    elif not faulty:
+        if not row.instruction.strip():
+            text = "missing or empty instruction"
+            remedy = f"{text}: pool.empty_instruction=drop leaves such rows out"
+            doubts.append(_Doubt("empty_instruction", cfg.empty_instruction, text, remedy))
+        if not row.output.strip():
+            rule = "keep" if cfg.fields.output is None else cfg.empty_output  # null says that the rows have none
+            remedy = "empty output: pool.empty_output=drop leaves such rows out, pool.empty_output=keep takes them"
+            doubts.append(_Doubt("empty_output", rule, "empty output", remedy))
+    if cfg.max_chars is not None and row.characters > cfg.max_chars:
+        text = f"over-long ({row.characters} characters, limit {cfg.max_chars})"
+        remedy = "over-long: pool.over_long=drop leaves such rows out, pool.over_long=keep takes them"
+        doubts.append(_Doubt("over_long", cfg.over_long, text, remedy))
+    return doubts
 
 
-def _id(row: Mapping[str, Any], position: int, name: str) -> tuple[int | str | None, list[str]]:
+def _id(row: Mapping[str, Any], position: int, name: str) -> tuple[int | str | None, str]:
     """The row's id (its position, from 0, when it has none), or None and what is wrong with it."""
     value = row.get(name)
     if value is None:
-        return position, []
+        return position, ""
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        return None, [f"'{name}' is {value!r:.60} ({type(value).__name__}), expected an integer or text"]
-    if value == "" or (isinstance(value, str) and not _encodable(value)):
-        return None, [f"'{name}' is {value!r:.60}, expected text that is not empty and is valid Unicode"]
-    return value, []
+        return None, f"'{name}' is {value!r:.60} ({type(value).__name__}), expected an integer or text"
+    if value == "" or (isinstance(value, str) and not is_unicode(value)):
+        return None, f"'{name}' is {value!r:.60}, expected text that is not empty and is valid Unicode"
+    return value, ""
 
 
-def _texts(row: Mapping[str, Any], fields: FieldMap) -> tuple[tuple[str, str, str], list[str], list[str]]:
-    """Instruction, input and output of a row, what is wrong with them, and which counts it adds to."""
-    chat = fields.messages
-    if chat is None and fields.instruction not in row:
-        chat = next((name for name in CHAT_FIELDS if name in row), None)
-    if chat is not None:
-        return _conversation(row.get(chat), chat)
-    texts, wrong = [], []
-    for name in (fields.instruction, fields.input, fields.output):
-        value = None if name is None else row.get(name)
-        text = value if isinstance(value, str) else ""
-        if value is not None and not isinstance(value, str):
-            wrong.append(f"'{name}' is {value!r:.60} ({type(value).__name__}), expected text")
-        elif not _encodable(text):
-            wrong.append(f"'{name}' holds half of a surrogate pair, which is not valid Unicode")
-            text = ""
-        texts.append(text)
-    return (texts[0], texts[1], texts[2]), wrong, []
+def _remedies(remedies: Counter[str], counts: Mapping[str, int], cfg: PoolConfig) -> list[str]:
+    """A line for each kind of problem that an option settles, with the number of rows."""
+    lines = [f"{count:,} x {text}" for text, count in remedies.items()]
+    if counts["preference"] and any("empty output" in text for text in remedies) and cfg.fields.output == "output":
+        lines.append(
+            f"{counts['preference']:,} rows are preference pairs (fields chosen, rejected): "
+            f"pool.fields.output=chosen takes the preferred answer"
+        )
+    return lines
 
 
-def _conversation(turns: Any, name: str) -> tuple[tuple[str, str, str], list[str], list[str]]:
-    """The first question and its answer: from/value (ShareGPT) or role/content turns.
-
-    Instruction: the first human turn, with the human turns right after it joined by a line feed. Output: the answer
-    that follows. Every other human or answer turn is left out and the row counted as ``multi_turn``; a system turn
-    is left out too, since the template has no place for it, and counted as ``system_turn``. Both stay in
-    ``original.jsonl``.
-    """
-    if not isinstance(turns, list):
-        return ("", "", ""), [f"'{name}' is {type(turns).__name__}, expected a list of turns"], []
-    wrong, said = [], []
-    for number, turn in enumerate(turns, 1):
-        turn = turn if isinstance(turn, Mapping) else {}
-        role, text = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-        if not isinstance(role, str) or role.lower() not in ROLES:
-            wrong.append(f"'{name}' turn {number} has role {role!r:.40}, expected one of {', '.join(ROLES)}")
-        elif not isinstance(text, str) or not _encodable(text):
-            wrong.append(f"'{name}' turn {number} has no valid text, found {type(text).__name__}")
-        else:
-            said.append((ROLES[role.lower()], text))
-    spoken = [turn for turn in said if turn[0] != "system"]
-    flags = ["system_turn"] if len(spoken) < len(said) else []
-    start = next((i for i, (role, _) in enumerate(spoken) if role == "human"), len(spoken))
-    stop = next((i for i in range(start, len(spoken)) if spoken[i][0] == "answer"), len(spoken))
-    instruction = "\n".join(text for _, text in spoken[start:stop])
-    output = spoken[stop][1] if stop < len(spoken) else ""
-    if start > 0 or stop + 1 < len(spoken):
-        flags.append("multi_turn")
-    if not wrong and start == len(spoken):
-        wrong.append(f"'{name}' has no human turn, so no instruction")
-    return (instruction, "", output), wrong, flags
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _refuse(source: str, problems: Sequence[str], remedies: Sequence[str], rows: int) -> None:
+    more = len(problems) - SHOWN
+    plural = "s" if len(problems) != 1 else ""
+    raise BadInput(
+        "\n  ".join(
+            [f"{source}: {len(problems)} problem{plural}" + (f" in {rows} rows" if rows else ""), *problems[:SHOWN]]
+        )
+        + (f"\n  and {more} more" if more > 0 else "")
+        + "".join(f"\n{line}" for line in remedies)
+        + "\nCorrect the file or the pool's config and run the same command again"
+    )

@@ -153,7 +153,7 @@ def test_copies_empty_and_one_token_responses(selector: Any, tmp_path: Path, roo
     rows += [{**rows[7 + i], "id": 903 + i, "output": text} for i, text in enumerate(("", "4", " ", rows[9]["output"]))]
     (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
-    pool = pool_stage.node(PoolConfig(name="hard", path=str(tmp_path / "hard.jsonl")))
+    pool = pool_stage.node(PoolConfig(name="hard", path=str(tmp_path / "hard.jsonl"), empty_output="keep"))
     artifact = store.ensure(pool)
     data = SelectorData(records.load(artifact), _features(selector, store, pool), artifact)
     table = scored(selector, data)
@@ -193,7 +193,7 @@ def test_any_pool_read_with_a_model(name: str, drawn: list, seed: int, tmp_path_
     for turn, order in enumerate((range(len(rows)), np.random.default_rng(seed).permutation(len(rows)))):
         (folder / f"{turn}.jsonl").write_text("".join(json.dumps(rows[i]) + "\n" for i in order))
         store = Store(folder / "runs", ExecConfig(device="cpu"))
-        pool = pool_stage.node(PoolConfig(name=f"p{turn}", path=str(folder / f"{turn}.jsonl")))
+        pool = pool_stage.node(PoolConfig(name=f"p{turn}", path=str(folder / f"{turn}.jsonl"), empty_output="keep"))
         artifact = store.ensure(pool)
         data = SelectorData(records.load(artifact), _features(selector, store, pool), artifact)
         table = selector.scores(data)

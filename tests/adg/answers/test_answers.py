@@ -47,7 +47,7 @@ def rows(count: int) -> list[dict]:
 
 def write_pool(path: Path, made: list[dict]) -> PoolConfig:
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
-    return PoolConfig(name="pool", path=str(path))
+    return PoolConfig(name="pool", path=str(path), empty_output="keep")
 
 
 @pytest.fixture(scope="module")
@@ -350,7 +350,7 @@ from adg.artifacts.store import Store
 
 runs, pool, engine, new_tokens = sys.argv[1:5]
 node = answers_stage.node(
-    pool_stage.node(PoolConfig(name="pool", path=pool)),
+    pool_stage.node(PoolConfig(name="pool", path=pool, empty_output="keep")),
     backbone_stage.node(BackboneConfig(name="tiny", builder="tiny_random", dtype="float32")),
     SamplingConfig(n=3, max_new_tokens=int(new_tokens), seed=7),
     EngineConfig(name=engine, batch_size=2, max_num_seqs=4, enforce_eager=True, cpu_cache_gb=1),
@@ -419,7 +419,7 @@ def test_killed_and_resumed_run_equals_an_unbroken_one(root, tmp_path):
     args = (tmp_path / "pool.jsonl", "hf", 100)
     done = kill_after(start(root, RUN, tmp_path / "killed", *args), tmp_path / "killed", 3)
     assert 3 <= done < 20
-    cfg = PoolConfig(name="pool", path=str(args[0]))
+    cfg = PoolConfig(name="pool", path=str(args[0]), empty_output="keep")
     wanted = node(cfg, SamplingConfig(n=3, max_new_tokens=100, seed=7), batch_size=2)
     resumed, unbroken = (
         Store(tmp_path / name, ExecConfig(device="cpu")).ensure(wanted) for name in ("killed", "unbroken")

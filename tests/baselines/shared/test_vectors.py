@@ -45,7 +45,7 @@ def pool_of(folder: Path, rows: list[dict[str, Any]], **options: Any) -> Any:
     folder.mkdir(exist_ok=True)
     path = folder / "pool.jsonl"
     path.write_text("".join(json.dumps({"input": "", "output": "", **row}) + "\n" for row in rows))
-    return pool_stage.node(PoolConfig(name="p", path=str(path), **options))
+    return pool_stage.node(PoolConfig(name="p", path=str(path), empty_output="keep", **options))
 
 
 def loaded(store: Store, pool: Any, options: VectorOptions) -> tuple[np.ndarray, dict[int, str], SelectorData]:
