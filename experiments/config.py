@@ -103,7 +103,8 @@ class Config:
     selecting: BackboneConfig | None = None  # the backbone that chooses the subset; None: the one that is trained
     budget: int = 10000
     seed: int = 42
-    out: str = "subset.jsonl"  # where experiments.select writes
+    out: str = "subset.jsonl"  # where experiments.select writes: .jsonl, .json, .parquet or .csv
+    overwrite: bool = False  # whether it may replace files that exist
 
     def __post_init__(self) -> None:
         for name in ("budget", "seed"):

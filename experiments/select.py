@@ -3,37 +3,41 @@
     python -m experiments.select pool=local pool.path=my.jsonl selector=adg backbone=qwen2_5_7b engine=vllm \\
         budget=1000 out=subset.jsonl
 
-No training, no benchmark, no tracking. ``out`` gets the chosen rows with all their original fields; beside it
-``subset.scores.jsonl`` has a row for every record of the pool and ``subset.manifest.json`` says what made it.
+No training, no benchmark, no tracking. ``out`` gets the chosen rows with all their original fields, as JSON Lines, a
+JSON list, parquet or CSV by its ending; beside it ``subset.scores.jsonl`` has a row for every row of the pool's file
+and ``subset.manifest.json`` says what made it. Files that exist are replaced with ``overwrite=true`` alone.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from adg.artifacts.artifact import Node
-from adg.artifacts.files import write_atomic
-from adg.errors import BadInput
+from adg.artifacts.artifact import Artifact, Node
+from adg.pools.notices import notices
+from adg.pools.records import from_key, load_left_out, order
+from adg.pools.sources import files_of, local_path
 from experiments import config as config_
+from experiments import outputs
 from experiments.cells import Cell
 from experiments.config import Config
+from experiments.quoting import quoted
 from experiments.run import refuse_budget, say, store_of
 from experiments.worker import Runner
 
 
 def select(config: Config) -> Path:
-    """Build the cell up to its subset and copy it to ``config.out``; returns that path."""
-    out = Path(config.out).absolute()
-    if not out.parent.is_dir():
-        raise BadInput(f"the folder {out.parent} of out={config.out} does not exist; create it first")
+    """Build the cell up to its subset and write it to ``config.out``; returns that path."""
+    files = outputs.outputs_of(config.out)
+    read = read_by(config)
+    outputs.refuse_unsafe(files, read, config.overwrite)
     cell = Cell(config)
-    if config.pool.path is not None and out == Path(config.pool.path).expanduser().absolute():
-        raise BadInput(f"out={config.out} is the pool's own file; name another one")
-    stem = out.name.removesuffix(".jsonl")
-    scores, manifest = out.with_name(f"{stem}.scores.jsonl"), out.with_name(f"{stem}.manifest.json")
-    reads = {node.stage.name for node in cell.nodes["subset"].walk()}
-    if "backbone" in reads and config.backbone.statement:
+    stages = {node.stage.name for node in cell.nodes["subset"].walk()}
+    if "backbone" in stages and config.backbone.statement:
         say(f"{config.backbone.name}: {config.backbone.statement}; backbone=<name> chooses another")
 
     def on_build(node: Node, event: str, seconds: float) -> None:
@@ -44,17 +48,54 @@ def select(config: Config) -> Path:
     with Runner() as runner:
         store.runner, store.exec = runner, config.exec
         pool = store.ensure(cell.nodes["pool"], on_build)  # bad rows are refused before any model is loaded
+        for notice in notices(pool.info):
+            say(f"  {notice}")
         refuse_budget(store, cell, pool)
+        outputs.encoded(files, list(_rows(pool.file("original.jsonl"))))  # what its format cannot hold is refused now
         subset = store.ensure(cell.nodes["subset"], on_build)
-    for source, target in (("subset.jsonl", out), ("scores.jsonl", scores)):
-        write_atomic(target, subset.file(source).read_bytes())
-    write_atomic(manifest, (subset.path / "manifest.json").read_bytes())
+    outputs.refuse_unsafe(files, read, config.overwrite)  # the work may have taken hours
+    lines = subset.file("subset.jsonl").read_bytes().splitlines()
+    outputs.write(files, lines, every_score(pool, subset), (subset.path / "manifest.json").read_bytes())
     facts = subset.info
-    say(f"{facts['rows_out']:,} of {facts['rows_in']:,} records -> {out}")
+    say(f"{facts['rows_out']:,} of {pool.info['rows_in']:,} records{_left_out(pool)} -> {files.rows}")
     if facts["shortfall"]:
         say(f"the released quota rule returned {facts['shortfall']:,} fewer than the budget of {facts['budget']:,}")
-    say(f"scores of every record -> {scores}")
-    return out
+    say(f"scores of every record -> {files.scores}")
+    return files.rows
+
+
+def read_by(config: Config) -> dict[str, Path]:
+    """Option -> the file or folder that it names and this configuration reads."""
+    paths: dict[str, Any] = {"backbone.path": config.backbone.path}
+    if config.selecting is not None:
+        paths["selecting.path"] = config.selecting.path
+    paths |= {f"selector.{name}": value for name, value in config.selector.items() if isinstance(value, str)}
+    named = {option: Path(os.path.expanduser(value)) for option, value in paths.items() if value not in (None, "???")}
+    read = {option: path for option, path in named.items() if path.exists()}
+    if config.pool.path is not None:
+        path = local_path(config.pool)
+        read |= {"pool.path": path} | {f"pool.path ({p.name})": p for p in files_of(path, config.pool) if p != path}
+    return read
+
+
+def _rows(originals: Path) -> Iterator[bytes]:
+    """Every row of a pool as it came, as JSON."""
+    for line in originals.read_bytes().splitlines():
+        yield json.dumps(json.loads(line)["row"]).encode()
+
+
+def every_score(pool: Artifact, subset: Artifact) -> list[dict[str, Any]]:
+    """A row for every row of the pool's source, in canonical order: its scores, or why it was left out of the pool."""
+    scored = [json.loads(line) for line in subset.file("scores.jsonl").read_bytes().splitlines()]
+    empty = {**dict.fromkeys(scored[0]), "selected": None}
+    left_out = [{**empty, "id": from_key(key), "reason": why} for key, why in load_left_out(pool).items()]
+    return sorted([*scored, *left_out], key=lambda row: order(row["id"]))
+
+
+def _left_out(pool: Artifact) -> str:
+    """How many rows of the source the pool does not hold: ", 1 dropped"."""
+    dropped, undrawn = pool.info["dropped"], pool.info["sampled_from"] - pool.info["rows_out"]
+    return (f", {dropped:,} dropped" if dropped else "") + (f", {undrawn:,} not drawn (pool.rows)" if undrawn else "")
 
 
 def main(config: Config) -> None:
@@ -65,6 +106,7 @@ def entry() -> None:
     """The command; without a profile the method runs at the paper's settings, nothing scaled down."""
     if not any(argument.startswith("profile=") for argument in sys.argv[1:]):
         sys.argv.insert(1, "profile=own")
+    sys.argv[1:] = quoted(sys.argv[1:])
     config_.hydra_app(main)()
 
 

@@ -183,11 +183,11 @@ def test_select_writes_rows_with_their_fields_and_a_score_for_each(
         f"exec.runs={tmp_path / 'other'}",
     ]
     done = run(root, offline, *asked, f"out={tmp_path / 'my.jsonl'}", check=False)
-    assert done.returncode == 1 and "the pool's own file" in done.stderr
-    done = run(root, offline, *asked, f"out={out}", "budget=21", check=False)
+    assert done.returncode == 1 and "would replace or join what pool.path reads" in done.stderr
+    done = run(root, offline, *asked, f"out={out}", "overwrite=true", "budget=21", check=False)
     assert done.returncode == 1 and "budget is 21 but the pool holds 20 records" in done.stderr
     assert {path.name for path in (tmp_path / "other").iterdir()} == {"pool", "subset"}, "nothing was sampled"
-    done = run(root, offline, "experiments.select", f"out={out}", check=False)
+    done = run(root, offline, "experiments.select", f"out={tmp_path / 'new.jsonl'}", check=False)
     assert done.returncode == 1 and "pool 'local' needs a file: add pool.path=" in done.stderr
 
 
