@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from adg.errors import BadInput
 
@@ -16,7 +16,7 @@ SECRET_NAMES = re.compile(r"(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)
 class ExecConfig:
     """The ``exec`` subtree of the configuration; recorded in manifests, never hashed."""
 
-    runs: str = "runs"  # folder of artifacts
+    runs: str = field(default="runs", metadata={"path": True})  # folder of artifacts
     device: str = "auto"  # auto | cpu | cuda
     threads: int = 0  # CPU threads for torch; 0 leaves the library's choice
     isolation: str = "auto"  # auto | process | none: whether GPU stages get a worker process

@@ -19,6 +19,7 @@ from adg.artifacts.artifact import Job, Node, Stage
 from adg.artifacts.files import write_atomic
 from adg.backbones import loading
 from adg.errors import BadInput, BadMeasurement, NotRunnable
+from adg.options import location
 from adg.pools import records
 from adg.pools.records import Record
 from adg.prompts import instruction_text
@@ -64,15 +65,15 @@ class DeitaConfig(VectorOptions):
     batch_size: int = 1  # of the released filter
     complexity: str = "complexity"
     quality: str = "quality"
-    annotations: str | None = field(default=None, metadata={"identity": False})
+    annotations: str | None = location()
     annotations_sha256: str | None = None
     complexity_hub: str = "hkust-nlp/deita-complexity-scorer"
     complexity_revision: str = "???"
-    complexity_scorer: str | None = field(default=None, metadata={"identity": False})
+    complexity_scorer: str | None = location()
     complexity_scorer_sha256: str | None = None
     quality_hub: str = "hkust-nlp/deita-quality-scorer"
     quality_revision: str = "???"
-    quality_scorer: str | None = field(default=None, metadata={"identity": False})
+    quality_scorer: str | None = location()
     quality_scorer_sha256: str | None = None
     vectors: str = "auto"
     vector_tokens: int | None = 2048

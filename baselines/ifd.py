@@ -7,13 +7,14 @@ an option (``baselines/experience.py``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from adg.artifacts.artifact import Node
 from adg.errors import BadInput
+from adg.options import elsewhere
 from adg.selection.contract import ScoreTable, Selector, SelectorData
 from adg.selection.quotas import top
 from baselines.shared import experience, loss_texts
@@ -24,6 +25,7 @@ from baselines.shared.scorer_stage import ScorerOptions
 from finetune.config import FinetuneConfig
 
 VARIANTS = ("corrected", "released", "released_vic")
+EXPERIENCE, TUNED = "in the experience", "in the tuned backbone"  # artifacts that options identify
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,12 @@ class IfdConfig(ScorerOptions):
     # Score with the backbone after a brief training on a few records of every cluster. What follows says how; it
     # identifies the model that gives the losses, and so nothing while this is off.
     pre_experience: bool = False
-    pre_clusters: int = field(default=100, metadata={"identity": False})
-    pre_per_cluster: int = field(default=10, metadata={"identity": False})
-    pre_percentiles: tuple[float, float] = field(default=(25.0, 75.0), metadata={"identity": False})
-    pre_epochs: int = field(default=1, metadata={"identity": False})  # in place of the recipe's
-    pre_seed: int = field(default=0, metadata={"identity": False})  # of the clustering
-    pre_finetune: Any = field(default=None, metadata={"identity": False})  # the recipe, a FinetuneConfig's fields
+    pre_clusters: int = elsewhere(100, EXPERIENCE)
+    pre_per_cluster: int = elsewhere(10, EXPERIENCE)
+    pre_percentiles: tuple[float, float] = elsewhere((25.0, 75.0), EXPERIENCE)
+    pre_epochs: int = elsewhere(1, EXPERIENCE)  # in place of the recipe's
+    pre_seed: int = elsewhere(0, EXPERIENCE)  # of the clustering
+    pre_finetune: Any = elsewhere(None, TUNED, FinetuneConfig)  # the recipe
 
     def __post_init__(self) -> None:
         for name, allowed in (("prompt", ("alpaca", "wiz", "vicuna")), ("variant", VARIANTS)):

@@ -7,13 +7,14 @@ trains between rounds. Quality scores are read, not computed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from adg import seeds
 from adg.artifacts.artifact import Node
 from adg.errors import BadInput, NotRunnable
+from adg.options import location
 from adg.selection.bins import MIN_PER_BIN
 from adg.selection.contract import ScoreTable, SelectorData
 from baselines.shared import checkpoints, vectors
@@ -43,7 +44,7 @@ class KmqConfig(VectorOptions):
     clusters: int = 512
     within: str = "quality"
     quality: str = "quality"
-    annotations: str | None = field(default=None, metadata={"identity": False})
+    annotations: str | None = location()
     annotations_sha256: str | None = None
     n_init: int = 5  # restarts of k-means (official: of Faiss)
     max_iter: int = 300

@@ -11,7 +11,7 @@ import heapq
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from adg.artifacts.artifact import Node
 from adg.errors import BadInput, BadMeasurement, NotRunnable
+from adg.options import location
 from adg.selection.contract import ScoreTable, Selector, SelectorData
 from baselines.shared import checkpoints
 from baselines.shared.annotations import products, read, read_rows, value_of
@@ -45,12 +46,12 @@ class MigConfig:
     tags: str = "tags"
     quality: str = "quality"
     complexity: str = "complexity"
-    annotations: str | None = field(default=None, metadata={"identity": False})
+    annotations: str | None = location()
     annotations_sha256: str | None = None
-    valid_tags: str | None = field(default=None, metadata={"identity": False})  # a tag a line; None: every tag counts
+    valid_tags: str | None = location()  # a tag a line; None: every tag counts
     valid_tags_sha256: str | None = None
     label_graph: str | None = None
-    label_embeddings: str | None = field(default=None, metadata={"identity": False})  # safetensors, a vector a label
+    label_embeddings: str | None = location()  # safetensors, a vector a label
     label_embeddings_sha256: str | None = None
     threshold: float = 0.9
     prop_weight: float = 1.0  # weight of neighbours against the label itself

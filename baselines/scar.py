@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from adg.backbones import loading
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.execution import ExecConfig
+from adg.options import aside, location
 from adg.pools.records import Record
 from adg.progress import progress
 from adg.prompts import instruction_text
@@ -60,15 +61,15 @@ class ScarConfig:
     variant: str = "corrected"
     hub: str = "lizhuang144/scar-gte-base"
     revision: str = "???"
-    checkpoint: str | None = field(default=None, metadata={"identity": False})
+    checkpoint: str | None = location()
     checkpoint_sha256: str | None = None
     max_length: int = 512  # tokens of the instruction and of the answer, each
     exact_duplicates: bool | None = None  # drop all but the first of equal pairs; None: as the variant does
     english: bool | None = None  # drop a pair of which a side has 70 percent letters or less; None: as the variant does
     near_duplicates: bool = False  # drop all but the first of each group of near-duplicates
     near_threshold: float = 0.5  # Jaccard similarity of word bigrams from which two pairs are near-duplicates
-    device: str = field(default="auto", metadata={"identity": False})
-    tokens_per_batch: int = field(default=4096, metadata={"identity": False})
+    device: str = aside("auto")
+    tokens_per_batch: int = aside(4096)
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:

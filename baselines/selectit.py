@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from adg.artifacts.files import write_json
 from adg.backbones import loading
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.execution import DTYPES
+from adg.options import location
 from adg.pools.records import Record
 from adg.selection.contract import ScoreTable, Selector, SelectorData, counted
 from adg.selection.quotas import top
@@ -56,7 +57,7 @@ class SelectitConfig:
       each prompt in its file stays, so that two follow; ties to the highest id. Needs the original's prompts.
     """
 
-    prompts: str | None = field(default=None, metadata={"identity": False})  # a prompt a line; the ratings hold them
+    prompts: str | None = location(counts="by its lines, in the ratings")  # a prompt a line; the ratings hold them
     count: int = 5  # k, rating prompts that are asked: the first ones
     alpha: float = 0.2  # weight of the spread over the prompts
     variant: str = "corrected"

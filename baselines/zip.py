@@ -10,12 +10,13 @@ import os
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from adg.errors import BadInput
+from adg.options import aside
 from adg.pools.records import Record
 from adg.progress import progress
 from adg.prompts import instruction_text
@@ -48,7 +49,7 @@ class ZipConfig:
     keys: tuple[str, ...] = KEYS  # of the text form of a record, in this order; every character counts
     source: str = "pool"  # what stands under the key "source"
     zlib: str | None = None  # version of the library, which decides the sizes; None: the one at hand
-    workers: int = field(default=0, metadata={"identity": False})  # threads; 0 = one a core
+    workers: int = aside(0)  # threads; 0 = one a core
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:

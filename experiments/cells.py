@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from adg.answers import stage as answers_stage
-from adg.artifacts.artifact import Node, canonical, file_name
+from adg.artifacts.artifact import Node, canonical
 from adg.artifacts.files import sha256_text
 from adg.artifacts.store import Store
 from adg.backbones import stage as backbone_stage
@@ -22,36 +22,9 @@ from adg.selection import contract
 from adg.selection import stage as selection_stage
 from adg.selection.contract import Selector
 from baselines import selector_types
-from experiments import config as config_
+from experiments import compose, names
 from experiments.config import Config
 from finetune import stage as finetune_stage
-
-GROUPS = ("backbone", "pool", "selector")
-# overrides that say nothing about a result: where things are and how they are run
-ASIDE = (
-    "exec.",
-    "contamination.",
-    "hydra",
-    "tracker",
-    "out=",
-    "suite.data_root=",
-    "pool.hub=",
-    "pool.file=",
-    "backbone.hub=",
-    "selector.checkpoint",
-    "selector.scorer_path=",
-    "selector.encoder",
-    "selector.annotations=",
-    "selector.prompts=",
-    "selector.label_embeddings=",
-    "selector.valid_tags=",
-    "selector.complexity_scorer",
-    "selector.quality_scorer",
-    "engine.distributed=",
-    "engine.cpu_cache_gb=",
-)
-ASIDE_ENDS = ("sha256", "revision")
-PATHS = ("pool.path", "backbone.path")  # told apart by the last part of the path
 
 
 @dataclass(frozen=True)
@@ -124,47 +97,25 @@ class Cell:
         """The artifact that the cell is made for: its evaluation, or the subset where only selections are compared."""
         return self.nodes[self.config.experiment.last]
 
-    @property
+    @cached_property
     def variant(self) -> str:
-        """What is swept besides backbone, pool and selector, in the experiment's own words."""
-        labels = self.config.experiment.labels
-        plain = {
-            "backbone@selecting": "chosen by {}",
-            "selector.window": "layers {}",
-            "sampling.seed": "sampling {}",
-            "embedding.bins.seed": "clustering {}",
-        }
-        words = []
-        for key, value in self.varied.items():
-            override = f"{key}={value}"
-            short = Path(value).name if key in PATHS else plain[key].format(value) if key in plain else override
-            words.append(labels.get(override) or short)
-        return ", ".join(words)
+        """What is set besides backbone, pool and selector, in the experiment's own words."""
+        return names.variant(self.config, self.overrides)
 
-    @property
+    @cached_property
     def varied(self) -> dict[str, str]:
-        """The overrides by key that make a variant of the cell: not its names, nor where and how it is run."""
-        usual = {"preset": "paper", "suite": None, "profile": None, "experiment": None, **dict.fromkeys(GROUPS)}
-        labels = self.config.experiment.labels
+        """The overrides by key that make a variant of the cell."""
+        return names.varied(self.config, self.overrides)
 
-        def says(key: str, value: str) -> bool:
-            if f"{key}={value}" in labels:
-                return True
-            return usual.get(key, "") not in (None, value) and not _aside(key, value)
-
-        return {key: value for key, value in self.swept.items() if says(key, value)}
-
-    @property
+    @cached_property
     def swept(self) -> dict[str, str]:
         """The overrides of this cell by key."""
-        return _by_key(self.overrides)
+        return names.by_key(self.overrides)
 
-    @property
+    @cached_property
     def name(self) -> str:
-        parts = [self.config.backbone.name]
-        if not self.config.experiment.untrained:
-            parts += [self.config.pool.name, str(self.config.selector.get("name"))]
-        return "/".join(parts + ([self.variant] if self.variant else []))
+        """What the cell is called in tables; its fingerprint holds it."""
+        return names.cell(self.config, self.overrides)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -172,40 +123,11 @@ class Cell:
         return sha256_text(canonical({self.config.experiment.last: self.last.fingerprint, "name": self.name}))
 
 
-def _by_key(line: Iterable[str]) -> dict[str, str]:
-    return {key: value for key, _, value in (override.replace("\\", "").partition("=") for override in line)}
-
-
 def cells(asked: Sequence[str]) -> list[Cell]:
     """The cells that ``experiments.run -m`` would run for these overrides."""
-    lines = config_.grid(asked)
-    configs = config_.compose_many(lines)
+    lines = compose.grid(asked)
+    configs = compose.compose_many(lines)
     return [Cell(c, tuple(line)) for c, line in zip(configs, lines, strict=True)]
-
-
-def _aside(key: str, value: str) -> bool:
-    return f"{key}={value}".startswith(ASIDE) or key.endswith(ASIDE_ENDS)
-
-
-def _apart(chosen: Sequence[Cell]) -> str:
-    """The overrides that set these cells apart from the whole study of their profile and experiment; "" for that."""
-    first = chosen[0].config
-    study = [f"profile={first.profile.name}", f"experiment={first.experiment.name}"]
-
-    def values(lines: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
-        found: dict[str, dict[str, None]] = {}
-        for line in lines:
-            for key, value in line.items():
-                found.setdefault(key, {})[value] = None
-        return {key: list(seen) for key, seen in found.items()}
-
-    usual = values(_by_key(line) for line in config_.grid(study))
-    usual.setdefault("preset", ["paper"])
-    return " ".join(
-        f"{key}={','.join(seen)}"
-        for key, seen in values(cell.swept for cell in chosen).items()
-        if set(seen) != set(usual.get(key, ())) and not _aside(key, seen[0])
-    )
 
 
 def report_folder(chosen: Sequence[Cell], store: Store) -> tuple[Path, str]:
@@ -213,11 +135,8 @@ def report_folder(chosen: Sequence[Cell], store: Store) -> tuple[Path, str]:
 
     A part of a study, or a study at other settings, has a folder of its own.
     """
-    first, what = chosen[0].config, _apart(chosen)
-    name = f"{first.profile.name}-{first.experiment.name}"
-    if what:
-        name += f"+{file_name(what)}" + (f"-{sha256_text(what)[:8]}" if len(what) > 80 else "")
-    return store.root / "report" / name, what
+    said = names.apart([cell.config for cell in chosen], [cell.overrides for cell in chosen])
+    return store.root / "report" / names.report_folder(chosen[0].config, said), said
 
 
 def overrides() -> list[str]:

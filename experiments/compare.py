@@ -23,8 +23,8 @@ from adg.artifacts.store import Store
 from adg.errors import BadInput
 from adg.evaluation import samples, statistics
 from adg.evaluation.statistics import Comparison
+from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for, refuse_same_names, report_folder
-from experiments.config import plain_errors
 from experiments.report.legend import signed
 from experiments.samples import evaluation
 from experiments.status import cell_status

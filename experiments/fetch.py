@@ -14,8 +14,8 @@ from pathlib import Path
 
 from adg.errors import BadInput
 from experiments import mirror
+from experiments.app import plain_errors
 from experiments.cells import cells, distinct
-from experiments.config import plain_errors
 
 
 def arguments(given: list[str] | None = None) -> tuple[list[str], Path, argparse.Namespace]:

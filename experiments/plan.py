@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from adg.artifacts.artifact import Artifact, Node, read_artifact
 from adg.artifacts.files import read_json
 from adg.artifacts.store import Store
+from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for, distinct
-from experiments.config import plain_errors
 from experiments.report.published import ANALYSED, figures
 
 FIRST = ("pool", "backbone", "answers", "grams", "bins")  # then those that selectors add, in the order of their use

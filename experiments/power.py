@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from adg.artifacts.store import Store
 from adg.errors import BadInput
 from adg.evaluation import aggregate, power, samples
+from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for
-from experiments.config import plain_errors
 
 CORRELATIONS = (0.5, 0.7)  # of two fine-tuned models' scores on the same item, assumed
 ACCURACY = 0.5  # assumed where nothing was measured: the widest that a proportion can vary

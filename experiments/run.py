@@ -6,6 +6,7 @@ cell that fails keeps its traceback, the others go on, and the exit code is 1.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -20,8 +21,7 @@ from adg.artifacts.store import Store
 from adg.errors import BadInput, HarnessError, NotRunnable
 from adg.evaluation import stage as evaluation_stage
 from adg.selection import contract
-from experiments import config as config_
-from experiments import gpus, tracking
+from experiments import app, gpus, tracking
 from experiments.cells import Cell, asked_for, refuse_same_names
 from experiments.config import Config
 from experiments.tracking import CellInfo
@@ -142,7 +142,10 @@ def _info(cell: Cell) -> CellInfo:
         pool=c.pool.name,
         selector=str(c.selector["name"]),
         variant=cell.variant,
-        config=plain(c),
+        config={
+            **{field.name: plain(getattr(c, field.name)) for field in dataclasses.fields(c)},  # exec and tracker too
+            **{group: getattr(c, group).name for group in ("profile", "preset", "experiment")},
+        },
     )
 
 
@@ -155,7 +158,7 @@ def _position() -> tuple[str, str]:
     total = int(os.environ.get(_TOTAL, "0"))
     if not total:
         return "", ""
-    number, at_once = config_.job()
+    number, at_once = app.job()
     left = (total - number) * sum(_worked) / max(1, len(_worked)) / at_once
     return f"[{number + 1}/{total}] ", f" (about {left / 60:.0f} min left)" if _worked else ""
 
@@ -165,7 +168,7 @@ class CellFailed(HarnessError):
 
 
 def main(config: Config) -> None:
-    cell = Cell(config, config_.task_overrides())
+    cell = Cell(config, app.task_overrides())
     tag, eta = _position()
     if run_cell(cell, tag, eta) == "failed":
         raise CellFailed(f"{cell.name} failed; repair the cause and run the same command again")
@@ -179,8 +182,8 @@ def entry() -> None:
     """The command: one cell, or a sweep that ends with its table."""
     given = set(sys.argv[1:])
     if not {"-m", "--multirun"} & given or given & SHOWS:
-        return config_.hydra_app(main)()
-    with config_.plain_errors():
+        return app.hydra_app(main)()
+    with app.plain_errors():
         chosen, store = asked_for()  # what is wrong in the last cell is refused before the first is begun
         for cell in chosen:
             _ = cell.nodes
@@ -189,14 +192,14 @@ def entry() -> None:
     from experiments.report import sweep
 
     try:
-        config_.hydra_app(main)()
+        app.hydra_app(main)()
     except BaseException:  # a cell failed, or somebody stopped the sweep: the table comes all the same
         try:
             say(f"\n{sweep.write(chosen, store)}")
         except HarnessError as error:
             print(f"error: no table: {error}", file=sys.stderr)
         raise
-    with config_.plain_errors():
+    with app.plain_errors():
         say(f"\n{sweep.write(chosen, store)}")
 
 

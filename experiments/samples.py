@@ -22,8 +22,8 @@ from adg.artifacts.artifact import Artifact, Node
 from adg.artifacts.store import Store
 from adg.errors import BadInput, nearest
 from adg.evaluation import samples
+from experiments.app import plain_errors
 from experiments.cells import Cell, cells
-from experiments.config import plain_errors
 from experiments.status import cell_status
 
 WIDTH = 110

@@ -21,8 +21,7 @@ from adg.artifacts.artifact import Artifact, Node
 from adg.pools.notices import notices
 from adg.pools.records import from_key, load_left_out, order
 from adg.pools.sources import files_of, local_path
-from experiments import config as config_
-from experiments import outputs
+from experiments import app, outputs
 from experiments.cells import Cell
 from experiments.config import Config
 from experiments.quoting import quoted
@@ -107,7 +106,7 @@ def entry() -> None:
     if not any(argument.startswith("profile=") for argument in sys.argv[1:]):
         sys.argv.insert(1, "profile=own")
     sys.argv[1:] = quoted(sys.argv[1:])
-    config_.hydra_app(main)()
+    app.hydra_app(main)()
 
 
 if __name__ == "__main__":

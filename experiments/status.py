@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 
 from adg.artifacts.store import Status, Store
+from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for
-from experiments.config import plain_errors
 
 
 def cell_status(cell: Cell, store: Store) -> tuple[str, Status]:

@@ -39,7 +39,7 @@ class TrackerConfig:
     project: str = "adg"
     entity: str | None = None
     mode: str = "auto"  # auto: WANDB_MODE where it is set, else online with an API key, offline without one
-    dir: str = "runs"  # wandb adds a folder "wandb" to it
+    dir: str = field(default="runs", metadata={"path": True})  # wandb adds a folder "wandb" to it
     timeout: float = 120.0  # seconds an upload may take; after that the run stays on disk
 
     def __post_init__(self) -> None:

@@ -5,10 +5,11 @@ Identity: every field that the kind of training reads. How a step is split over 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from adg import errors
 from adg.errors import BadInput
+from adg.options import aside
 
 LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target")
 CHOICES = {
@@ -26,7 +27,7 @@ class FinetuneConfig:
     The defaults are the LoRA recipe; the released code trains all weights (conf/finetune/full.yaml).
     """
 
-    name: str = field(default="lora", metadata={"identity": False})
+    name: str = aside("lora")
     method: str = "lora"  # lora | full
     lora_rank: int = 64
     lora_alpha: int = 128
@@ -51,8 +52,8 @@ class FinetuneConfig:
     no_response: str = "drop"  # rows whose response was cut off entirely: drop (counted) | refuse
     seed: int = 0
     # These two change memory, time and what a kill costs, never the result.
-    gradient_checkpointing: bool = field(default=True, metadata={"identity": False})
-    save_steps: int = field(default=100, metadata={"identity": False})  # optimizer steps between checkpoints
+    gradient_checkpointing: bool = aside(True)
+    save_steps: int = aside(100)  # optimizer steps between checkpoints
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():

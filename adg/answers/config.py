@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from adg.errors import BadInput, BadMeasurement, nearest
 from adg.execution import DTYPES, ENGINES
+from adg.options import aside
 
 
 def _vllm(default: Any, identity: bool = True) -> Any:
@@ -21,7 +22,7 @@ def _vllm(default: Any, identity: bool = True) -> Any:
 class SamplingConfig:
     """How answers are drawn; every setting is explicit, since the two libraries' defaults differ."""
 
-    preset: str = field(default="paper", metadata={"identity": False})  # name of these settings
+    preset: str = aside("paper")  # name of these settings
     n: int = 5  # K, answers per record
     temperature: float = 1.4  # 0 is greedy, for n = 1
     top_p: float = 0.9
@@ -57,7 +58,7 @@ class EngineConfig:
 
     name: str = "hf"  # hf | vllm
     dtype: str = "auto"  # auto (the backbone's) | float32 | bfloat16 | float16
-    distributed: str = field(default="none", metadata={"identity": False})  # none | ray: batches spread over actors
+    distributed: str = aside("none")  # none | ray: batches spread over actors
     batch_size: int = 16  # prompts that share a seed and a shard
     max_num_seqs: int = _vllm(256)  # answers decoded at once
     max_num_batched_tokens: int = _vllm(8192)  # tokens in one step

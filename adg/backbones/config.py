@@ -10,22 +10,23 @@ from dataclasses import dataclass
 from adg.backbones.embedded import BUILDERS
 from adg.errors import BadInput, nearest
 from adg.execution import DTYPES
+from adg.options import aside, location
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
     """One backbone: exactly one of ``hub``, ``path`` and ``builder`` says where it comes from."""
 
-    name: str = "???"
-    title: str = ""  # how the plan names it; "" = name
+    name: str = aside("???")
+    title: str = aside("")  # how the plan names it; "" = name
     hub: str | None = None  # hub id, needs a revision
     revision: str | None = None  # commit hash of the hub repository
-    path: str | None = None  # folder as written by save_pretrained
+    path: str | None = location(counts="by the digests of its files")  # folder as written by save_pretrained
     builder: str | None = None  # smollm2_135m | smollm2_qwen2 | tiny_random
     dtype: str = "bfloat16"  # of the weights in memory
-    paper: str | None = None  # key of this backbone in the paper's figures
-    trained_on: str | None = None  # of a published fine-tuned checkpoint: the pool, as the paper's figures name it
-    statement: str = ""  # what a reader of a table must know about it
+    paper: str | None = aside(None)  # key of this backbone in the paper's figures
+    trained_on: str | None = aside(None)  # of a published checkpoint: the pool, as the paper's figures name it
+    statement: str = aside("")  # what a reader of a table must know about it
 
     def __post_init__(self) -> None:
         given = [name for name in ("hub", "path", "builder") if getattr(self, name)]

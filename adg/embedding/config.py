@@ -11,6 +11,7 @@ from typing import Any
 from adg.embedding.windows import parse_window
 from adg.errors import BadInput, nearest
 from adg.execution import DTYPES
+from adg.options import aside
 
 # What the presets set; every other field means the same in both (paper.md: "differ exactly here").
 PRESETS: dict[str, dict[str, Any]] = {
@@ -54,7 +55,7 @@ class EmbeddingConfig:
     the stripped instruction alone (released ``embed.py``: 512 with special tokens; its fallback: 1024 without).
     """
 
-    preset: str = field(default="paper", metadata={"identity": False})
+    preset: str = aside("paper")
     pooling: str | None = None  # answer | all
     windows: tuple[str, ...] | None = None
     use_input: bool | None = None
@@ -64,7 +65,7 @@ class EmbeddingConfig:
     instruction_tokens: int = 512
     instruction_special_tokens: bool = True
     dtype: str = "auto"  # auto: the backbone's own (released: float16 autocast)
-    bins: BinsConfig = field(default_factory=BinsConfig, metadata={"identity": False})
+    bins: BinsConfig = field(default_factory=BinsConfig, metadata={"identity": False, "counts": "in the bins"})
 
     def __post_init__(self) -> None:
         _choice("preset", self.preset, tuple(PRESETS))

@@ -16,6 +16,7 @@ from adg import hub
 from adg.artifacts.files import sha256_file
 from adg.errors import BadInput, nearest
 from adg.execution import DTYPES, ENGINES
+from adg.options import location
 
 MINI = "mini:"  # prefix of the data folders that come with the project
 EMBEDDED = Path(__file__).resolve().parents[2] / "evaluate" / "benchmarks" / "mini"
@@ -66,7 +67,7 @@ class SuiteConfig:
     tasks: dict[str, Any] = field(default_factory=dict)  # name -> TaskConfig, or its values
     limit: int | None = None  # items per subtask; marks every result as partial
     max_gen_toks: int | None = None  # cap on generated tokens, below the tasks' own; marks generating tasks as partial
-    data_root: str | None = field(default=None, metadata={"identity": False})  # its files' digests identify it
+    data_root: str | None = location()  # its files' digests identify it
     prompt: str = "plain"  # plain: the tasks' own | alpaca: wrapped in the template of training
     chat_template: bool = False
     backend: str = "hf"  # of lm-eval: hf | vllm; a table holds results of one only

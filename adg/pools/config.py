@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 from adg.artifacts.artifact import UNLESS_DEFAULT
 from adg.errors import BadInput
+from adg.options import aside, location
 
 FORMATS = ("json", "jsonl", "parquet", "csv")
 
@@ -31,10 +31,6 @@ class FieldMap:
     messages: str | None = None
 
 
-def _not_identity(default: Any) -> Any:
-    return field(default=default, metadata={"identity": False})
-
-
 @dataclass(frozen=True)
 class PoolConfig:
     """Where a pool comes from and what is done with doubtful rows. Exactly one of ``path`` and ``hub`` is set.
@@ -43,8 +39,9 @@ class PoolConfig:
     with its reason.
     """
 
-    name: str = _not_identity("???")
-    path: str | None = _not_identity(None)  # a file or a folder of shards; "mini:x.jsonl" is an embedded pool
+    name: str = aside("???")
+    # a file or a folder of shards; "mini:x.jsonl" is an embedded pool
+    path: str | None = location(counts="by the digest of its files")
     format: str = "auto"  # auto (by the file's name) | json | jsonl | parquet | csv
     hub: str | None = None  # id of a dataset repository
     revision: str | None = None  # full commit hash of that repository
@@ -62,8 +59,8 @@ class PoolConfig:
     not_text: str = field(default="refuse", metadata={"identity": UNLESS_DEFAULT})
     # true: a row's id is its position, whatever its id field holds
     number_rows: bool = field(default=False, metadata={"identity": UNLESS_DEFAULT})
-    expected_rows: int | None = _not_identity(None)  # rows of the source, before any are left out; checked
-    paper: str | None = _not_identity(None)  # name of the pool in the paper's figures
+    expected_rows: int | None = aside(None)  # rows of the source, before any are left out; checked
+    paper: str | None = aside(None)  # name of the pool in the paper's figures
 
     def __post_init__(self) -> None:
         choices = {

@@ -9,7 +9,7 @@ import dataclasses
 import io
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from adg.backbones import stage as backbone_stage
 from adg.backbones.config import BackboneConfig
 from adg.batching import batches
 from adg.errors import BadInput, BadMeasurement, NotRunnable
+from adg.options import location
 from adg.pools import records
 from adg.progress import progress
 from baselines.shared.loss_texts import Layout, LossesConfig
@@ -39,7 +40,7 @@ class ScorerOptions:
     scorer: str = "backbone"  # backbone: the cell's own | a hub id, "gpt2" | auto: an embedded backbone, else gpt2
     scorer_revision: str = "???"  # commit of the hub's repository
     # a folder with the scorer's weights, taken instead of the hub; its files are the identity, not the path
-    scorer_path: str | None = field(default=None, metadata={"identity": False})
+    scorer_path: str | None = location(counts="by its files, in the losses")
     scorer_dtype: str = "auto"  # auto: the backbone's own, float32 for another model
     scorer_engine: str = "hf"  # hf | vllm
 

@@ -20,6 +20,7 @@ from adg.artifacts.files import write_atomic, write_json
 from adg.backbones import loading
 from adg.embedding import stage as embedding_stage
 from adg.errors import BadInput, BadMeasurement, NotRunnable
+from adg.options import location
 from adg.pools import records
 from adg.pools.records import Record
 from adg.prompts import instruction_text
@@ -65,7 +66,7 @@ class VectorOptions:
     vector_tokens: int | None = None  # first tokens kept; None: the tokenizer's own limit
     encoder_hub: str = "sentence-transformers/all-MiniLM-L6-v2"
     encoder_revision: str = "???"
-    encoder: str | None = field(default=None, metadata={"identity": False})
+    encoder: str | None = location()
     encoder_sha256: str | None = None
 
     def __post_init__(self) -> None:

@@ -12,9 +12,9 @@ from adg.artifacts.files import write_atomic
 from adg.artifacts.store import Store
 from adg.errors import HarnessError
 from experiments import cells
+from experiments.app import plain_errors
 from experiments.cells import Cell
 from experiments.claims import page, rules
-from experiments.config import plain_errors
 from experiments.report import as_csv
 
 

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping
 
 from adg.evaluation.benchmarks import CATEGORIES
-from experiments.report.published import ANALYSED, figures
+from experiments.report.published import ANALYSED, averages, figures
 
 ROUNDING = 0.015  # points by which the printed average of three printed categories may differ from their mean
 METHOD = "adg"
@@ -54,7 +54,7 @@ def _main(selector: str) -> float:
 
 
 def _layers() -> str:
-    windows = figures()["layer_window_avg"]
+    windows = averages("layers")[METHOD]
     best = max(windows, key=lambda name: windows[name])
     below = sum(value < _main("random") for value in windows.values())
     word = "consistent" if best == list(windows)[-1] else "contradicted"
@@ -65,7 +65,7 @@ def _layers() -> str:
 
 
 def _answers() -> str:
-    counts = figures()["sample_count_avg"]
+    counts = averages("answers")[METHOD]
     best = max(counts, key=lambda k: counts[k])
     below_all = [k for k, value in counts.items() if value < _main("all")]
     below_random = [k for k, value in counts.items() if value < _main("random")]
@@ -78,14 +78,17 @@ def _answers() -> str:
 
 
 def _budgets() -> str:
-    chart = figures()["budget_avg"]
-    gains = [a - b for a, b in zip(chart[METHOD], chart["superfiltering"], strict=True)]
-    low = min([*gains, *(a - b for a, b in zip(chart[METHOD], chart["random"], strict=True))])
+    chart = averages("budget")
+    gains, over_random = (
+        [average - chart[other][budget] for budget, average in chart[METHOD].items()]
+        for other in ("superfiltering", "random")
+    )
+    low = min([*gains, *over_random])
     return f"{'consistent' if low > 0 else 'contradicted'}; {_points(gains)} over superfiltering"
 
 
 def _saturation() -> str:
-    values = figures()["budget_avg"][METHOD]
+    values = [*averages("budget")[METHOD].values()]
     steps = [b - a for a, b in itertools.pairwise(values)]
     falls = any(step < 0 for step in steps[:-1]) and any(step > 0 for step in steps[1:])
     shown = ", ".join(f"{value:.2f}" for value in values)
@@ -94,7 +97,7 @@ def _saturation() -> str:
 
 def _transfer() -> str:
     parts, best = [], True
-    for backbone, by in figures()["cross_backbone"].items():
+    for backbone, by in figures()["analyses"]["cross_backbone"]["rows"].items():
         own = by[backbone][-1]
         others = figures()["main"][backbone][ANALYSED[1]]
         for chooser, row in by.items():
@@ -107,7 +110,7 @@ def _transfer() -> str:
 
 
 def _chinese() -> str:
-    table = figures()["chinese"]
+    table = figures()["analyses"]["chinese"]["figures"]
     leads = [
         table[METHOD][i] - max(row[i] for name, row in table.items() if name != METHOD)
         for i in range(len(table[METHOD]))
@@ -139,12 +142,12 @@ def verdict(claim: str) -> str:
 def contradictions() -> list[str]:
     """Where published figures of the same thing differ, or do not add up, each in a sentence."""
     lines = []
-    chart, main = figures()["budget_avg"], figures()["main"][ANALYSED[0]][ANALYSED[1]]
-    for place, budget in enumerate(chart["budgets"]):
+    chart, main = averages("budget"), figures()["main"][ANALYSED[0]][ANALYSED[1]]
+    for budget in chart[METHOD]:
         if budget != 10_000:  # the main table's
             continue
         for selector in ("random", "superfiltering", METHOD):
-            here, there = chart[selector][place], main[selector][-1]
+            here, there = chart[selector][budget], main[selector][-1]
             if abs(here - there) > ROUNDING:
                 lines.append(
                     f"{selector} at {budget:,} examples is {here:.2f} in the budget chart and {there:.2f} in the main "
@@ -157,7 +160,7 @@ def contradictions() -> list[str]:
     for block, name, row, mean in wrong:
         lines.append(f"the average of {name} in {block} is printed as {row[3]:.2f}, its categories give {mean:.2f}")
     if chart and _saturation().startswith("doubtful"):
-        values = ", ".join(f"{value:.2f}" for value in chart[METHOD])
+        values = ", ".join(f"{value:.2f}" for value in chart[METHOD].values())
         lines.append(f"the gain is said to saturate, and the averages by budget are {values}")
     if not any("untrained" in table for table in _blocks().values()):
         lines.append("the page has no row of the untrained backbones, so no figure says what training gained")

@@ -7,8 +7,8 @@ overrides in the folder's name.
 
 from __future__ import annotations
 
+from experiments.app import plain_errors
 from experiments.cells import asked_for
-from experiments.config import plain_errors
 from experiments.report.sweep import write
 
 

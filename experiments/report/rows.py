@@ -10,7 +10,7 @@ from adg.artifacts.artifact import Artifact
 from adg.artifacts.store import Status, Store
 from adg.evaluation import samples, statistics
 from adg.evaluation.results import DONE
-from experiments import contamination
+from experiments import contamination, names
 from experiments.cells import Cell
 from experiments.report import published
 from experiments.report.table import Row
@@ -19,8 +19,8 @@ from experiments.status import cell_status
 RESAMPLES = 2_000  # of an interval in a table
 
 
-# varied beside the same published figure
-SAME_FIGURE = {"seed", "preset", "finetune", "suite.backend", "engine", "pool.path", "backbone.path"}
+SAME_FIGURE = {"seed", "preset", "finetune", "suite.backend", "engine"}  # varied beside the same published figure
+PINS = ("hub", "revision", "sha256", ".file")  # which copy of a model or a data set is meant
 
 
 def row(cell: Cell, store: Store) -> Row:
@@ -62,12 +62,23 @@ def row(cell: Cell, store: Store) -> Row:
 
 
 def published_figures(cell: Cell) -> dict[str, float] | None:
-    """The published figures of a cell (percent), None where there are none."""
+    """What was published of a cell, as its experiment says; None where something else is varied too."""
     c, name = cell.config, str(cell.config.selector["name"])
-    if cell.variant and not (c.experiment.name == "main" and set(cell.varied) <= SAME_FIGURE):
-        by = (c.selecting or c.backbone).paper
-        return published.analysis(c.experiment.name, c.backbone.paper, c.pool.paper, name, cell.swept, by)
-    return published.figure(c.backbone.paper, c.pool.paper, name)
+    other = {key for key in cell.varied if not _same_figure(key, cell)}
+    if c.experiment.published == "main":
+        return None if other else published.figure(c.backbone.paper, c.pool.paper, name)
+    if not c.experiment.published:
+        return None
+    option, by = published.option(c.experiment.published), (c.selecting or c.backbone).paper
+    value = cell.swept.get(option)
+    if value is None or other - {option}:
+        return None
+    return published.analysis(c.experiment.published, c.backbone.paper, c.pool.paper, name, value, by)
+
+
+def _same_figure(key: str, cell: Cell) -> bool:
+    """Whether cells that differ in this option have the same published figure beside them: the paper varies it not."""
+    return key in SAME_FIGURE or key.endswith(PINS) or names.is_path(key, cell.config)
 
 
 def _untrained(cell: Cell, role: str, status: Status, results: Any, interval: tuple[float, float] | None) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adg.artifacts.store import Store
+from adg.backbones import stage as backbone_stage
 from experiments.cells import Cell, report_folder
 from experiments.claims import page as claims
 from experiments.report import analyses, as_terminal, files, ledger, published
@@ -20,7 +21,8 @@ def write(chosen: list[Cell], store: Store) -> str:
         for b in {c.config.backbone.name: c.config.backbone for c in chosen}.values()
         if b.statement
     ]
-    notes += [note for note in dict.fromkeys(c.selector.note(c.nodes["backbone"]) for c in chosen) if note]
+    choosing = [(c.selector, backbone_stage.node(c.config.selecting or c.config.backbone)) for c in chosen]
+    notes += [note for note in dict.fromkeys(selector.note(backbone) for selector, backbone in choosing) if note]
     title = first.experiment.title or first.experiment.name
     folder, what = report_folder(chosen, store)
     if what:

@@ -29,7 +29,7 @@ from adg.pools.config import PoolConfig
 from adg.selection import bins as bins_stage
 from adg.selection.contract import ScoreTable, SelectorData, make, select
 from baselines import selector_types
-from experiments.config import CONF
+from experiments.schema import CONF
 
 TYPES = selector_types()
 

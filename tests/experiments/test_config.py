@@ -13,11 +13,11 @@ import pytest
 from adg.artifacts.store import Store
 from adg.errors import BadInput
 from experiments import cells as cells_
-from experiments import config as config_
+from experiments import compose, schema
 from experiments.report import rows as rows_
 
-GROUPS = sorted(p.name for p in config_.CONF.iterdir() if p.is_dir())
-FILES = [(p.parent.name, p.stem) for p in sorted(config_.CONF.glob("*/*.yaml"))]
+GROUPS = sorted(p.name for p in schema.CONF.iterdir() if p.is_dir())
+FILES = [(p.parent.name, p.stem) for p in sorted(schema.CONF.glob("*/*.yaml"))]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RELEASED = ("adg_alpaca_gpt4_llama3_8b", "adg_cot_llama3_8b", "adg_wizardlm_qwen2_5_7b")
 UNPINNED = {("backbone", name) for name in ("llama3_8b_instruct", "qwen2_5_7b_instruct", *RELEASED)}
@@ -52,18 +52,18 @@ def test_every_file_composes(group: str, name: str) -> None:
     overrides = [f"{group}={name}", *NEEDS.get((group, name), [])]
     if (group, name) in UNPINNED:
         with pytest.raises(BadInput, match="revision"):
-            _ = cells_.Cell(config_.compose(overrides)).nodes
+            _ = cells_.Cell(compose.compose(overrides)).nodes
         overrides.append(f"backbone.revision={COMMIT}")
-    config = config_.compose(overrides)
+    config = compose.compose(overrides)
     assert config.profile.name
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in (config_.CONF / "experiment").glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(p.stem for p in (schema.CONF / "experiment").glob("*.yaml")))
 @pytest.mark.parametrize("profile", ["mini", "paper", "smoke"])
 def test_every_experiment_has_cells_in_every_profile(name: str, profile: str, tmp_path: Path) -> None:
     overrides = NEEDS.get(("experiment", name), [])
     if (name, profile) == ("chinese", "paper"):  # there a person names the pool, and the data
-        for task in config_.compose(["suite=chinese", "suite.data_root=mirror"]).suite.tasks.values():
+        for task in compose.compose(["suite=chinese", "suite.data_root=mirror"]).suite.tasks.values():
             (tmp_path / task.repo).mkdir(parents=True)
         overrides = ["pool.path=mini:chinese/everyday.jsonl", f"suite.data_root={tmp_path}"]
     chosen = cells_.cells([f"profile={profile}", f"experiment={name}", *overrides])
@@ -89,7 +89,7 @@ def test_every_experiment_has_cells_in_every_profile(name: str, profile: str, tm
 )
 def test_refusals_name_the_nearest(override: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
-        config = config_.compose([override])
+        config = compose.compose([override])
         _ = cells_.Cell(config).selector
 
 
@@ -124,7 +124,7 @@ def test_paper_profile_is_the_papers_table() -> None:
 
 
 def test_presets_set_every_point() -> None:
-    paper, released = config_.compose(["preset=paper"]), config_.compose(["preset=released"])
+    paper, released = compose.compose(["preset=paper"]), compose.compose(["preset=released"])
     assert (paper.sampling.top_k, released.sampling.top_k) == (0, 50)
     assert (paper.sampling.prompt_tokens, released.sampling.prompt_tokens) == (None, 80)
     assert (paper.sampling.use_input, released.sampling.use_input) == (True, False)
@@ -150,14 +150,14 @@ CHANGES = [
 
 @pytest.mark.parametrize(("override", "changed"), CHANGES)
 def test_exactly_the_right_stages_change(override: str, changed: set[str]) -> None:
-    before, after = cells_.Cell(config_.compose([])).nodes, cells_.Cell(config_.compose([override])).nodes
+    before, after = cells_.Cell(compose.compose([])).nodes, cells_.Cell(compose.compose([override])).nodes
     assert {role for role in before if before[role].fingerprint != after[role].fingerprint} == changed
 
 
 def test_grid_matches_a_multirun_and_command_line_wins() -> None:
-    lines = config_.grid(["profile=mini"])
+    lines = compose.grid(["profile=mini"])
     assert len(lines) == 48 and len(set(map(tuple, lines))) == 48
-    lines = config_.grid(["profile=mini", "selector=adg", "pool=mini_cot,mini_general"])
+    lines = compose.grid(["profile=mini", "selector=adg", "pool=mini_cot,mini_general"])
     assert [tuple(sorted(line)) for line in lines].count(
         ("backbone=smollm2_135m", "pool=mini_cot", "profile=mini", "selector=adg")
     ) == 1
@@ -165,12 +165,12 @@ def test_grid_matches_a_multirun_and_command_line_wins() -> None:
 
 
 def test_seeds_follow_the_root() -> None:
-    seven = config_.compose(["seed=7"])
+    seven = compose.compose(["seed=7"])
     assert {seven.sampling.seed, seven.finetune.seed, seven.embedding.bins.seed} == {7}
 
 
 def test_config_comments_say_what_is_not_obvious() -> None:
-    for path in config_.CONF.glob("*/*.yaml"):
+    for path in schema.CONF.glob("*/*.yaml"):
         lines = [line for line in path.read_text().splitlines() if line and not line.startswith("# @package")]
         assert lines[0].startswith("#"), f"{path.name} starts with a line saying what it is"
         assert all(not (a.startswith("#") and b == "") for a, b in pairwise(lines))
@@ -193,7 +193,7 @@ def test_the_authors_checkpoints_are_evaluated_as_they_are() -> None:
 
 def test_the_chinese_suite_asks_for_revisions_or_a_folder() -> None:
     with pytest.raises(BadInput, match=r"no revision of haonan-li/cmmlu; pin one, or set suite\.data_root"):
-        config_.compose(["suite=chinese"])
+        compose.compose(["suite=chinese"])
 
 
 def test_what_the_answers_cannot_serve_is_refused_before_they_are_sampled() -> None:

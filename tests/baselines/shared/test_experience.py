@@ -23,7 +23,7 @@ from baselines.shared import experience
 from baselines.shared import losses as losses_stage
 from baselines.shared.experience import ExperienceConfig
 from baselines.shared.loss_texts import Layout, LossesConfig
-from experiments import cells, config
+from experiments import cells, compose
 
 POOL = pool_stage.node(PoolConfig(name="mini", path="mini:general.jsonl", rows=16))
 TINY = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
@@ -154,13 +154,13 @@ def test_the_merged_model_is_the_backbone_with_its_training(store: Store, method
 def test_off_by_default_and_then_its_settings_identify_nothing() -> None:
     plain = Ifd(IfdConfig()).extra(POOL, TINY)
     assert list(plain) == ["losses"]
-    off = cells.Cell(config.compose(["selector=ifd"])).nodes
-    changed = cells.Cell(config.compose(["selector=ifd", "selector.pre_clusters=7"])).nodes
+    off = cells.Cell(compose.compose(["selector=ifd"])).nodes
+    changed = cells.Cell(compose.compose(["selector=ifd", "selector.pre_clusters=7"])).nodes
     assert {role: n.fingerprint for role, n in off.items()} == {role: n.fingerprint for role, n in changed.items()}
 
 
 def test_the_cells_own_recipe_with_one_epoch() -> None:
-    cell = cells.Cell(config.compose(["profile=mini", "selector=ifd", "selector.pre_experience=true"]))
+    cell = cells.Cell(compose.compose(["profile=mini", "selector=ifd", "selector.pre_experience=true"]))
     recipe = cell.nodes["experience_training"].config.recipe
     own = cell.nodes["adapter"].config.recipe
     assert recipe == dataclasses.replace(own, epochs=1)
@@ -168,7 +168,7 @@ def test_the_cells_own_recipe_with_one_epoch() -> None:
     assert cell.nodes["losses"].inputs["model"] is cell.nodes["experienced"]
     for change in ("pre_clusters=7", "pre_per_cluster=3", "pre_percentiles=[1,99]", "pre_epochs=2", "pre_seed=5"):
         asked = ["profile=mini", "selector=ifd", "selector.pre_experience=true", f"selector.{change}"]
-        other = cells.Cell(config.compose(asked)).nodes
+        other = cells.Cell(compose.compose(asked)).nodes
         assert other["losses"].fingerprint != cell.nodes["losses"].fingerprint, change
         assert other["scores"].fingerprint != cell.nodes["scores"].fingerprint, change
 

@@ -17,7 +17,8 @@ from experiments.report import published as figures_of
 def figures(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A copy of the published figures that a test may change."""
     changed = copy.deepcopy(figures_of.figures())
-    monkeypatch.setattr(published, "figures", lambda: changed)
+    for module in (published, figures_of):
+        monkeypatch.setattr(module, "figures", lambda: changed)
     return changed
 
 
@@ -49,11 +50,11 @@ def test_other_figures_give_other_verdicts(figures: Any) -> None:
     table = figures["main"]["llama3_8b"]["cot"]
     table["adg"][3] = table["ifd"][3] - 0.01
     assert published.verdict("C1").startswith("contradicted")
-    figures["budget_avg"]["adg"] = [50.0, 51.0, 51.5, 51.6, 51.6]
+    chart = figures["analyses"]["budget"]["averages"]
+    chart["adg"] = dict(zip(chart["adg"], [50.0, 51.0, 51.5, 51.6, 51.6], strict=True))
     assert published.verdict("C7b").startswith("consistent")
-    chart = figures["budget_avg"]
     for selector in ("random", "superfiltering", "adg"):
-        chart[selector][2] = figures["main"]["llama3_8b"]["alpaca_gpt4"][selector][3]
+        chart[selector][10_000] = figures["main"]["llama3_8b"]["alpaca_gpt4"][selector][3]
     figures["main"]["qwen2_5_7b"]["alpaca_gpt4"]["scar"][3] = 67.14
     lines = published.contradictions()
     assert not [line for line in lines if "budget chart" in line or "printed as 67" in line]
@@ -63,5 +64,10 @@ def test_the_same_as_the_reference_says(shared_dir: Path) -> None:
     """The figures that verdicts are computed from are those of the reference."""
     reference = yaml.safe_load((shared_dir / "reference" / "paper_results.yaml").read_text(encoding="utf-8"))
     ours = figures_of.figures()
-    for part in ("main", "cross_backbone", "layer_window_avg", "budget_avg", "chinese"):
-        assert ours[part] == reference[part], part
+    analyses = ours["analyses"]
+    assert ours["main"] == reference["main"]
+    assert analyses["cross_backbone"]["rows"] == reference["cross_backbone"]
+    assert analyses["layers"]["averages"]["adg"] == reference["layer_window_avg"]
+    assert analyses["chinese"]["figures"] == reference["chinese"]
+    budgets = {name: [*values.values()] for name, values in analyses["budget"]["averages"].items()}
+    assert {"budgets": [*analyses["budget"]["averages"]["adg"]], **budgets} == reference["budget_avg"]

@@ -20,11 +20,11 @@ from adg.artifacts.files import write_json
 from adg.artifacts.store import Store
 from adg.errors import BadInput
 from adg.pools import records
-from adg.selection.stability import Matrices
+from adg.selection.stability import Matrices, Terms
 from experiments import cells, plan
-from experiments.report import analyses, published, sweep
+from experiments.config import SECTIONS, ExperimentConfig
+from experiments.report import analyses, averages, overlaps, published, remade, selections, settings, sweep
 from experiments.report import rows as rows_
-from experiments.report.analyses import Terms
 from experiments.report.sections import Section
 
 TRAINED = ("terms", "answers", "layers", "budget", "bins", "cross_backbone")
@@ -50,14 +50,15 @@ def test_answers_layers_and_stability_share_one_pass_over_ten_answers(profile: s
 
 
 def test_the_papers_layers_and_budgets_are_the_swept_ones() -> None:
-    figures = published.figures()
+    figures = {name: block.get("averages") for name, block in published.figures()["analyses"].items()}
     shown = [rows_.row(cell, Store("nowhere")) for cell in chosen("layers", "paper")]
-    assert {row.paper["avg"] for row in shown if row.paper} == set(figures["layer_window_avg"].values())
-    assert [c.config.budget for c in chosen("budget", "paper", "selector=adg")] == figures["budget_avg"]["budgets"]
+    assert {row.paper["avg"] for row in shown if row.paper} == set(figures["layers"]["adg"].values())
+    assert [c.config.budget for c in chosen("budget", "paper", "selector=adg")] == [*figures["budget"]["adg"]]
     shown = [rows_.row(cell, Store("nowhere")) for cell in chosen("budget", "paper")]
-    assert [row.paper["avg"] for row in shown if row.paper and row.selector == "adg"] == figures["budget_avg"]["adg"]
+    beside = [row.paper["avg"] for row in shown if row.paper and row.selector == "adg"]
+    assert beside == [*figures["budget"]["adg"].values()]
     shown = [rows_.row(cell, Store("nowhere")) for cell in chosen("answers", "paper")]
-    assert [row.paper and row.paper["avg"] for row in shown] == [*figures["sample_count_avg"].values()]
+    assert [row.paper and row.paper["avg"] for row in shown] == [*figures["answers"]["adg"].values()]
     cross = chosen("cross_backbone", "paper")
     assert all(rows_.row(cell, Store("nowhere")).paper for cell in cross) and len(cross) == 4
 
@@ -135,6 +136,36 @@ def test_what_is_not_there_is_missing_and_never_a_number(experiment: str, tmp_pa
         assert ">missing<" in (folder / "swept.svg").read_text() or experiment == "budget"
 
 
+@pytest.mark.parametrize("experiment", ["main", "budget", "chinese", "cross_backbone", "bins"])
+def test_any_experiment_may_end_with_the_subsets(experiment: str, tmp_path: Path) -> None:
+    of = chosen(experiment, "smoke", f"exec.runs={tmp_path}", "experiment.last=subset")
+    assert {cell.last.stage.name for cell in of} == {"subset"}
+    sweep.write(of, Store(tmp_path))
+    (written,) = (tmp_path / "report").glob("*/selections.csv")
+    assert len(written.read_text(encoding="utf-8").splitlines()) == 1 + len(of)
+
+
+def test_what_an_experiment_shows_is_said_by_its_file(tmp_path: Path) -> None:
+    """A copy of an experiment under another name shows the same."""
+    for experiment, names in (("budget", ["swept"]), ("main", []), ("stability", ["selections", "between"])):
+        of = chosen(experiment, "smoke")
+        of = [dataclasses.replace(c, config=dataclasses.replace(c.config, experiment=renamed(c))) for c in of]
+        rows = [rows_.row(cell, Store(tmp_path)) for cell in of] if experiment != "stability" else []
+        assert [section.name for section in analyses.sections(of, Store(tmp_path), rows)] == names
+    with pytest.raises(BadInput, match=r"'swept'.*known: averages"):
+        chosen("main", "smoke", "experiment.sections=[swept]")
+    assert set(analyses.SECTIONS) == set(SECTIONS)
+
+
+def renamed(cell: cells.Cell) -> ExperimentConfig:
+    return dataclasses.replace(cell.config.experiment, name="mine", title="Mine")
+
+
+def test_nothing_is_trained_and_nothing_chosen_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"experiment\.untrained=true nothing is selected"):
+        chosen("released_checkpoints", "paper", "experiment.last=subset")
+
+
 def test_models_that_are_only_evaluated_have_a_report(tmp_path: Path) -> None:
     of = chosen("released_checkpoints", "paper", f"backbone.revision={'0' * 40}", f"exec.runs={tmp_path}")
     assert "missing" in sweep.write(of, Store(tmp_path))
@@ -145,7 +176,7 @@ def test_models_that_are_only_evaluated_have_a_report(tmp_path: Path) -> None:
 
 def test_each_curve_of_the_budgets_is_one_thing_and_seeds_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, list[float | None]] = {}
-    monkeypatch.setattr(analyses.plots, "curves", lambda x, series, *words, dashed: drawn.update(series) or "")
+    monkeypatch.setattr(averages.plots, "curves", lambda x, series, *words, dashed: drawn.update(series) or "")
 
     def section(values: dict[tuple[str, ...], float], *more: str) -> Section:
         """``values``: average (percent) of the cells that have all these overrides."""
@@ -158,7 +189,8 @@ def test_each_curve_of_the_budgets_is_one_thing_and_seeds_are_averaged(monkeypat
             if value is not None:
                 row = dataclasses.replace(row, state="done", results={"categories": {"avg": value / 100}})
             rows.append(row)
-        return analyses._swept(of, rows)
+        (shown,) = averages.sections(of, Store("nowhere"), rows)
+        return shown
 
     plain = section({("selector=adg", "budget=4"): 30.0, ("selector=random",): 20.0})
     assert drawn == {"random": [20.0, 20.0], "adg": [30.0, None]} and "seeds" not in " ".join(plain.text)
@@ -182,24 +214,24 @@ def test_each_curve_of_the_budgets_is_one_thing_and_seeds_are_averaged(monkeypat
 
 def test_a_published_curve_stands_beside_its_own() -> None:
     at = [("one", 4), ("one", 8), ("other", 4)]
-    svg = analyses._curves(at, [None, 1.0, 2.0], [1.0, 2.0, None])
+    svg = averages.curves(at, [None, 1.0, 2.0], [1.0, 2.0, None])
     assert ">one (paper)<" in svg and ">other<" in svg and ">other (paper)<" not in svg
 
 
 def test_a_map_says_how_many_cells_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analyses, "_chosen_ids", lambda cell, store: ["a"])
+    monkeypatch.setattr(selections, "ids", lambda cell, store: ["a"])
     of = chosen("terms", "smoke", f"seed={','.join(map(str, range(10)))}")
-    (shown,) = analyses._overlaps(of, Store("nowhere"))
+    (shown,) = overlaps.sections(of, Store("nowhere"), ())
     assert "the first 20 of 30 cells" in shown.text[0] and len(shown.body) == 20
-    (shown,) = analyses._overlaps(of[:20], Store("nowhere"))
+    (shown,) = overlaps.sections(of[:20], Store("nowhere"), ())
     assert "first" not in shown.text[0]
 
 
 def test_stability_over_several_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"mini_general": 16, "mini_cot": 80}
-    monkeypatch.setattr(analyses, "_chosen_ids", lambda cell, store: [str(i) for i in range(8)])
-    monkeypatch.setattr(analyses, "_pool_size", lambda cell, store: sizes[cell.config.pool.name])
-    monkeypatch.setattr(analyses, "DRAWS", 2)
+    monkeypatch.setattr(selections, "ids", lambda cell, store: [str(i) for i in range(8)])
+    monkeypatch.setattr(selections, "pool_size", lambda cell, store: sizes[cell.config.pool.name])
+    monkeypatch.setattr(settings, "DRAWS", 2)
 
     def matrices(cell: cells.Cell, store: Store) -> Matrices:
         n, windows = sizes[cell.config.pool.name], cell.config.embedding.declared
@@ -207,13 +239,13 @@ def test_stability_over_several_pools(monkeypatch: pytest.MonkeyPatch) -> None:
         grams = np.stack([geometry.gram(draw.normal(size=(n, 10, 4))) for _ in windows], 1)
         return Matrices(windows, grams, np.zeros(n, dtype=np.int64))
 
-    monkeypatch.setattr(analyses, "_matrices", matrices)
+    monkeypatch.setattr(settings, "matrices", matrices)
     for pools in (["mini_general"], list(sizes)):
         of = chosen("stability", "smoke", f"pool={','.join(pools)}")
-        between = analyses._between(of, Store("nowhere"))
+        (between,) = remade.sections(of, Store("nowhere"), ())
         chance = sum(8 / sizes[pool] for pool in pools) / len(pools)
         assert {row[6] for row in between.body} == {f"{chance:.3f}"}
-        within, *maps = analyses._within(of, Store("nowhere"))
+        within, *maps = settings.sections(of, Store("nowhere"), ())
         lines = [dict(zip(within.head, row, strict=True)) for row in within.body]
         assert {line.get("pool") for line in lines} == (set(pools) if len(pools) > 1 else {None})
         found = {line["by chance"] for line in lines if line["changed"] == "K" and line["preset"] == "paper"}
@@ -256,11 +288,11 @@ def test_the_report_repeats_what_the_selector_chose(stability: Path) -> None:
     of = chosen("stability", "smoke", f"exec.runs={stability}")
     store = Store(stability)
     for cell in of:
-        matrices = analyses._matrices(cell, store)
-        ids = analyses._chosen_ids(cell, store)
+        matrices = settings.matrices(cell, store)
+        ids = selections.ids(cell, store)
         assert matrices is not None and ids is not None
         keys = json.loads(store.find(cell.nodes["grams"]).file("ids.json").read_text())  # type: ignore[union-attr]
-        mine = Terms(matrices).subset(analyses.reference(cell))
+        mine = Terms(matrices).subset(settings.reference(cell))
         assert {keys[row] for row in mine} == set(ids)
 
 

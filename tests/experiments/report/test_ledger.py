@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from adg.errors import BadInput
-from experiments import config
+from experiments import compose
 from experiments.report import ledger
 
 LINES = ledger.load()
@@ -15,7 +15,7 @@ KEYS = sorted({key for line in LINES for key in line.keys})
 
 @pytest.fixture(scope="module")
 def composed():
-    return config.compose(["selector=adg"])
+    return compose.compose(["selector=adg"])
 
 
 @pytest.fixture(scope="module")

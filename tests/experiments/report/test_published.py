@@ -54,11 +54,11 @@ def test_what_was_not_published_is_none(cell):
 def test_the_analyses_agree_with_the_main_table():
     figures = published.figures()
     adg = {backbone: pools["alpaca_gpt4"]["adg"] for backbone, pools in figures["main"].items()}
-    for backbone, selecting in figures["cross_backbone"].items():
+    for backbone, selecting in figures["analyses"]["cross_backbone"]["rows"].items():
         assert selecting[backbone] == adg[backbone]
-    assert figures["layer_window_avg"]["28-31"] == figures["sample_count_avg"][5] == adg["llama3_8b"][-1]
-    lengths = {len(values) for values in figures["budget_avg"].values()}
-    assert lengths == {5}
+    averages = {name: block.get("averages") for name, block in figures["analyses"].items()}
+    assert averages["layers"]["adg"]["28-31"] == averages["answers"]["adg"][5] == adg["llama3_8b"][-1]
+    assert {tuple(values) for values in averages["budget"].values()} == {(3000, 5000, 10000, 20000, 25000)}
 
 
 def test_paper_keys_in_conf_name_published_columns(root):

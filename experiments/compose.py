@@ -1,0 +1,95 @@
+"""From ``conf/`` and overrides to frozen dataclasses. Below this no ``DictConfig`` is seen.
+
+Nothing here bears identity: what is composed does, field by field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from adg.backbones.config import BackboneConfig
+from adg.errors import BadInput, HarnessError
+from adg.evaluation.config import SuiteConfig
+from adg.options import at_home
+from baselines import selector_types
+from experiments.config import Config
+from experiments.explain import explain
+from experiments.schema import session
+
+
+def resolve(composed: Any) -> Config:
+    """The composed tree as a frozen ``Config``; missing values are named with their key."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    try:
+        # these check their own keys; a selector also says itself what a missing checkpoint means
+        own: Any = {
+            name: OmegaConf.to_container(composed[name], resolve=True, throw_on_missing=False)
+            for name in ("selector", "suite", "selecting")
+            if composed[name] is not None
+        }
+        tree: Any = OmegaConf.masked_copy(composed, [key for key in composed if key not in ("hydra", *own)])
+        values = {
+            **OmegaConf.to_object(tree),
+            "selecting": BackboneConfig(**own["selecting"]) if "selecting" in own else None,
+            "suite": SuiteConfig.of(own["suite"]),
+        }
+        return Config(**at_home(Config, values), selector=_selector(own["selector"]))
+    except MissingMandatoryValue as error:
+        raise BadInput(
+            f"the config needs a value for '{error.full_key or error.key}'; set it on the command line "
+            f"as {error.full_key or error.key}=..."
+        ) from error
+    except OmegaConfBaseException as error:
+        cause = error.__cause__
+        if isinstance(cause, HarnessError):
+            raise cause from error
+        raise BadInput(f"config: {error}") from error
+
+
+def _selector(options: dict[str, Any]) -> dict[str, Any]:
+    """A selector's options with the home folder in their paths; whether it knows them it says itself."""
+    kind = selector_types().get(str(options.get("name")))
+    return options if kind is None else at_home(kind.Config, options)
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The config of one cell."""
+    return compose_many([list(overrides)])[0]
+
+
+def compose_many(cells: Sequence[Sequence[str]]) -> list[Config]:
+    """The configs of several cells."""
+    from hydra import compose as hydra_compose
+
+    configs = []
+    with session():
+        for overrides in cells:
+            try:
+                configs.append(resolve(hydra_compose("config", list(overrides))))
+            except HarnessError:
+                raise
+            except Exception as error:
+                raise explain(error, overrides) from error
+    return configs
+
+
+def grid(overrides: Sequence[str]) -> list[list[str]]:
+    """The override lists of the cells that ``experiments.run -m`` would run for these overrides."""
+    from hydra import compose as hydra_compose
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    parser = OverridesParser.create()
+    with session():
+        try:
+            single = [o.input_line for o in parser.parse_overrides(list(overrides)) if not o.is_sweep_override()]
+            composed = hydra_compose("config", single, return_hydra_config=True)
+        except Exception as error:
+            raise explain(error, overrides) from error
+        params = OmegaConf.to_container(composed.hydra.sweeper.params or OmegaConf.create({}), resolve=True)
+        swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items()] + list(overrides))
+        return [list(cell) for batch in BasicSweeper.split_arguments(swept, None) for cell in batch]

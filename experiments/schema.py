@@ -1,0 +1,83 @@
+"""The dataclasses as Hydra's schema: an unknown key or a wrongly typed value is refused while composing.
+
+Nothing here bears identity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from experiments.config import Config
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def _schema() -> Any:
+    """The dataclasses as an OmegaConf tree that may be written to (frozen ones are read-only otherwise)."""
+    from omegaconf import OmegaConf
+
+    def thaw(node: Any) -> Any:
+        if OmegaConf.is_config(node):
+            node._set_flag("readonly", None)
+            if OmegaConf.is_dict(node):
+                for key in node:
+                    if not OmegaConf.is_missing(node, key):
+                        thaw(node._get_node(key))
+        return node
+
+    tree: dict[str, Any] = {}
+    for name, kind in get_type_hints(Config).items():
+        default = Config.__dataclass_fields__[name].default
+        tree[name] = OmegaConf.structured(kind) if dataclasses.is_dataclass(kind) else default
+    tree[
+        "suite"
+    ].tasks._metadata.element_type = Any  # frozen elements could not be composed; SuiteConfig.of checks them
+    return thaw(OmegaConf.create({**tree, "selector": {}}))
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name that ``conf/config.yaml`` builds on.
+
+    Files may use ``${list:a,b}``, a comma-separated text as a list.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    def split(*parts: str) -> list[str]:
+        return [word.strip() for part in parts for word in str(part).split(",")]
+
+    OmegaConf.register_new_resolver("list", split, replace=True)
+    ConfigStore.instance().store(name="schema", node=_schema())
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """Hydra with the folder ``conf`` and the schema, for composing."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def known_keys() -> list[str]:
+    """Every dotted key of the default config, and every group."""
+    from hydra import compose as hydra_compose
+    from omegaconf import OmegaConf
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        for key in node:
+            name = f"{prefix}{key}"
+            yield name
+            child = None if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key) else node[key]
+            if OmegaConf.is_dict(child):
+                yield from walk(child, name + ".")
+
+    with session():
+        return sorted(walk(hydra_compose("config"), ""))
