@@ -47,7 +47,7 @@ bench: setup ## speed and memory against the plain way, in one run
 	$(RUN) -m bench $(ARGS)
 
 bench-gpu: ## scoring and sampling on a GPU at LLaMA-3-8B's shape, random weights; needs only torch and transformers
-	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) bench/bench_gpu.py $(ARGS)
+	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench.gpu $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy

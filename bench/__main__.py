@@ -1,31 +1,40 @@
-"""``make bench``: every benchmark in turn, each a ratio against the plain way in one run.
+"""``make bench``: every measurement in turn, each a ratio against the plain way in one run.
 
-`python -m bench scoring` runs those whose name contains a word; each script also runs on its own with --help.
+``python -m bench scoring`` runs those whose name contains a word; ``python -m bench.scoring --help`` shows the options
+of one.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
 
+HERE = Path(__file__).resolve().parent
+NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__init__", "__main__", "shared"))
+OWN_TARGET = "gpu"  # run by name only: make bench-gpu
+
 
 def main() -> int:
-    words = [a for a in sys.argv[1:] if not a.startswith("-")]
-    scripts = [
-        s
-        for s in sorted(Path(__file__).parent.glob("bench_*.py"))
-        if (any(w in s.name for w in words) if words else s.stem != "bench_gpu")  # that one has a target of its own
-    ]
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "words", nargs="*", help=f"parts of names; all but {OWN_TARGET} without one. There are: {', '.join(NAMES)}"
+    )
+    words = parser.parse_args().words
+    chosen = [name for name in NAMES if (any(word in name for word in words) if words else name != OWN_TARGET)]
+    if not chosen:
+        parser.error(f"nothing is named like {' '.join(words)}; there are: {', '.join(NAMES)}")
     failed = []
-    for script in scripts:
-        print(f"\n== {script.stem}", flush=True)
-        if subprocess.run([sys.executable, str(script)], cwd=script.parent.parent, check=False).returncode:
-            failed.append(script.stem)
-    if failed or not scripts:
-        print(f"failed: {', '.join(failed)}" if failed else f"no benchmark is named like {words}")
-        return 1
-    return 0
+    for name in chosen:
+        print(f"\n== {name}", flush=True)
+        if subprocess.run([sys.executable, "-m", f"bench.{name}"], cwd=HERE.parent, check=False).returncode:
+            failed.append(name)
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

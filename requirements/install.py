@@ -87,8 +87,9 @@ def main() -> None:
     if build == "cpu" and not install_wheels(python, "torch-cpu.lock", needed=False):
         print("the package index has no CPU build of torch: installing the CUDA build and its runtime", flush=True)
         install_wheels(python, "torch-cuda.lock")
-    # What has no wheel is built with the setuptools just installed: no build environment of unpinned tools is made.
-    here = ["--no-build-isolation", "--use-pep517"]
+    # What has no wheel is built with the setuptools just installed: no build environment of unpinned tools is made, and
+    # no wheel is taken from pip's cache, where another setuptools may have built it.
+    here = ["--no-build-isolation", "--use-pep517", "--no-cache-dir"]
     pip(python, "--require-hashes", *here, "-r", HERE / "source.lock")
     pip(python, *here, "--editable", ROOT)
     STAMP.write_text(f"{build} {digest}\n")

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 
-def run(root: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(root: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, f"bench/{script}.py", *arguments],
+        [sys.executable, "-m", f"bench.{name}", *arguments],
         cwd=root,
         capture_output=True,
         text=True,
@@ -20,14 +20,14 @@ def run(root: Path, script: str, *arguments: str) -> subprocess.CompletedProcess
 
 
 def test_without_a_gpu_the_benchmark_says_so(root: Path) -> None:
-    done = run(root, "bench_gpu")
+    done = run(root, "gpu")
     assert done.returncode == 1 and "sees no GPU" in done.stdout and "--tiny" in done.stdout
     assert "Traceback" not in done.stderr
 
 
 def test_the_gpu_benchmark_on_a_tiny_model(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    done = run(root, "bench_gpu", "--tiny", "--repeats", "1", "--records", "4", "--out", str(out))
+    done = run(root, "gpu", "--tiny", "--repeats", "1", "--records", "4", "--out", str(out))
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert found["shape"] == "tiny" and found["scoring"]["answers_per_second"] > 0
@@ -37,7 +37,7 @@ def test_the_gpu_benchmark_on_a_tiny_model(root: Path, tmp_path: Path) -> None:
 
 
 def test_the_memory_benchmark_on_small_pools(root: Path) -> None:
-    done = run(root, "bench_memory", "--records", "40", "160")
+    done = run(root, "memory", "--records", "40", "160")
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert [run_["records"] for run_ in found["runs"]] == [40, 160]
@@ -45,7 +45,7 @@ def test_the_memory_benchmark_on_small_pools(root: Path) -> None:
 
 
 def test_lm_evals_own_command_line_gives_the_same_scores(root: Path) -> None:
-    done = run(root, "bench_evaluation", "--backbone", "tiny_random", "--limit", "1", "--new-tokens", "4")
+    done = run(root, "evaluation", "--backbone", "tiny_random", "--limit", "1", "--new-tokens", "4")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert found["items"] == 6 and found["different_prompts"] == found["different_scores"] == []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -16,8 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from bench.shared import ROOT, peak_mib, show
 
 
 def main() -> None:
@@ -39,7 +37,8 @@ def main() -> None:
             _write(Path(folder), records, args.answers)
             command = [
                 sys.executable,
-                __file__,
+                "-m",
+                "bench.memory",
                 "--child",
                 folder,
                 "--records",
@@ -51,20 +50,17 @@ def main() -> None:
             if done.returncode:
                 raise SystemExit(f"scoring {records} records failed:\n{done.stderr[-2000:]}")
             found.append(json.loads(done.stdout.splitlines()[-1]))
-    print(
-        json.dumps(
-            {
-                "benchmark": "memory of scoring",
-                "model": "tiny_random",
-                "answers": args.answers,
-                "tokens_per_batch": args.tokens_per_batch,
-                "runs": found,
-                "peak_growth_mib": round(found[-1]["peak_mib"] - found[0]["peak_mib"], 1),
-                "records_ratio": round(found[-1]["records"] / found[0]["records"], 1),
-                "machine": provenance.machine(),
-            },
-            indent=2,
-        )
+    show(
+        {
+            "benchmark": "memory of scoring",
+            "model": "tiny_random",
+            "answers": args.answers,
+            "tokens_per_batch": args.tokens_per_batch,
+            "runs": found,
+            "peak_growth_mib": round(found[-1]["peak_mib"] - found[0]["peak_mib"], 1),
+            "records_ratio": round(found[-1]["records"] / found[0]["records"], 1),
+            "machine": provenance.machine(),
+        }
     )
 
 
@@ -121,18 +117,14 @@ def _score(folder: Path, records: int, tokens_per_batch: int) -> dict[str, Any]:
     config = Identity(EmbeddingConfig(), prompts.HASH)
     job = Job(Node(embedding_stage.STAGE, "bench", config), folder / "out", {**made, "backbone": backbone}, exec_)
     job.folder.mkdir()
-    before, started = _peak(), time.perf_counter()
+    before, started = peak_mib(), time.perf_counter()
     info = embedding_stage.build(job)
     return {
         "records": info["rows_out"],
-        "peak_mib": _peak(),
+        "peak_mib": peak_mib(),
         "peak_before_mib": before,
         "seconds": round(time.perf_counter() - started, 1),
     }
-
-
-def _peak() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 if __name__ == "__main__":

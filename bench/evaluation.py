@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from bench.shared import ROOT, show
+
 SUBTASKS = {
     "bbh": ["bbh_cot_fewshot_boolean_expressions", "bbh_cot_fewshot_date_understanding"],
     "mmlu": ["mmlu_astronomy", "mmlu_high_school_geography"],
@@ -41,7 +41,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         found = compare(args, Path(folder))
-    print(json.dumps(found, indent=2))
+    show(found)
     if found["items"] == 0 or found["different_prompts"] or found["different_scores"]:
         raise SystemExit("lm-eval's own command line gives other items or scores")
 
@@ -82,7 +82,7 @@ def compare(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     ]
     # in its shared cache `datasets` would take an older copy of a folder of the same name for this one
     theirs = _timed(command, {**offline, "HF_DATASETS_CACHE": str(work / "cache")})
-    ours = _timed([sys.executable, __file__, *sys.argv[1:], "--ours", str(work)], offline)
+    ours = _timed([sys.executable, "-m", "bench.evaluation", *sys.argv[1:], "--ours", str(work)], offline)
     result = json.loads(next((work / "theirs").rglob("results_*.json")).read_text())
     artifact = store.Store(work, ExecConfig(device="cpu")).find(_node(args))
     assert artifact is not None, "the second process has just built it"

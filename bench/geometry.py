@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import statistics
-import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from bench.shared import peak_mib, show
 
 
 def main() -> None:
@@ -54,21 +49,18 @@ def main() -> None:
     expected = geometry.divergence(grams[:sample])
     naive = one_by_one(sample) / sample * args.records
     median = statistics.median(times)
-    print(
-        json.dumps(
-            {
-                "benchmark": "geometry.divergence",
-                "records": args.records,
-                "answers": args.answers,
-                "seconds": round(median, 3),
-                "all_seconds": [round(t, 3) for t in times],
-                "ratio_to_one_at_a_time": round(naive / median, 1),
-                "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
-                "machine": provenance.machine(),
-                "numpy": np.__version__,
-            },
-            indent=2,
-        )
+    show(
+        {
+            "benchmark": "geometry.divergence",
+            "records": args.records,
+            "answers": args.answers,
+            "seconds": round(median, 3),
+            "all_seconds": [round(t, 3) for t in times],
+            "ratio_to_one_at_a_time": round(naive / median, 1),
+            "peak_memory_gib": round(peak_mib() / 1024, 3),
+            "machine": provenance.machine(),
+            "numpy": np.__version__,
+        }
     )
 
 

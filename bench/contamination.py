@@ -7,15 +7,11 @@ Without --pool and --benchmarks the texts are made up, of the sizes of Alpaca an
 from __future__ import annotations
 
 import argparse
-import json
-import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from bench.shared import ROOT, peak_mib, show
 
 
 def invented(records: int, items: int) -> tuple[list[tuple[str, str, str]], dict[str, list]]:
@@ -102,8 +98,7 @@ def main() -> None:
             "overlaps": hits,
             "ratio_to_exact_search_one_by_one": round(plain / seconds, 1),
         }
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"benchmark": "contamination", **found, "peak_memory_gib": round(peak, 3)}))
+    show({"benchmark": "contamination", **found, "peak_memory_gib": round(peak_mib() / 1024, 3)})
 
 
 if __name__ == "__main__":

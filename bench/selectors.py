@@ -1,8 +1,8 @@
 """Time and peak memory of the selectors' own algorithms at the size of the paper's pools.
 
-    python bench/bench_baselines.py                                  (all that need no real records, full size)
-    python bench/bench_baselines.py --pool alpaca.parquet            (ZIP and SCAR's near-duplicate step as well)
-    python bench/bench_baselines.py --parts mig facility --rows 5000 --budget 1000
+    python -m bench.selectors                                  (all that need no real records, full size)
+    python -m bench.selectors --pool alpaca.parquet            (ZIP and SCAR's near-duplicate step as well)
+    python -m bench.selectors --parts mig facility --rows 5000 --budget 1000
 
 Each is also compared with the plain way (recompressing, every gain or every distance in every step) over the first
 rounds, where the plain way can still be waited for; the selections must be equal.
@@ -13,22 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import sys
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from adg import seeds  # noqa: E402
-from adg.pools.records import Record  # noqa: E402
-from adg.prompts import instruction_text  # noqa: E402
+from adg import seeds
+from adg.pools.records import Record
+from adg.prompts import instruction_text
+from bench.shared import peak_mib
+from bench.shared import timed as both_clocks
 
 
 def read(path: Path, rows: int | None) -> list[Record]:
@@ -39,15 +36,11 @@ def read(path: Path, rows: int | None) -> list[Record]:
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = function()
-    return result, {
-        "seconds": round(time.perf_counter() - wall, 2),
-        "cpu_seconds": round(time.process_time() - cpu, 2),
-    }
+    result, (wall, processor) = both_clocks(function)
+    return result, {"seconds": round(wall, 2), "cpu_seconds": round(processor, 2)}
 
 
-def bench_zip(args: argparse.Namespace) -> dict[str, Any]:
+def race_zip(args: argparse.Namespace) -> dict[str, Any]:
     """Default k1, k2, k3 over real records; the plain way for one round of a small k1 on the same records."""
     from baselines.zip import Corpus, ZipConfig, item_text, select
 
@@ -96,7 +89,7 @@ def bench_zip(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def bench_mig(args: argparse.Namespace) -> dict[str, Any]:
+def race_mig(args: argparse.Namespace) -> dict[str, Any]:
     """Synthetic annotations: 1 to 6 of the labels a record, frequent ones often; labels in families of three."""
     from baselines.mig import Annotation, MigConfig, greedy, label_matrix, propagation, similarity_graph, slope
 
@@ -149,7 +142,7 @@ def bench_mig(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def bench_near(args: argparse.Namespace) -> dict[str, Any]:
+def race_near(args: argparse.Namespace) -> dict[str, Any]:
     """SCAR's near-duplicate step over real records, threshold 0.5; every pair compared on the first 1,500."""
     from baselines.shared.near_duplicates import bigrams, groups
 
@@ -195,7 +188,7 @@ def points(args: argparse.Namespace) -> np.ndarray:
     return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
 
 
-def bench_kcenter(args: argparse.Namespace) -> dict[str, Any]:
+def race_kcenter(args: argparse.Namespace) -> dict[str, Any]:
     """Farthest-first; the plain way, all distances to the newest centre in every step, over the first steps."""
     from baselines.kcenter import farthest_first
 
@@ -227,7 +220,7 @@ def bench_kcenter(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def bench_facility(args: argparse.Namespace) -> dict[str, Any]:
+def race_facility(args: argparse.Namespace) -> dict[str, Any]:
     """Facility location with the cosine kernel; the plain way, the whole matrix and every gain, on the first 2,000."""
     from baselines.facility_location import greedy
 
@@ -265,7 +258,7 @@ def bench_facility(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def bench_deita(args: argparse.Namespace) -> dict[str, Any]:
+def race_deita(args: argparse.Namespace) -> dict[str, Any]:
     """DEITA's filter, rows best first, threshold 0.9; the plain way, one row at a time, until 4,000 are kept."""
     from baselines.deita import diverse
 
@@ -302,19 +295,19 @@ def bench_deita(args: argparse.Namespace) -> dict[str, Any]:
 
 
 PARTS = {
-    "zip": bench_zip,
-    "mig": bench_mig,
-    "near": bench_near,
-    "kcenter": bench_kcenter,
-    "facility": bench_facility,
-    "deita": bench_deita,
+    "zip": race_zip,
+    "mig": race_mig,
+    "near": race_near,
+    "kcenter": race_kcenter,
+    "facility": race_facility,
+    "deita": race_deita,
 }
 REAL = ("zip", "near")  # need real records
 
 
 def _child(name: str, args: argparse.Namespace, out: Any) -> None:
     result = PARTS[name](args)
-    out.send({**result, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024})
+    out.send({**result, "peak_mib": peak_mib()})
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Scoring and sampling speed on a GPU, with a randomly initialised model of LLaMA-3-8B's shape: nothing is downloaded.
 
 Needs torch and transformers alone; vLLM samples where it is installed. Scoring is compared with one answer at a time
-(``bench_scoring``'s reference) and with the matrix products that this GPU reaches. The result is written to
+(``bench.scoring``'s reference) and with the matrix products that this GPU reaches. The result is written to
 ``--out`` for the estimate of ``make plan PROFILE=paper``. ``--tiny`` tries the script on a small model, also on a CPU;
 its figures say nothing and are not written.
 """
@@ -18,8 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+from bench.shared import ROOT, read_rows, show
 
 SHAPE = {
     "vocab_size": 128_256,
@@ -93,7 +92,7 @@ def main() -> int:
         "machine": provenance.machine(),
         "versions": {"torch": torch.__version__, "cuda": torch.version.cuda, "transformers": transformers.__version__},
     }
-    print(json.dumps(result, indent=2))
+    show(result)
     if not args.tiny:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=2) + "\n")
@@ -135,12 +134,7 @@ def _texts(args: argparse.Namespace) -> tuple[Any, list[tuple[Any, list[str]]]]:
     from adg import prompts, seeds
     from adg.pools.records import Record
 
-    rows = [
-        json.loads(line)
-        for file in sorted((ROOT / "adg" / "mini" / "pools").glob("*.jsonl"))
-        for line in file.read_text().splitlines()
-        if line.strip()
-    ]
+    rows = read_rows(None, ())
     core = Tokenizer(BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -188,19 +182,19 @@ def _scoring(
 ) -> dict[str, Any]:
     """Answers and tokens a second of ``Encoder``, and of one answer at a time."""
     import numpy as np
-    from bench_scoring import _reference
 
     from adg import geometry
     from adg.embedding.config import EmbeddingConfig
     from adg.embedding.encoder import Encoder
+    from bench.scoring import reference
 
     cfg = EmbeddingConfig()
     few = items[: args.reference_records]
-    reference = []
-    for repeat in range(args.repeats + 1):
+    slow_seconds = []
+    for _ in range(args.repeats + 1):
         started = _now()
-        plain = np.stack([_reference(model, tokenizer, cfg, record, answers) for record, answers in few])
-        reference += [_now() - started] * (repeat > 0)  # the first warms up
+        plain = np.stack([reference(model, tokenizer, cfg, record, answers) for record, answers in few])
+        slow_seconds.append(_now() - started)
     run = 0
 
     def count(module: Any, inputs: Any, output: Any) -> None:
@@ -210,16 +204,17 @@ def _scoring(
     encoder = Encoder(model, tokenizer, cfg, args.tokens_per_batch)
     handle = model.base_model.embed_tokens.register_forward_hook(count)
     seconds = []
-    for repeat in range(args.repeats + 1):
+    for _ in range(args.repeats + 1):
         run, started = 0, _now()
         vectors = encoder.embed(items, args.samples)
         grams = geometry.gram(vectors.answers[:, :, 0])
-        seconds += [_now() - started] * (repeat > 0)
+        seconds.append(_now() - started)
     handle.remove()
+    del slow_seconds[0], seconds[0]  # the first of each warms up
     if vectors.failed:
         raise SystemExit(f"records failed, first {vectors.failed[0]}")
     parameters = sum(p.numel() for layer in model.base_model.layers for p in layer.parameters() if p.dim() > 1)
-    median, slow = statistics.median(seconds), statistics.median(reference)
+    median, slow = statistics.median(seconds), statistics.median(slow_seconds)
     texts, per_answer = args.samples + 1, slow / (len(few) * args.samples)
     return {
         "records": len(items),
@@ -229,7 +224,7 @@ def _scoring(
         "tokens_per_second": round(vectors.counts["tokens"] / median, 1),
         "tokens_run_per_second": round(run / median, 1),
         "share_of_peak": round(2 * parameters * run / median / peak, 3),
-        "reference_seconds": [round(s, 3) for s in reference],
+        "reference_seconds": [round(s, 3) for s in slow_seconds],
         "reference_records": len(few),
         "reference_answers_per_second": round(1 / per_answer, 2),
         "ratio": round(per_answer / (median / (len(items) * args.samples)), 2),

@@ -9,142 +9,100 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import statistics
-import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from bench.shared import environment, model_arguments, open_backbone, race, read_rows, show
+
+Items = list[tuple[Any, list[str]]]  # a record and its answers
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backbone", default="smollm2_135m", help="an embedded backbone")
-    parser.add_argument("--model", type=Path, help="a model folder instead, as written by save_pretrained")
-    parser.add_argument(
-        "--pool", type=Path, help="rows with instruction and input (parquet or JSON Lines); default: the embedded pools"
-    )
+    model_arguments(parser, "instruction and input", records=16)
     parser.add_argument("--answers", type=Path, help="sampled answers are kept in this file and used again")
     parser.add_argument("--preset", default="paper", choices=("paper", "released"))
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--records", type=int, default=16)
     parser.add_argument("--samples", type=int, nargs="+", default=[5, 10], help="answers a record")
     parser.add_argument("--new-tokens", type=int, nargs="+", default=[16, 64], help="longest answer")
-    parser.add_argument("--tokens-per-batch", type=int, default=4096)
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plain", action="store_true", help="time the path without shared prefixes as well")
     args = parser.parse_args()
 
-    import numpy as np
-    import torch
-
-    from adg import geometry
-    from adg.artifacts import provenance
-    from adg.artifacts.store import Store
     from adg.backbones import loading
-    from adg.backbones import stage as backbone_stage
-    from adg.backbones.config import BackboneConfig
     from adg.embedding.config import EmbeddingConfig
     from adg.embedding.encoder import Encoder
     from adg.execution import ExecConfig
 
     device = loading.device(ExecConfig(device=args.device))
     cfg = EmbeddingConfig(preset=args.preset)
-    with tempfile.TemporaryDirectory() as folder:
-        source = {"path": str(args.model)} if args.model else {"builder": args.backbone}
-        backbone = Store(folder, ExecConfig()).ensure(
-            backbone_stage.node(BackboneConfig(name="bench", dtype=args.dtype, **source))
-        )
+    with open_backbone(args) as backbone:
         tokenizer = loading.load_tokenizer(backbone)
         whole = loading.load_model(backbone, device)
-        items = _items(args, whole, tokenizer)
-        encoder = Encoder(loading.load_model(backbone, device, headless=True), tokenizer, cfg, args.tokens_per_batch)
-        plain = Encoder(
-            loading.load_model(backbone, device, headless=True),
-            tokenizer,
-            cfg,
-            args.tokens_per_batch,
-            share_prefix=False,
-        )
-
-    def clock() -> np.ndarray:
-        """Wall seconds, and CPU seconds of this process: the second hardly feels other work on the machine."""
-        return np.array([time.perf_counter(), time.process_time()])
-
-    def ours(used: Encoder, items: list) -> tuple[np.ndarray, np.ndarray, int]:
-        started = clock()
-        vectors = used.embed(items, len(items[0][1]))
-        grams = geometry.gram(vectors.answers[:, :, 0])
-        taken = clock() - started
-        if vectors.failed:
-            raise SystemExit(f"records failed: {vectors.failed}")
-        return taken, grams, vectors.counts["tokens"]
-
-    def theirs(items: list) -> tuple[np.ndarray, np.ndarray, int]:
-        started = clock()
-        grams = np.stack([_reference(whole, tokenizer, cfg, record, answers) for record, answers in items])
-        return clock() - started, grams, 0
-
-    def compare(items: list) -> dict[str, Any]:
-        runs: dict[str, list[np.ndarray]] = {"reference": [], "ours": [], **({"plain": []} if args.plain else {})}
-        grams: dict[str, np.ndarray] = {}
-        tokens = 0
-        for _ in range(args.repeats):
-            taken, grams["reference"], _ = theirs(items)
-            runs["reference"].append(taken)
-            taken, grams["ours"], tokens = ours(encoder, items)
-            runs["ours"].append(taken)
-            if args.plain:
-                taken, grams["plain"], _ = ours(plain, items)
-                runs["plain"].append(taken)
-        median, cpu = (
-            {name: statistics.median(times[i] for times in all_) for name, all_ in runs.items()} for i in (0, 1)
-        )
-        return {
-            "distinct_tokens": tokens,
-            "ratio": {name: round(median["reference"] / seconds, 2) for name, seconds in median.items()},
-            "ratio_in_cpu_time": {name: round(cpu["reference"] / seconds, 2) for name, seconds in cpu.items()},
-            "seconds": {name: [round(float(times[0]), 2) for times in all_] for name, all_ in runs.items()},
-            "cpu_seconds": {name: [round(float(times[1]), 2) for times in all_] for name, all_ in runs.items()},
-            "texts_per_second": {name: round(len(items) * (len(items[0][1]) + 1) / t, 1) for name, t in median.items()},
-            "largest_gram_difference": {
-                name: float(np.abs(values - grams["reference"]).max()) for name, values in grams.items()
-            },
-            "largest_score_difference": {
-                name: float(np.abs(geometry.divergence(values) - geometry.divergence(grams["reference"])).max())
-                for name, values in grams.items()
-            },
+        headless = {
+            name: loading.load_model(backbone, device, headless=True) for name in ("ours", *["plain"][: args.plain])
         }
-
-    ours(encoder, items)  # warm-up
-    found = {
-        f"K={samples}, up to {length} tokens": compare(_cut(items, tokenizer, samples, length))
-        for samples in args.samples
-        for length in args.new_tokens
+    encoders = {
+        name: Encoder(model, tokenizer, cfg, args.tokens_per_batch, share_prefix=name == "ours")
+        for name, model in headless.items()
     }
-    print(
-        json.dumps(
-            {
-                "benchmark": "scoring",
-                "preset": args.preset,
-                "dtype": args.dtype,
-                "records": len(items),
-                "tokens_per_batch": args.tokens_per_batch,
-                "runs": found,
-                "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-                "machine": provenance.machine(),
-                "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-                "threads": torch.get_num_threads(),
-                "versions": {name: provenance.library_versions()[name] for name in ("torch", "transformers")},
+    items = _items(args, whole, tokenizer)
+    _grams(encoders["ours"], items)  # warm-up
+    show(
+        {
+            "benchmark": "scoring",
+            "preset": args.preset,
+            "dtype": args.dtype,
+            "records": len(items),
+            "tokens_per_batch": args.tokens_per_batch,
+            "runs": {
+                f"K={samples}, up to {length} tokens": _compare(
+                    whole, tokenizer, cfg, encoders, _cut(items, tokenizer, samples, length), args.repeats
+                )
+                for samples in args.samples
+                for length in args.new_tokens
             },
-            indent=2,
-        )
+            **environment(device),
+        }
     )
+
+
+def _grams(encoder: Any, items: Items) -> tuple[Any, int]:
+    """Gram matrices (n, K, K) of the first window, and how many distinct tokens were run."""
+    from adg import geometry
+
+    vectors = encoder.embed(items, len(items[0][1]))
+    if vectors.failed:
+        raise SystemExit(f"records failed: {vectors.failed}")
+    return geometry.gram(vectors.answers[:, :, 0]), vectors.counts["tokens"]
+
+
+def _compare(whole: Any, tokenizer: Any, cfg: Any, encoders: dict[str, Any], items: Items, repeats: int) -> Any:
+    """Times of the reference and of each encoder on the same items, and how far their results lie apart."""
+    import numpy as np
+
+    from adg import geometry
+
+    def one_by_one() -> tuple[Any, int]:
+        return np.stack([reference(whole, tokenizer, cfg, record, answers) for record, answers in items]), 0
+
+    def by(encoder: Any) -> Any:
+        return lambda: _grams(encoder, items)
+
+    ways = {"reference": one_by_one, **{name: by(encoder) for name, encoder in encoders.items()}}
+    results, figures, seconds = race(ways, repeats, [name for name in ways if name != "ours"])
+    expected = results["reference"][0]
+    texts = len(items) * (len(items[0][1]) + 1)
+    return {
+        "distinct_tokens": results["ours"][1],
+        **figures,
+        "texts_per_second": {name: round(texts / median, 1) for name, median in seconds.items()},
+        "largest_gram_difference": {
+            name: float(np.abs(grams - expected).max()) for name, (grams, _) in results.items()
+        },
+        "largest_score_difference": {
+            name: float(np.abs(geometry.divergence(grams) - geometry.divergence(expected)).max())
+            for name, (grams, _) in results.items()
+        },
+    }
 
 
 def _cut(items: list, tokenizer: Any, samples: int, length: int) -> list:
@@ -157,7 +115,7 @@ def _cut(items: list, tokenizer: Any, samples: int, length: int) -> list:
     ]
 
 
-def _reference(model: Any, tokenizer: Any, cfg: Any, record: Any, answers: list[str]) -> Any:
+def reference(model: Any, tokenizer: Any, cfg: Any, record: Any, answers: list[str]) -> Any:
     """One record's Gram matrix (K, K), one answer after the other; its instruction is run as well."""
     import numpy as np
     import torch
@@ -202,7 +160,7 @@ def _items(args: argparse.Namespace, model: Any, tokenizer: Any) -> list[tuple[A
         if any(len(answers) < max(args.samples) for _, answers in items):
             raise SystemExit(f"{args.answers} has fewer than {max(args.samples)} answers a record; delete it")
         return items
-    rows = _rows(args.pool)
+    rows = read_rows(args.pool, ("instruction", "input"))
     step = max(1, len(rows) // args.records)
     chosen = [Record(i, row["instruction"], row.get("input") or "", "") for i, row in enumerate(rows[::step])]
     chosen = chosen[: args.records]
@@ -218,15 +176,6 @@ def _items(args: argparse.Namespace, model: Any, tokenizer: Any) -> list[tuple[A
             )
         )
     return items
-
-
-def _rows(path: Path | None) -> list[dict[str, Any]]:
-    if path is not None and path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return pq.read_table(path, columns=["instruction", "input"]).to_pylist()
-    files = [path] if path is not None else sorted((ROOT / "adg" / "mini" / "pools").glob("*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
 
 
 def _sample(args: argparse.Namespace, model: Any, tokenizer: Any, chosen: list[Any]) -> list[list[str]]:
