@@ -56,7 +56,7 @@ DOCUMENTS = (
 )
 HEAVY = {"torch", "transformers", "vllm", "trl", "peft", "lm_eval", "wandb", "datasets", "sklearn", "scipy", "ray"}
 LONGEST_FILE = 450  # lines
-LONGEST_FUNCTION = 125
+LONGEST_FUNCTION = 100
 SHORTEST_DOCSTRING = 15  # characters
 
 
