@@ -14,7 +14,7 @@ import numpy as np
 from adg.errors import BadInput, BadMeasurement
 
 LAMBDA = 0.4  # weight of the shape term in the paper's score
-FLAT = 1e-12  # a centred trace below this has no shape: anisotropy 0 (paper and released code)
+FLAT = 1e-12  # a centred trace below this counts as 0, and so do both terms (released code): it is rounding
 _CHUNK_VALUES = 1 << 21  # float64 values held at once by one temporary (16 MiB)
 
 
@@ -42,7 +42,8 @@ def dispersion(grams: Any) -> np.ndarray:
     """Dispersion magnitude D(x) = t / K (paper), with t the trace of the centred Gram matrix.
 
     ``grams`` (n, K, K) -> (n,). It is the mean squared distance of the unit answer vectors to their mean: 0 for K
-    identical answers, 1 - 1/K for orthogonal ones, 1 only when the mean vanishes.
+    identical answers, 1 - 1/K for orthogonal ones, 1 only when the mean vanishes. Exactly 0 where t < 1e-12, so that
+    identical answers tie whatever their rounding.
     Raises ``BadMeasurement`` as ``gram`` does.
     """
     grams = _grams(grams)
@@ -109,9 +110,9 @@ def _weight(lam: float) -> None:
 
 
 def _trace(part: np.ndarray) -> np.ndarray:
-    """Trace of H S H for each matrix, (m,): tr S - (sum of S) / K, never below 0."""
-    k = part.shape[1]
-    return np.maximum(np.trace(part, axis1=1, axis2=2) - part.sum(axis=(1, 2)) / k, 0.0)
+    """Trace of H S H for each matrix, (m,): tr S - (sum of S) / K; 0 where that is below ``FLAT``."""
+    trace = np.trace(part, axis1=1, axis2=2) - part.sum(axis=(1, 2)) / part.shape[1]
+    return np.where(trace < FLAT, 0.0, trace)
 
 
 def _shape(part: np.ndarray, trace: np.ndarray) -> np.ndarray:
@@ -127,7 +128,7 @@ def _shape(part: np.ndarray, trace: np.ndarray) -> np.ndarray:
     centred = basis @ part @ basis.T
     centred = (centred + centred.transpose(0, 2, 1)) / 2
     largest = np.linalg.eigvalsh(centred)[:, -1]
-    flat = trace < FLAT
+    flat = trace == 0
     share = largest / np.where(flat, 1.0, trace)
     return np.where(flat, 0.0, np.clip(1.0 - share, 0.0, 1.0 - 1.0 / (k - 1)))
 

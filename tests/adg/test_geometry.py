@@ -58,10 +58,28 @@ def test_three_answers_with_unequal_axes() -> None:
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 10])
 def test_identical_answers_have_no_spread_and_no_shape(k: int) -> None:
     for dtype in (np.float32, np.float64):
-        grams = geometry.gram(np.tile(vectors(3, 1, 1, 50), (1, k, 1)).astype(dtype))
-        assert geometry.dispersion(grams)[0] == pytest.approx(0, abs=1e-14)
-        assert geometry.anisotropy(grams)[0] == 0
-        assert geometry.anisotropy(grams.astype(np.float32))[0] == 0
+        grams = geometry.gram(np.tile(vectors(3, 40, 1, 50), (1, k, 1)).astype(dtype))
+        assert not geometry.dispersion(grams).any() and not geometry.anisotropy(grams).any()
+        assert not geometry.divergence(grams.astype(np.float32)).any()
+
+
+def test_a_spread_below_rounding_is_none_in_both_terms() -> None:
+    """Released code: both terms are 0 below a trace of 1e-12, so that such records tie and the lowest id wins."""
+    base = vectors(9, 1, 1, 50)[0, 0]
+    near, far = (np.stack([base, base, base + step * vectors(10, 1, 1, 50)[0, 0]]) for step in (1e-7, 1e-4))
+    grams = geometry.gram([near, far])
+    exact = np.trace(grams, axis1=1, axis2=2) - grams.sum(axis=(1, 2)) / 3
+    assert 0 < exact[0] < 1e-12 < exact[1]
+    assert geometry.dispersion(grams)[0] == 0 == geometry.anisotropy(grams)[0]
+    assert geometry.dispersion(grams)[1] == pytest.approx(exact[1] / 3)
+
+
+def test_records_of_identical_answers_tie(golden: Path) -> None:
+    """Official: identical answers have D = I = 0, whatever the rounding of their vectors."""
+    case = next(c for c in json.loads((golden / "adg.json").read_text())["metrics"] if c["name"] == "identical")
+    assert (case["dispersion"], case["anisotropy"]) == (0, 0)
+    copies = np.repeat(vectors(11, 200, 1, 64).astype(np.float32), 5, axis=1)
+    assert len(set(geometry.divergence(geometry.gram(copies)).tolist())) == 1
 
 
 @pytest.mark.parametrize("k", [3, 5, 10])
