@@ -330,20 +330,12 @@ def encode_labels(labels: Sequence[str], encoder: Path, out: Path, batch_size: i
     """
     import torch
     from safetensors.numpy import save_file
-    from transformers import AutoModel, AutoTokenizer
 
     from adg.progress import progress
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(encoder, trust_remote_code=False, local_files_only=True)
-    model = AutoModel.from_pretrained(
-        encoder,
-        dtype=torch.bfloat16 if device == "cuda" else torch.float32,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-    )
-    model = model.to(device).eval()
+    model, tokenizer = checkpoints.pretrained(encoder, device)
+    model = model.to(torch.bfloat16 if device == "cuda" else torch.float32)
     vectors: dict[str, np.ndarray] = {}
     with torch.inference_mode(), progress(len(labels), "label vectors", unit="labels") as bar:
         for start in range(0, len(labels), batch_size):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from adg.backbones import loading
+from adg.backbones import weights as fit
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.execution import ExecConfig
 from adg.options import aside, location
@@ -228,13 +229,15 @@ def load(folder: Path, device: str) -> Ranker:
     config = encoder_config(folder / "encoder" / "config.json")
     # from_pretrained, not load_state_dict: it knows older names of a model's tensors
     kind: Any = MODEL_MAPPING[type(config)]
-    encoder, report = kind.from_pretrained(None, config=config, state_dict=encoder_state, output_loading_info=True)
-    lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-    if lacking:
-        raise BadInput(
-            f"{weights} lacks {len(lacking)} tensors of the encoder (first: {lacking[0]}), which would be "
-            f"random; expected all of {ranker.get('encoder_name')} under 'encoder.'"
+    with fit.quietly():
+        encoder, report = kind.from_pretrained(
+            None, config=config, state_dict=encoder_state, output_loading_info=True, ignore_mismatched_sizes=True
         )
+    fit.check_report(
+        f"{weights} and its {type(encoder).__name__}",
+        report,
+        f"Expected all of {ranker.get('encoder_name')} under 'encoder.'",
+    )
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     return Ranker(encoder.float(), tokenizer, head, device)
 

@@ -15,7 +15,7 @@ from typing import Any
 from adg import hub
 from adg.artifacts.artifact import Node
 from adg.artifacts.files import sha256_file, write_json
-from adg.backbones import loading
+from adg.backbones import content
 from adg.backbones import stage as backbone_stage
 from adg.errors import BadInput, HarnessError
 from adg.evaluation import items
@@ -61,8 +61,8 @@ def sources(nodes: Iterable[Node], suites: Iterable[SuiteConfig]) -> list[Source
                 MODEL,
                 config.origin["hub"],
                 config.origin["revision"],
-                loading.DOWNLOADED,
-                loading.NOT_DOWNLOADED,
+                content.DOWNLOADED,
+                content.NOT_DOWNLOADED,
             )
             found.setdefault(source.key, source)
         elif node.stage is pool_stage.STAGE and config.hub is not None:
@@ -94,7 +94,7 @@ def looked_at(source: Source, folder: Path) -> int | None:
     Raises ``BadInput`` when rows or weights are missing.
     """
     if source.kind == MODEL:
-        loading.check_folder(folder, "the download is incomplete; run the same command again")
+        content.check_folder(folder, "the download is incomplete; run the same command again")
         return None
     total = 0
     for check in source.checks:

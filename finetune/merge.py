@@ -8,7 +8,7 @@ from typing import Any
 
 from adg.artifacts.artifact import Job, Node, Stage
 from adg.artifacts.files import write_json
-from adg.backbones import loading
+from adg.backbones import adapters, loading
 
 STAGE = Stage("tuned", 1, "finetune.merge:build")
 
@@ -36,10 +36,10 @@ def build(job: Job) -> dict[str, Any]:
     if (adapter.path / "model").is_dir():
         shutil.copytree(adapter.path / "model", target)
     else:
-        from peft import PeftModel
-
+        folder = loading.model_path(backbone)
+        adapters.check(adapter.path / "adapter", folder)  # before anything large is read
         model = loading.load_model(backbone, "cpu", dtype)
-        merged = PeftModel.from_pretrained(model, str(adapter.path / "adapter"), is_trainable=False).merge_and_unload()
+        merged = adapters.attach(model, adapter.path / "adapter", folder).merge_and_unload()
         merged.config.name_or_path = ""  # no path of this machine
         merged.save_pretrained(target)
     loading.load_tokenizer(backbone).save_pretrained(target)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: more threads would only wait for each other
+if "ADG_CACHE" not in os.environ:  # no test reads or writes what is remembered of this user's files
+    os.environ["ADG_CACHE"] = tempfile.mkdtemp(prefix="adg-cache-")
+    atexit.register(shutil.rmtree, os.environ["ADG_CACHE"], ignore_errors=True)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from adg.answers.config import Answer, Answers, SamplingConfig
 from adg.artifacts.artifact import Artifact
-from adg.backbones import loading
+from adg.backbones import loading, weights
 from adg.execution import ExecConfig
 from adg.seeds import preserved_generators
 
@@ -53,6 +53,7 @@ class Vllm:
     ) -> None:
         device = loading.device(exec_)
         path = loading.model_path(backbone)
+        weights.check(path, loading.remedy_of(backbone))
         self._restore = prepare_vllm()
         try:
             with preserved_generators():

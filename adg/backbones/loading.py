@@ -6,20 +6,16 @@ Padding, end and beginning of text are decided here. Nothing here bears identity
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adg import hub
 from adg.artifacts.artifact import Artifact
+from adg.backbones import content, model_config, weights
 from adg.errors import BadInput, BadMeasurement
 from adg.execution import DTYPES, ExecConfig
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-NOT_DOWNLOADED = ("original/*",)
-DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # nothing executable, no pickled weights
-
-
+SAVE_AGAIN = "Save the model again with save_pretrained"
 # Tokens that exist only to be padding, tried in this order where a tokenizer pads with its end of text.
 PAD_CANDIDATES = (
     "<pad>",
@@ -32,18 +28,24 @@ PAD_CANDIDATES = (
 
 
 def model_path(artifact: Artifact) -> Path:
-    """The folder that ``from_pretrained`` of transformers, PEFT, lm-eval and vLLM loads."""
+    """The folder that ``from_pretrained`` of transformers, PEFT, lm-eval and vLLM loads.
+
+    Raises ``BadInput`` for a local folder that is gone, or whose content is no longer what the artifact stands for.
+    """
     source = _source(artifact)
     if source["source"] in ("embedded", "tuned"):
         return artifact.path / "model"
     if source["source"] == "hub":
-        return fetch_model(source["hub"], source["revision"], offline=True)
+        return content.fetch_model(source["hub"], source["revision"], offline=True)
     folder = Path(source["path"])
-    check_folder(
+    content.check_folder(
         folder,
-        f"it was there when {artifact.path.name} was made; put it back, or delete "
-        f"{artifact.path} and run the same command with the new backbone.path",
+        f"it was there when {artifact.path.name} was made; put it back, or run the same command with the folder where "
+        f"it is now (backbone.path=...)",
     )
+    if "files" not in source:
+        raise BadInput(f"{artifact.path} knows a part of its model's content only; make it again by the same command")
+    content.check_unchanged(folder, source["files"])
     return folder
 
 
@@ -52,10 +54,37 @@ def dtype_of(artifact: Artifact) -> str:
     return _source(artifact)["dtype"]
 
 
+def remedy_of(artifact: Artifact) -> str:
+    """What to do about a backbone whose files are not right."""
+    return remedy_for(_source(artifact), artifact.path)
+
+
+def remedy_for(source: Mapping[str, Any], place: Path) -> str:
+    """What to do about a model, of which ``source.json`` in ``place`` tells, whose files are not right.
+
+    Only a folder that this project made may be deleted.
+    """
+    if source["source"] in ("embedded", "tuned"):
+        return f"Delete {place}, which a run of this project made, and run the same command again"
+    if source["source"] == "hub":
+        return (
+            f"Fetch it again: `hf download {source['hub']} --revision {source['revision']} --force-download`; if that "
+            f"changes nothing, the repository is at fault: choose another revision"
+        )
+    return (
+        f"The folder is yours and stays as it is: put the right weights into it, or save the model again with "
+        f"save_pretrained and give that folder as backbone.path (now {source['path']})"
+    )
+
+
 def positions(artifact: Artifact) -> int | None:
     """Tokens a text may have at most, by the model's config; None where it names no limit."""
-    config = json.loads((model_path(artifact) / "config.json").read_text())
-    return config.get("max_position_embeddings") or config.get("n_positions")
+    return model_config.positions(model_config.read(model_path(artifact)))
+
+
+def blocks(artifact: Artifact) -> int | None:
+    """Blocks of the model, by its config; None where it does not say."""
+    return model_config.blocks(model_config.read(model_path(artifact)))
 
 
 def load_tokenizer(artifact: Artifact) -> Any:
@@ -72,18 +101,20 @@ def load_model(artifact: Artifact, device: str, dtype: str | None = None, headle
     ``dtype`` None or "auto" is the backbone's own. Over more than one of ``gpus`` accelerate lays the layers out.
     """
     chosen = dtype_of(artifact) if dtype is None or dtype == "auto" else dtype
-    return load_folder(model_path(artifact), device, chosen, headless, gpus)
+    return load_folder(model_path(artifact), device, chosen, headless, gpus, remedy_of(artifact))
 
 
-def load_folder(folder: Path, device: str, dtype: str, headless: bool = False, gpus: int = 1) -> Any:
+def load_folder(
+    folder: Path, device: str, dtype: str, headless: bool = False, gpus: int = 1, remedy: str = SAVE_AGAIN
+) -> Any:
     """As ``load_model``, from a folder as ``save_pretrained`` writes it.
 
     The checkpoint's generation defaults (penalties, top-k) are dropped: nothing that samples may inherit a setting
-    that is not in its config. Raises ``BadInput``, and ``BadMeasurement`` where weights are missing.
+    that is not in its config. Raises ``BadInput``, before weights are read, where they are not those of the model;
+    ``remedy`` ends the message.
     """
     import torch
     from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig
-    from transformers.utils import logging
 
     if dtype not in DTYPES:
         raise BadInput(f"dtype is {dtype!r}; expected auto or one of {', '.join(DTYPES)}")
@@ -92,31 +123,22 @@ def load_folder(folder: Path, device: str, dtype: str, headless: bool = False, g
         raise BadInput(
             f"exec.tensor_parallel is {gpus} but torch sees {torch.cuda.device_count()} GPUs; set it to that"
         )
+    weights.check(folder, remedy)
     placed: dict[str, Any] = {}
     if spread:
         placed = {"device_map": "balanced", "max_memory": {i: torch.cuda.mem_get_info(i)[0] for i in range(gpus)}}
-    kind = AutoModel if headless else AutoModelForCausalLM
-    logging.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its report warns of the head that is left out; what is missing is checked here
-    try:
-        model, report = kind.from_pretrained(
+    with weights.quietly():
+        model, report = (AutoModel if headless else AutoModelForCausalLM).from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **placed,
         )
-    finally:
-        logging.set_verbosity(verbosity)
-    if report["missing_keys"] or report["mismatched_keys"]:
-        lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-        raise BadMeasurement(
-            f"{folder} lacks {len(lacking)} weights of {type(model).__name__} (first: {lacking[0]}); "
-            f"they would be random. Delete {folder} and run the same command again, which makes or fetches it anew"
-        )
+    weights.check_report(f"{folder} and its {type(model).__name__}", report, remedy, model if headless else None)
     model.generation_config = GenerationConfig()
     return (model if spread else model.to(device)).eval()
 
@@ -172,47 +194,60 @@ def _source(artifact: Artifact) -> dict[str, Any]:
 
 
 def open_tokenizer(folder: Path) -> Any:
+    """As ``load_tokenizer``, from a folder. Raises ``BadInput`` also where its tokens are not those of the model."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BadInput(f"the tokenizer in {folder} cannot be read ({first}); save it with save_pretrained") from error
     if tokenizer.eos_token_id is None:
         raise BadInput(
             f"the tokenizer in {folder} names no end-of-text token; set eos_token in its tokenizer_config.json"
         )
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.pad_token = _pad_token(tokenizer)
+    rows = model_config.read(folder).get("vocab_size") or 1 << 62
+    _check_tokens(tokenizer, folder, rows)
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id) or tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = _pad_token(tokenizer, rows)
     return tokenizer
 
 
-def _pad_token(tokenizer: Any) -> str:
+def _check_tokens(tokenizer: Any, folder: Path, rows: int) -> None:
+    """Refuse ids that the model, with ``rows`` input vectors, has no vector for, and tokens that no file defines."""
+    if tokenizer.vocab_size > rows:
+        raise BadInput(
+            f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, its model vectors for {rows}; expected the "
+            f"tokenizer that the model was trained with"
+        )
+    for role in ("bos_token", "eos_token"):
+        token, number = getattr(tokenizer, role), getattr(tokenizer, f"{role}_id")
+        if token is not None and (number >= rows or not _defined(token, number, tokenizer, folder)):
+            raise BadInput(
+                f"{folder} names {token!r} as its {role}, which its model has no vector for (id {number}, and no file "
+                f"of the tokenizer defines it); correct {role} in tokenizer_config.json"
+            )
+
+
+def _defined(token: str, number: int, tokenizer: Any, folder: Path) -> bool:
+    """Whether a file defines the token. One that is only named as special is given a new id when it is loaded."""
+    file = folder / "tokenizer.json"
+    if number < tokenizer.vocab_size or not file.is_file():
+        return True
+    added = {entry["content"] for entry in json.loads(file.read_text())["added_tokens"]}
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file():
+        written = json.loads(settings.read_text()).get("added_tokens_decoder") or {}
+        added |= {entry["content"] for entry in written.values()}
+    others = folder / "added_tokens.json"
+    return token in added or (others.is_file() and token in json.loads(others.read_text()))
+
+
+def _pad_token(tokenizer: Any, rows: int) -> str:
     """A token of the vocabulary to pad with; the end of text itself when there is no other (padding is always
     masked by position, never recognised by its id)."""
     vocabulary = tokenizer.get_vocab()
     for token in (*PAD_CANDIDATES, tokenizer.unk_token):
-        if token in vocabulary and vocabulary[token] != tokenizer.eos_token_id:
+        if token in vocabulary and vocabulary[token] != tokenizer.eos_token_id and vocabulary[token] < rows:
             return token
     return tokenizer.eos_token
-
-
-def check_folder(folder: Path, hint: str) -> None:
-    """Raise ``BadInput`` naming what a model folder lacks: config, tokenizer or a shard of its weights."""
-    if not folder.is_dir():
-        raise BadInput(f"{folder} is not a folder; {hint}")
-    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        lacking.append("tokenizer.json")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(json.loads(index.read_text())["weight_map"].values())
-        lacking += sorted(name for name in shards if not (folder / name).is_file())
-    elif not (folder / "model.safetensors").is_file():
-        lacking.append("model.safetensors")
-    if lacking:
-        raise BadInput(f"{folder} lacks {', '.join(lacking)}; {hint}")
-
-
-def fetch_model(repo: str, revision: str, offline: bool) -> Path:
-    """The local folder of a hub model at a commit, downloaded unless ``offline``."""
-    folder = hub.download(repo, revision, "model", patterns=DOWNLOADED, ignored=NOT_DOWNLOADED, offline=offline)
-    check_folder(folder, f"the download is incomplete; run `hf download {repo} --revision {revision}`")
-    return folder

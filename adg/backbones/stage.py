@@ -5,7 +5,6 @@ Identity: see ``node``. Loading into memory is ``loading.py``.
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 
 from adg import hub
 from adg.artifacts.artifact import Job, Node, Stage
-from adg.artifacts.files import sha256_file, sha256_text, write_json
+from adg.artifacts.files import write_json
+from adg.backbones import content, loading, model_config, weights
 from adg.backbones.config import BackboneConfig
 from adg.backbones.embedded import BUILDERS
-from adg.backbones.loading import WEIGHTS, adds_bos, check_folder, fetch_model, open_tokenizer
 from adg.errors import BadInput
 
 STAGE = Stage("backbone", 1, "adg.backbones.stage:build")
@@ -36,7 +35,7 @@ def node(cfg: BackboneConfig) -> Node:
     """The artifact of a backbone; loads and downloads nothing.
 
     Identity: embedded = builder and package version (tiny_random: its training text); hub = id and revision;
-    local = digests of the folder's files (of weights: size, first and last MiB). Raises ``BadInput`` where the
+    local = digests of the whole content of the folder's files. Raises ``BadInput`` where the
     revision is not pinned or the folder holds no model.
     """
     path = None
@@ -52,8 +51,8 @@ def node(cfg: BackboneConfig) -> Node:
         source, origin = "hub", {"hub": cfg.hub, "revision": cfg.revision}
     else:
         folder = Path(str(cfg.path)).expanduser().absolute()
-        check_folder(folder, "give a folder written by save_pretrained as backbone.path")
-        source, path, origin = "local", str(folder), {"files": _digests(folder)}
+        content.check_folder(folder, "give a folder written by save_pretrained as backbone.path")
+        source, path, origin = "local", str(folder), {"files": content.digests_of(folder)}
     inputs = {}
     if cfg.builder is not None and (made_from := BUILDERS[cfg.builder].made_from) is not None:
         inputs["source"] = node(BackboneConfig(name=made_from, builder=made_from, dtype="float32"))
@@ -61,9 +60,12 @@ def node(cfg: BackboneConfig) -> Node:
 
 
 def build(job: Job) -> dict[str, Any]:
-    """Write ``source.json`` and, for embedded backbones, the folder ``model``; fetch what comes from a hub."""
+    """Write ``source.json`` and, for embedded backbones, the folder ``model``; fetch what comes from a hub.
+
+    Weights and tokenizer are held against the model's config, so that nothing is begun with a model that does not fit.
+    """
     cfg: Backbone = job.config
-    source = {"source": cfg.source, "dtype": cfg.dtype}
+    source: dict[str, Any] = {"source": cfg.source, "dtype": cfg.dtype}
     if cfg.source == "embedded":
         work, target = job.work / "model", job.folder / "model"
         if not target.is_dir():
@@ -73,37 +75,22 @@ def build(job: Job) -> dict[str, Any]:
         folder = target
         source["builder"] = cfg.origin["builder"]
     elif cfg.source == "hub":
-        folder = fetch_model(cfg.origin["hub"], cfg.origin["revision"], offline=job.exec.offline)
+        folder = content.fetch_model(cfg.origin["hub"], cfg.origin["revision"], offline=job.exec.offline)
         source |= cfg.origin
     else:
         folder = Path(str(cfg.path))
-        source["path"] = str(folder)
-    tokenizer = open_tokenizer(folder)
+        content.check_unchanged(folder, cfg.origin["files"])
+        source |= {"path": str(folder), **cfg.origin}
+    weights.check(folder, loading.remedy_for(source, job.folder))
+    tokenizer = loading.open_tokenizer(folder)
     write_json(job.folder / "source.json", source)
-    config = json.loads((folder / "config.json").read_text())
+    config = model_config.read(folder)
     return {
         "architecture": config.get("architectures", [None])[0],
-        "layers": config.get("num_hidden_layers"),
+        "layers": model_config.blocks(config),
         "width": config.get("hidden_size"),
         "vocabulary": len(tokenizer),
-        "adds_bos": adds_bos(tokenizer),
+        "adds_bos": loading.adds_bos(tokenizer),
         "tokens": {"bos": tokenizer.bos_token, "eos": tokenizer.eos_token, "pad": tokenizer.pad_token},
         "weight_bytes": sum(p.stat().st_size for p in folder.glob("*.safetensors")),
     }
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """File name -> sha256; weights are too large to read on every plan, so theirs covers size, head and tail."""
-    return {
-        path.name: _sampled_digest(path) if path.suffix in WEIGHTS else sha256_file(path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.startswith(".") and path.suffix != ".md"
-    }
-
-
-def _sampled_digest(path: Path, block: int = 2**20) -> str:
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(block)
-        file.seek(max(0, size - block))
-        return sha256_text(f"{size} {head.hex()} {file.read().hex()}")

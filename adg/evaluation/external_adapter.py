@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adg.artifacts import digests
 from adg.artifacts.artifact import Job, Node, Stage
 from adg.artifacts.files import sha256_file
+from adg.backbones import adapters, loading, weights
+from adg.backbones.adapters import CONFIG, WEIGHTS
 from adg.errors import BadInput
 
 STAGE = Stage("external-adapter", 1, "adg.evaluation.external_adapter:build")
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,10 @@ def node(folder: Path, backbone: Node, model: str) -> Node:
     folder = folder.expanduser().absolute()
     made_for = _of_artifact(folder)
     folder = folder / "adapter" if (folder / "adapter" / CONFIG).is_file() else folder
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    if missing:
-        raise BadInput(f"{folder} holds no {' and no '.join(missing)}; expected a PEFT adapter in safetensors form")
+    settings = adapters.read_settings(folder)
+    weights.stored(folder / WEIGHTS)  # refuses a file that is not whole
     if made_for is None:
-        base = json.loads((folder / CONFIG).read_text()).get("base_model_name_or_path") or ""
+        base = settings.get("base_model_name_or_path") or ""
         if base and base != model and Path(base).name != Path(model).name:
             raise BadInput(
                 f"the adapter {folder} names '{base}' as its base model, --model is '{model}'; give the "
@@ -49,7 +49,7 @@ def node(folder: Path, backbone: Node, model: str) -> Node:
             f"the adapter {folder} was trained on the backbone {made_for[:12]}, not on "
             f"{backbone.fingerprint[:12]} ({backbone.label}); give the model it was trained on"
         )
-    files = {name: sha256_file(folder / name) for name in (CONFIG, WEIGHTS)}
+    files = {path.name: digest for path, digest in digests.of_files([folder / CONFIG, folder / WEIGHTS]).items()}
     return Node(
         STAGE,
         folder.name if folder.name != "adapter" else folder.parent.name,
@@ -59,7 +59,8 @@ def node(folder: Path, backbone: Node, model: str) -> Node:
 
 
 def build(job: Job) -> dict[str, Any]:
-    """Copy the adapter, checking that it is still the one that was looked at."""
+    """Copy the adapter, checking that it is still the one that was looked at and that it fits the backbone."""
+    adapters.check(Path(job.config.path), loading.model_path(job.inputs["backbone"]))
     target = job.folder / "adapter"
     target.mkdir(exist_ok=True)
     for name, digest in job.config.files.items():

@@ -15,7 +15,7 @@ from typing import Any
 
 from adg.answers import vllm_engine
 from adg.artifacts.artifact import Artifact, Job
-from adg.backbones import loading
+from adg.backbones import adapters, loading, weights
 from adg.errors import BadInput, BadMeasurement
 from adg.progress import progress
 
@@ -62,13 +62,14 @@ def _hf(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
 
     backbone, adapter, device = job.inputs["backbone"], job.inputs.get("adapter"), loading.device(job.exec)
     if adapter is not None and (adapter.path / "model").is_dir():
-        model = loading.load_folder(adapter.path / "model", device, dtype, gpus=job.exec.tensor_parallel)
+        again = f"Delete {adapter.path}, which a run of this project made, and run the same command again"
+        model = loading.load_folder(adapter.path / "model", device, dtype, gpus=job.exec.tensor_parallel, remedy=again)
     else:
+        if adapter is not None:
+            adapters.check(adapter.path / "adapter", loading.model_path(backbone))  # before anything large is read
         model = loading.load_model(backbone, device, dtype, gpus=job.exec.tensor_parallel)
         if adapter is not None:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, str(adapter.path / "adapter"), is_trainable=False).eval()
+            model = adapters.attach(model, adapter.path / "adapter", loading.model_path(backbone))
             if job.config.suite.merge_adapter:
                 model = model.merge_and_unload()
     # a sequence stops by id, and nothing else of the checkpoint's sampling defaults applies
@@ -97,17 +98,19 @@ def _hf(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
 def _vllm(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
     """The model in vLLM, which runs a LoRA adapter beside the weights by its own means."""
     backbone, adapter = job.inputs["backbone"], job.inputs.get("adapter")
-    weights, chosen = loading.model_path(backbone), dict[str, Any]()
+    folder, chosen = loading.model_path(backbone), dict[str, Any]()
     if adapter is not None and (adapter.path / "model").is_dir():
-        weights = adapter.path / "model"
+        folder = adapter.path / "model"
     elif adapter is not None:
+        adapters.check(adapter.path / "adapter", folder)  # vLLM leaves out what fits nothing, as PEFT does
         chosen = _vllm_lora(adapter)
+    weights.check(folder, loading.remedy_of(backbone))
     on_gpu = loading.device(job.exec) == "cuda"
     memory = {"gpu_memory_utilization": job.exec.gpu_memory} if on_gpu else {"kv_cache_memory_bytes": CPU_CACHE}
     restore = vllm_engine.prepare_vllm()
     try:
         lm = _vllm_wrapper().VLLM(
-            pretrained=str(weights),
+            pretrained=str(folder),
             tokenizer=str(loading.model_path(backbone)),
             dtype=dtype,
             add_bos_token=loading.adds_bos(tokenizer),

@@ -6,12 +6,13 @@ digest of what is there (identity); a wrong or missing digest is refused with th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adg.artifacts.files import sha256_file, sha256_text
+from adg.artifacts import digests
+from adg.artifacts.files import sha256_text
+from adg.backbones import weights
 from adg.errors import BadInput
 
 
@@ -34,7 +35,7 @@ def file(option: str, path: str, sha256: str | None) -> Path:
     found = Path(path).expanduser()
     if not found.is_file():
         raise BadInput(f"selector.{option} is {path!r}, which is not a file; expected a path to one")
-    return _checked(option, found, sha256_file(found), sha256)
+    return _checked(option, found, digests.of_files([found])[found], sha256)
 
 
 def folder(option: str, path: str, sha256: str | None) -> Path:
@@ -52,7 +53,8 @@ def folder_digest(path: Path) -> str:
         for p in path.rglob("*")
         if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
     )
-    return sha256_text("\n".join(f"{sha256_file(p)}  {p.relative_to(path).as_posix()}" for p in files))
+    found = digests.of_files(files)
+    return sha256_text("\n".join(f"{found[p]}  {p.relative_to(path).as_posix()}" for p in files))
 
 
 def pretrained(path: Path, device: str, head: bool = False) -> tuple[Any, Any]:
@@ -63,43 +65,31 @@ def pretrained(path: Path, device: str, head: bool = False) -> tuple[Any, Any]:
     ``BadInput`` saying what the folder lacks.
     """
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     kind = AutoModelForCausalLM if head else AutoModel
-    _check_weights(path, "AutoModelForCausalLM" if head else "AutoModel")
-    logging.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it warns of tensors that are not used; what is missing is checked here
+    _check_files(path, kind.__name__)
+    remedy = "Fetch the checkpoint again, all of its files from one place"
+    weights.check(path, remedy, head)
     try:
-        model, report = kind.from_pretrained(
-            path,
-            dtype="auto",
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with weights.quietly():
+            model, report = kind.from_pretrained(
+                path,
+                dtype="auto",
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be loaded: {error}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    lacking = [name for name in sorted(report["missing_keys"]) if not name.startswith("pooler.")]
-    lacking += sorted(map(str, report["mismatched_keys"]))
-    if lacking:
-        raise BadInput(
-            f"{path} lacks {len(lacking)} tensors of {type(model).__name__} (first: {lacking[0]}), which would be "
-            f"random; fetch the checkpoint again"
-        )
+    weights.check_report(f"{path} and its {type(model).__name__}", report, remedy, None if head else model)
     return model.to(device).eval(), tokenizer
 
 
-def _check_weights(path: Path, kind: str) -> None:
-    index = path / "model.safetensors.index.json"
-    wanted = {"config.json", "model.safetensors"}
-    if index.is_file():
-        wanted = {"config.json", *json.loads(index.read_text())["weight_map"].values()}
-    lacking = sorted(name for name in wanted if not (path / name).is_file())
+def _check_files(path: Path, kind: str) -> None:
+    lacking = sorted(file.name for file in (path / "config.json", *weights.files(path)) if not file.is_file())
     if lacking:
         raise BadInput(
             f"{path} lacks {', '.join(lacking)}; expected a folder written by save_pretrained. Pickled weights are "

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adg.artifacts.artifact import Artifact, plain
+from adg.artifacts.files import sha256_file
 from adg.artifacts.store import Store
 from adg.backbones import loading
 from adg.backbones import stage as backbone_stage
@@ -33,7 +34,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "deita.json").read_t
 
 def write(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"annotations": str(path), "annotations_sha256": checkpoints.sha256_file(path)}
+    return {"annotations": str(path), "annotations_sha256": sha256_file(path)}
 
 
 def one_at_a_time(points: np.ndarray, threshold: float, limit: int | None = None, batch: int = 1) -> list[int]:

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adg.artifacts.files import sha256_file
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.selection.contract import select
 from baselines.kmq import Kmq, KmqConfig, drawn, equal_quotas, from_median
-from baselines.shared import checkpoints
 
 GROUPS = np.eye(3)[[0] * 12 + [1] * 5 + [2] * 3]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"annotations": str(path), "annotations_sha256": checkpoints.sha256_file(path)}
+    return {"annotations": str(path), "annotations_sha256": sha256_file(path)}
 
 
 def test_equal_quotas_by_hand() -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adg.artifacts.artifact import plain
+from adg.artifacts.files import sha256_file
 from adg.artifacts.store import Store
 from adg.backbones import loading
 from adg.backbones import stage as backbone_stage
@@ -27,7 +28,6 @@ from adg.pools.records import Record
 from adg.selection.contract import SelectorData, select
 from baselines import mig
 from baselines.mig import Annotation, Mig, MigConfig, greedy, label_matrix, propagation, similarity_graph, slope
-from baselines.shared import checkpoints
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "mig.json").read_text())
 OFFICIAL = {
@@ -40,14 +40,14 @@ OFFICIAL = {
 def write(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     """An annotations file and the options that name it."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"annotations": str(path), "annotations_sha256": checkpoints.sha256_file(path)}
+    return {"annotations": str(path), "annotations_sha256": sha256_file(path)}
 
 
 def vectors_file(path: Path, vectors: dict[str, list[float]]) -> dict[str, str]:
     from safetensors.numpy import save_file
 
     save_file({label: np.array(vector, dtype=np.float32) for label, vector in vectors.items()}, path)
-    return {"label_embeddings": str(path), "label_embeddings_sha256": checkpoints.sha256_file(path)}
+    return {"label_embeddings": str(path), "label_embeddings_sha256": sha256_file(path)}
 
 
 def data_of(ids: Any) -> SelectorData:
@@ -74,7 +74,7 @@ def test_selection_of_the_official_code_from_its_own_files(tmp_path: Path) -> No
         **write(tmp_path / "annotations.jsonl", rows),
         **vectors_file(tmp_path / "labels.safetensors", GOLDEN["label_embeddings"]),
         "valid_tags": str(tags),
-        "valid_tags_sha256": checkpoints.sha256_file(tags),
+        "valid_tags_sha256": sha256_file(tags),
     }
     data = data_of(r["id"] for r in rows)
     table = Mig(MigConfig(**OFFICIAL, **files)).scores(data)

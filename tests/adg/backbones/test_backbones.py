@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -161,7 +162,37 @@ def test_a_local_folder_is_known_by_its_content(folder, tmp_path):
     (moved / "model.safetensors").write_bytes(weights)
     assert backbone_stage.node(local(moved)).fingerprint != base
     (folder / "chat_template.jinja").write_text("x")
+    (folder / "additional_chat_templates").mkdir()
+    with_template = backbone_stage.node(local(folder)).fingerprint
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("y")
+    assert backbone_stage.node(local(folder)).fingerprint != with_template
     assert backbone_stage.node(local(folder)).fingerprint != base
+
+
+def test_another_finetune_in_the_same_folder_is_another_backbone(folder, store):
+    """One middle layer differs, in a file above two MiB whose size and time are as before."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(**{**json.loads((folder / "config.json").read_text()), "intermediate_size": 2048})
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    file = folder / "model.safetensors"
+    assert file.stat().st_size > 4 * 2**20
+    first, stat = store.ensure(backbone_stage.node(local(folder))), file.stat()
+    weights = load_file(file)
+    weights["model.layers.1.mlp.down_proj.weight"] *= -1
+    save_file(weights, file, {"format": "pt"})
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    second = backbone_stage.node(local(folder))
+    assert second.fingerprint != first.fingerprint
+    with pytest.raises(BadInput, match=r"was changed since this run looked at it \(model\.safetensors\)"):
+        loading.load_model(first, "cpu")
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        changed = loading.load_model(store.ensure(second), "cpu")(ids).logits
+        assert not torch.equal(changed, model.eval()(ids).logits)
 
 
 def test_a_hub_model_is_known_by_its_id_and_revision():
@@ -224,9 +255,39 @@ def test_missing_weights_are_an_error_not_random_numbers(folder, store):
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    artifact = store.ensure(backbone_stage.node(local(folder)))
-    with pytest.raises(BadMeasurement, match=r"lacks 1 weights .*layers\.1\.mlp\.up_proj"):
-        loading.load_model(artifact, "cpu")
+    with pytest.raises(BadInput, match=r"1 weight is missing and would be random .*layers\.1\.mlp\.up_proj") as told:
+        store.ensure(backbone_stage.node(local(folder)))
+    assert "elete" not in str(told.value) and str(folder) in str(told.value)
+
+
+@pytest.mark.parametrize("source", ["embedded", "hub", "local"])
+def test_only_a_folder_of_our_own_may_be_deleted(source, tmp_path):
+    said = loading.remedy_for({"source": source, "hub": "a/b", "revision": "c", "path": "/mine"}, tmp_path)
+    assert ("elete" in said) == (source == "embedded")
+    assert {"embedded": str(tmp_path), "hub": "hf download a/b --revision c --force-download", "local": "/mine"}[
+        source
+    ] in said
+
+
+@pytest.mark.parametrize("role", ["bos_token", "eos_token"])
+def test_a_special_token_that_no_file_defines_is_refused(folder, store, role):
+    """transformers gives it a new id, for which the model has no vector, or one that was never trained."""
+    described = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**described, role: "<|new|>"}))
+    with pytest.raises(BadInput, match=rf"names '<\|new\|>' as its {role}"):
+        store.ensure(backbone_stage.node(local(folder)))
+
+
+def test_a_tokenizer_larger_than_its_model_is_refused(folder, store):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = {**json.loads((folder / "config.json").read_text()), "vocab_size": 500}
+    LlamaForCausalLM(LlamaConfig(**config)).save_pretrained(folder)
+    with pytest.raises(BadInput, match=r"has 1024 tokens, its model vectors for 500"):
+        store.ensure(backbone_stage.node(local(folder)))
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(BadInput, match="cannot be read"):
+        loading.open_tokenizer(folder)
 
 
 def test_a_folder_that_moved_away_is_named(folder, store):

@@ -1,0 +1,100 @@
+"""A PEFT adapter and the model it is for: whether they fit, and one put onto the other. Nothing here bears identity.
+
+PEFT leaves out stored weights that fit nothing, and leaves those that it lacks as they were initialised: the result
+is the base model, or a part of the adapter, in silence.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from adg.backbones import weights
+from adg.errors import BadInput
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+REMEDY = (
+    "PEFT would go on without them. Give the adapter that was trained on this very model, its weights named as PEFT "
+    "names them"
+)
+
+
+def read_settings(adapter: Path) -> dict[str, Any]:
+    """The adapter's own config. Raises ``BadInput`` where a file is missing or not what it should be."""
+    missing = [name for name in (CONFIG, WEIGHTS) if not (adapter / name).is_file()]
+    if missing:
+        raise BadInput(f"{adapter} holds no {' and no '.join(missing)}; expected a PEFT adapter in safetensors form")
+    try:
+        settings = json.loads((adapter / CONFIG).read_text())
+    except ValueError as error:
+        raise BadInput(f"{adapter / CONFIG} is not valid JSON ({error}); save the adapter again") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
+        raise BadInput(f"{adapter / CONFIG} names no 'peft_type'; expected what PEFT's save_pretrained writes")
+    return settings
+
+
+def check(adapter: Path, model: Path) -> None:
+    """Raise ``BadInput`` unless the adapter in one folder fits the model in the other, weight by weight.
+
+    Compares names and shapes by PEFT's own rules, on a model without weights: nothing large is read.
+    """
+    from peft import PeftConfig, get_peft_model
+
+    settings = read_settings(adapter)
+    stored = weights.stored(adapter / WEIGHTS)
+    what = f"the adapter {adapter} and the model {model}"
+    bare = weights.skeleton(weights.read_config(model))
+    try:
+        config = PeftConfig.from_pretrained(str(adapter))
+        ignored = sorted(key for key, value in settings.items() if value and not hasattr(config, key))
+        if ignored:
+            raise BadInput(
+                f"{adapter / CONFIG} sets {', '.join(ignored)}, which the installed PEFT does not know and would leave "
+                f"out; save the adapter with this version of PEFT, or install the one it was made with"
+            )
+        config.inference_mode = False  # so that its own weights are those that can be trained
+        config.base_model_name_or_path = None  # the model is the one given here
+        adapted = get_peft_model(bare, config, low_cpu_mem_usage=True)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BadInput(f"{what} do not fit each other: {first}. {REMEDY}") from error
+    return _compare(adapted, stored, what)
+
+
+def _compare(adapted: Any, stored: dict[str, Any], what: str) -> None:
+    """Hold stored names and shapes against those of a model that carries an adapter as it was initialised."""
+    from peft import set_peft_model_state_dict
+
+    own = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
+    fitting, shapes = {}, {}
+    for name, weight in stored.items():
+        there = own.get(_in_place(name))
+        if there is not None and there.shape != weight.shape:
+            shapes[_in_place(name)] = f"{name} {tuple(weight.shape)} where {tuple(there.shape)} is expected"
+        else:
+            fitting[name] = weight
+    try:
+        report = set_peft_model_state_dict(adapted, fitting, low_cpu_mem_usage=True)
+    except KeyError as error:  # a module that is kept whole
+        weights.refuse(what, [str(error.args[0])], [], shapes.values(), REMEDY)
+        raise
+    except RuntimeError as error:  # such a module in another shape
+        raise BadInput(f"{what} do not fit each other: {' '.join(str(error).split())}. {REMEDY}") from error
+    lacking = [name.replace(".default", "") for name in report.missing_keys if name in own and name not in shapes]
+    weights.refuse(what, lacking, report.unexpected_keys, shapes.values(), REMEDY)
+
+
+def attach(model: Any, adapter: Path, folder: Path) -> Any:
+    """``model``, loaded from ``folder``, with the adapter beside its weights, in eval mode. Raises as ``check``."""
+    from peft import PeftModel
+
+    check(adapter, folder)
+    return PeftModel.from_pretrained(model, str(adapter), is_trainable=False).eval()
+
+
+def _in_place(name: str) -> str:
+    """The name of a stored LoRA weight inside a model that carries the adapter."""
+    head, dot, kind = name.rpartition(".")
+    return f"{head}.default{dot}{kind}"
