@@ -46,7 +46,8 @@ def plain(value: Any) -> Any:
 
 def _is_identity(field: dataclasses.Field[Any], owner: Any) -> bool:
     rule = field.metadata.get("identity", True)
-    return bool(rule) and (rule != UNLESS_DEFAULT or getattr(owner, field.name) != field.default)
+    default = field.metadata.get("default", field.default)  # where the value that is left out is set by a preset
+    return bool(rule) and (rule != UNLESS_DEFAULT or getattr(owner, field.name) != default)
 
 
 def canonical(value: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from adg.artifacts.artifact import UNLESS_DEFAULT
 from adg.embedding.windows import parse_window
 from adg.errors import BadInput, nearest
 from adg.execution import DTYPES
@@ -15,8 +16,18 @@ from adg.options import aside
 
 # What the presets set; every other field means the same in both (paper.md: "differ exactly here").
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"pooling": "answer", "windows": ("last4",), "use_input": True},
-    "released": {"pooling": "all", "windows": ("released",), "use_input": False},
+    "paper": {
+        "pooling": "answer",
+        "windows": ("last4",),
+        "use_input": True,
+        "instruction_special_weights": False,
+    },
+    "released": {
+        "pooling": "all",
+        "windows": ("released",),
+        "use_input": False,
+        "instruction_special_weights": True,
+    },
 }
 POOLINGS = ("answer", "all")
 EMPTY = ("prompt_vector", "zero", "fail")
@@ -51,8 +62,11 @@ class EmbeddingConfig:
     whole).
     ``empty_answer``: an answer of blanks gets "prompt_vector", the vector of the text without it (the prompt's
     tokens are pooled; released LLaMA script), "zero", a vector of zeros (released Qwen script), or counts as "fail".
-    ``instruction_tokens`` and ``instruction_special_tokens`` belong to the vector for the bins, which is made from
-    the stripped instruction alone (released ``embed.py``: 512 with special tokens; its fallback: 1024 without).
+    ``instruction_tokens``, ``instruction_special_tokens`` and ``instruction_special_weights`` belong to the vector for
+    the bins, which is made from the stripped instruction alone (released ``embed.py``: 512 with special tokens, of
+    which a BOS weighs 1 as any word does; its fallback: 1024 without). With the paper's preset they weigh 0, as in all
+    other texts: a BOS stands before every instruction and says nothing about any, but its state is large, and pooled
+    with a word's weight it makes all instructions alike.
     """
 
     preset: str = aside("paper")
@@ -64,6 +78,9 @@ class EmbeddingConfig:
     empty_answer: str = "prompt_vector"  # prompt_vector | zero | fail
     instruction_tokens: int = 512
     instruction_special_tokens: bool = True
+    instruction_special_weights: bool | None = field(
+        default=None, metadata={"identity": UNLESS_DEFAULT, "default": False}
+    )  # special tokens weigh as their text does, or 0
     dtype: str = "auto"  # auto: the backbone's own (released: float16 autocast)
     bins: BinsConfig = field(default_factory=BinsConfig, metadata={"identity": False, "counts": "in the bins"})
 

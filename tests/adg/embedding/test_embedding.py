@@ -121,13 +121,15 @@ def encoder(model: Any, tokenizer: Any, cfg: EmbeddingConfig, **options: Any) ->
     return Encoder(copy.deepcopy(model), tokenizer, cfg, **options)
 
 
-def plain(model: Any, tokenizer: Any, cfg: EmbeddingConfig, ids: list[int], start: int) -> np.ndarray:
+def plain(
+    model: Any, tokenizer: Any, cfg: EmbeddingConfig, ids: list[int], start: int, special: bool = False
+) -> np.ndarray:
     """Pooled windows of one text (W, d): the whole model, every hidden state, each token decoded."""
     import torch
 
     with torch.no_grad():
         states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
-    weights = np.array([token_weight(tokenizer.decode([i], skip_special_tokens=True)) for i in ids[start:]])
+    weights = np.array([token_weight(tokenizer.decode([i], skip_special_tokens=not special)) for i in ids[start:]])
     if not cfg.token_weights or weights.sum() == 0:
         weights = np.ones(len(weights))
     rows = []
@@ -158,14 +160,22 @@ def test_presets_differ_where_the_paper_and_the_code_do() -> None:
         "pooling": ("answer", "all"),
         "windows": (("last4",), ("released",)),
         "use_input": (True, False),
+        "instruction_special_weights": (False, True),
     }
 
 
 def test_identity_is_what_changes_a_gram() -> None:
     same = EmbeddingConfig(
-        preset="released", pooling="answer", windows=("last4",), use_input=True, bins=BinsConfig(clusters=3)
+        preset="released",
+        pooling="answer",
+        windows=("last4",),
+        use_input=True,
+        instruction_special_weights=False,
+        bins=BinsConfig(clusters=3),
     )
     assert canonical(same) == canonical(EmbeddingConfig())
+    assert "instruction_special_weights" not in canonical(same)  # it came later, and leaves the paper's grams alone
+    assert '"instruction_special_weights":true' in canonical(EmbeddingConfig(preset="released"))
     changes: dict[str, Any] = {
         "pooling": "all",
         "windows": ["released"],
@@ -175,6 +185,7 @@ def test_identity_is_what_changes_a_gram() -> None:
         "empty_answer": "zero",
         "instruction_tokens": 9,
         "instruction_special_tokens": False,
+        "instruction_special_weights": True,
         "dtype": "float32",
     }
     for name, value in changes.items():
@@ -361,6 +372,46 @@ def test_official_vectors(golden: Path, pooled: str) -> None:
         assert np.allclose(made.instructions[0], case["embed"], atol=1e-3), text
 
 
+def embed_py(model: Any, tokenizer: Any, text: str) -> np.ndarray:
+    """The released ``embed.py``, written anew: 512 tokens with special ones, each decoded by itself with nothing left
+    out, weights by its rule, equal ones where all are 0, hidden states -4 to -2, length 1."""
+    import torch
+
+    ids = tokenizer(text.strip(), truncation=True, max_length=512)["input_ids"]
+    weights = torch.tensor([rule(tokenizer.decode([i])) for i in ids])
+    if weights.sum() == 0:
+        weights = torch.ones(len(ids))
+    with torch.no_grad():
+        states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    mean = torch.stack(states[-4:-1]).mean(0)[0]
+    vector = (weights[:, None] * mean).sum(0) / weights.sum()
+    return (vector / vector.norm()).numpy()
+
+
+def test_the_released_preset_makes_embed_pys_vectors_with_a_bos(tokenizer: Any, llama: Any) -> None:
+    assert embed_py(llama, tokenizer, "a").shape == (32,) and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    instructions = [*TEXTS, "Count.", "... !?", "word " * 600, "Name 3 primes below 10 % of 100"]
+    items = [(Record(i, text), ["yes"]) for i, text in enumerate(instructions)]
+    official = np.array([embed_py(llama, tokenizer, text) for text in instructions])
+    released = encoder(llama, tokenizer, EmbeddingConfig(preset="released")).embed(items, 1).instructions
+    assert np.abs(released - official).max() < 1e-6
+    without = EmbeddingConfig(preset="released", instruction_special_weights=False)
+    cosine = (encoder(llama, tokenizer, without).embed(items, 1).instructions * official).sum(1)
+    assert cosine.min() < 0.999  # the weight of the BOS shows
+
+
+def test_an_instruction_that_begins_as_the_prompt_does_keeps_its_own_weights(tokenizer: Any, llama: Any) -> None:
+    """It could share the answers' first tokens, the BOS among them, which weighs in it alone."""
+    record = Record(1, 8 * prompts.PLAIN.split("{instruction}")[0])
+    cfg = EmbeddingConfig(instruction_special_weights=True)
+    one, other = (
+        encoder(llama, tokenizer, cfg, share_prefix=share).embed([(record, ["yes", "no"])], 2)
+        for share in (True, False)
+    )
+    assert np.abs(one.instructions - other.instructions).max() < 1e-6
+    assert np.abs(one.answers - other.answers).max() < 1e-5
+
+
 # -- every shortcut against the plain path ---------------------------------------------------------------
 
 
@@ -379,7 +430,8 @@ def test_equals_one_text_at_a_time(
             expected = plain_answer(model, tokenizer, cfg, record, answer)
             assert np.abs(made.answers[i, k] - expected).max() < 1e-5, (record.key, answer[:20])
         ids = prompts.encode_prompt(tokenizer, record.instruction.strip(), cfg.instruction_tokens)
-        assert np.abs(made.instructions[i] - plain(model, tokenizer, cfg, ids, 0)[0]).max() < 1e-5
+        alone = plain(model, tokenizer, cfg, ids, 0, special=preset == "released")[0]
+        assert np.abs(made.instructions[i] - alone).max() < 1e-5
 
 
 @pytest.mark.parametrize("preset", ["paper", "released"])
@@ -388,13 +440,13 @@ def test_shared_prefix_is_used_and_changes_nothing(preset: str, tokenizer: Any, 
     one, other = (encoder(llama, tokenizer, cfg, share_prefix=share) for share in (True, False))
     run = {id(one): 0, id(other): 0}
     for each in (one, other):
-        forward = each._forward
+        forward = each.forward.run
 
         def counted(ids: Any, *rest: Any, each: Any = each, forward: Any = forward) -> Any:
-            run[id(each)] += ids.numel()
+            run[id(each)] += len(ids) * max(map(len, ids))
             return forward(ids, *rest)
 
-        each._forward = counted  # type: ignore[method-assign]
+        each.forward.run = counted  # type: ignore[method-assign]
     shared, alone = one.embed(ITEMS[:2], 5), other.embed(ITEMS[:2], 5)
     assert np.abs(shared.answers - alone.answers).max() < 1e-5
     assert np.abs(shared.instructions - alone.instructions).max() < 1e-5
@@ -416,11 +468,13 @@ def test_blocks_above_the_last_window_are_dropped(tokenizer: Any, llama: Any) ->
 
     cfg = EmbeddingConfig(windows=("0-1", "0:2"))
     cut = encoder(llama, tokenizer, cfg)
-    assert cut.blocks == 5 and cut.blocks_run == len(cut._base.layers) == 2
+    assert cut.blocks == 5 and cut.blocks_run == len(cut.forward.base.layers) == 2
     whole = encoder(llama, tokenizer, dataclasses.replace(cfg, windows=("0-1", "0:2", "last1")))
     assert whole.blocks_run == 5
     assert np.abs(cut.embed(ITEMS, 5).answers - whole.embed(ITEMS, 5).answers[:, :, :2]).max() < 1e-6
-    assert not any(isinstance(m, torch.nn.Linear) and m.out_features == len(tokenizer) for m in cut._base.modules())
+    assert not any(
+        isinstance(m, torch.nn.Linear) and m.out_features == len(tokenizer) for m in cut.forward.base.modules()
+    )
 
 
 def test_bfloat16_is_accumulated_in_float32(tokenizer: Any, llama: Any) -> None:

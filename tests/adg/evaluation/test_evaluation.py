@@ -409,10 +409,16 @@ def test_adapter_of_another_backbone_is_refused(
 
 
 def test_external_adapter_that_names_another_base_is_refused(backbone: Node, tmp_path: Path) -> None:
-    (tmp_path / external_adapter.CONFIG).write_text(json.dumps({"base_model_name_or_path": "org/one"}))
+    from safetensors.numpy import save_file
+
+    settings = {"peft_type": "LORA", "base_model_name_or_path": "org/one"}
+    (tmp_path / external_adapter.CONFIG).write_text(json.dumps(settings))
     with pytest.raises(BadInput, match=external_adapter.WEIGHTS):
         external_adapter.node(tmp_path, backbone, "org/one")
     (tmp_path / external_adapter.WEIGHTS).write_bytes(b"")
+    with pytest.raises(BadInput, match="is not a whole safetensors file"):
+        external_adapter.node(tmp_path, backbone, "org/one")
+    save_file({}, tmp_path / external_adapter.WEIGHTS)
     with pytest.raises(BadInput, match="org/one"):
         external_adapter.node(tmp_path, backbone, "org/two")
     assert external_adapter.node(tmp_path, backbone, "/models/one").inputs["backbone"] is backbone
