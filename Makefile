@@ -11,7 +11,7 @@ GPUS ?= $(if $(VISIBLE),$(words $(VISIBLE)),$(shell nvidia-smi -L 2>/dev/null | 
 LAUNCHER_paper = $(if $(filter-out 0 1,$(GPUS)),hydra/launcher=joblib hydra.launcher.n_jobs=$(GPUS))
 LAUNCHER_mini = hydra/launcher=joblib hydra.launcher.n_jobs=2
 
-.PHONY: help setup test smoke reproduce plan status report claims ablation bench bench-gpu lint clean-env
+.PHONY: help setup test smoke reproduce plan status report claims ablation chaos bench bench-gpu lint clean-env
 
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -42,6 +42,9 @@ claims: setup ## every published claim with a verdict, from the cells that are f
 
 ablation: setup ## dispersion only, anisotropy only and both, through fine-tuning and evaluation
 	$(RUN) -m experiments.run -m profile=$(PROFILE) experiment=terms $(LAUNCHER_$(PROFILE)) $(ARGS)
+
+chaos: setup ## kill, starve and damage a small study, 400 times; ARGS="--damages 30 --kills 10" for fewer (about an hour)
+	$(RUN) tests/chaos.py $(ARGS)
 
 bench: setup ## speed and memory against the plain way, in one run
 	$(RUN) -m bench $(ARGS)

@@ -6,6 +6,14 @@ import sys
 from typing import Any
 
 
+def notice(text: str) -> None:
+    """A line on the screen that a person should see, whatever is done with logs; a bar stays below it."""
+    from tqdm import tqdm
+
+    tqdm.write(f"    note: {text}", file=sys.stderr)
+    sys.stderr.flush()
+
+
 def progress(total: int, description: str, unit: str = "rows") -> Any:
     """A tqdm bar (context manager with ``update(n)``); in a log it refreshes every 20 seconds only."""
     from tqdm import tqdm

@@ -6,7 +6,6 @@ the method, and one trained elsewhere is another selector. The diversity filter 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from adg import batching
 from adg.artifacts.artifact import Job, Node, Stage
 from adg.artifacts.files import write_atomic
+from adg.artifacts.shards import parquet
 from adg.backbones import loading
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.options import location
@@ -223,7 +223,6 @@ def build(job: Job) -> dict[str, Any]:
     Equal texts are rated once; a finished shard is found again in ``job.work`` after a kill.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     pool = records.load(job.inputs["pool"])
     device = loading.device(job.exec)
@@ -244,9 +243,7 @@ def build(job: Job) -> dict[str, Any]:
             zip(unique, text_encoder.in_shards(unique, job.work, side, run, nan_is_a_result=True), strict=True)
         )
         columns[side] = pa.array([found[text] for text in texts], pa.float64(), from_pandas=True)
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
-    write_atomic(job.folder / "ratings.parquet", buffer.getvalue())
+    write_atomic(job.folder / "ratings.parquet", parquet(pa.table(columns)))
     return {"rows_in": len(pool), "rows_out": len(pool), "too_long": {side: columns[side].null_count for side in SIDES}}
 
 

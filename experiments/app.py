@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from adg.artifacts import disk
 from adg.errors import HarnessError
 from experiments.compose import resolve
 from experiments.config import Config
@@ -62,5 +65,11 @@ def plain_errors() -> Iterator[None]:
         yield
     except HarnessError as error:
         sys.exit(f"error: {error}")
+    except BrokenProcessPool:  # of joblib's launcher
+        sys.exit("error: a process of this sweep was killed (out of memory?); the same command continues")
+    except OSError as error:
+        if (told := disk.explained(error, Path.cwd())) is None:
+            raise
+        sys.exit(f"error: {told}")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain(error, sys.argv[1:])}")

@@ -15,11 +15,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from adg.artifacts import disk
 from adg.artifacts.artifact import Artifact, Node, file_name, plain
 from adg.artifacts.files import write_json
 from adg.artifacts.store import Store
 from adg.errors import BadInput, HarnessError, NotRunnable
 from adg.evaluation import stage as evaluation_stage
+from adg.progress import notice
+from adg.redaction import without_secrets
 from adg.selection import contract
 from experiments import app, gpus, tracking
 from experiments.cells import Cell, asked_for, refuse_same_names
@@ -89,17 +92,26 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
             if "subset" in artifacts:
                 tracked.subset(artifacts["subset"].file("subset.jsonl"), artifacts["subset"].info)
     except NotRunnable as error:
-        write_json(path, {**record, "state": "not-run", "reason": str(error)})
+        _keep_record(path, {**record, "state": "not-run", "reason": str(error)})
         say(f"{tag}    not run: {error}")
         return "not-run"
     except Exception as error:
-        write_json(path, {**record, "state": "failed", "reason": str(error), "traceback": traceback.format_exc()})
-        say(f"{tag}    FAILED: {error}\n    traceback in {path}")
+        told = disk.explained(error, store.root) or error
+        _keep_record(path, {**record, "state": "failed", "reason": str(told), "traceback": traceback.format_exc()})
+        say(f"{tag}    FAILED: {without_secrets(str(told))}\n    traceback in {path}")
         return "failed"
     if built:
         _worked.append(time.time() - started)
-    write_json(path, {**record, "state": "done"})
+    _keep_record(path, {**record, "state": "done"})
     return "done"
+
+
+def _keep_record(path: Path, record: dict[str, Any]) -> None:
+    """Write down how a cell ended, without secrets; a disk that does not take it is said and costs nothing else."""
+    try:
+        write_json(path, without_secrets(record))
+    except OSError as error:
+        notice(f"the record of this cell was not written: {disk.explained(error, path) or error}")
 
 
 def refuse_without_gpu(store: Store, cell: Cell) -> None:

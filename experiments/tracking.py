@@ -24,7 +24,7 @@ from adg.artifacts.provenance import git_state, library_versions
 from adg.errors import BadInput, NotRunnable
 from adg.evaluation import statistics
 from adg.evaluation.benchmarks import binary
-from adg.execution import SECRET_NAMES
+from adg.redaction import without_secrets
 
 SCHEMA = "adg-tracking/1"
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def _send(cfg: TrackerConfig, cell: CellInfo, record: Record, mode: str) -> None
         return
     folder = Path(cfg.dir).absolute() / "wandb"
     note = folder / "cells" / f"{cell.id}.json"
-    config, summary, reason = _without_secrets((plain(cell.config), record.summary, record.reason))
+    config, summary, reason = without_secrets((plain(cell.config), record.summary, record.reason))
     content = {
         "cell": cell.name,
         "group": cell.group,
@@ -231,7 +231,7 @@ def _note(path: Path) -> dict[str, Any]:
         note = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return note if note.get("schema") == SCHEMA else {}
+    return note if isinstance(note, dict) and note.get("schema") == SCHEMA else {}
 
 
 def _write_run(cfg: TrackerConfig, cell: CellInfo, record: Record, content: Mapping[str, Any], folder: Path) -> Path:
@@ -309,24 +309,6 @@ def _upload(run: Path, output: Path, timeout: float) -> None:
         raise _NotUploaded(f"W&B did not take {run.name} within {timeout:g} s (see {output})") from None
     if not list(run.glob("*.wandb.synced")):
         raise _NotUploaded(f"W&B did not take {run.name}, exit code {done.returncode} (see {output})")
-
-
-def _without_secrets(value: Any) -> Any:
-    """``value`` with the contents of environment variables named like a credential replaced in every string."""
-    secrets = [v for k, v in os.environ.items() if SECRET_NAMES.search(k) and len(v) >= 8]
-
-    def clean(item: Any) -> Any:
-        if isinstance(item, str):
-            for secret in secrets:
-                item = item.replace(secret, "(secret)")
-            return item
-        if isinstance(item, Mapping):
-            return {key: clean(v) for key, v in item.items()}
-        if isinstance(item, (list, tuple)):
-            return type(item)(clean(v) for v in item)
-        return item
-
-    return clean(value)
 
 
 def _number(value: Any) -> bool:

@@ -12,10 +12,12 @@ import threading
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
+from adg.artifacts import disk
 from adg.artifacts.artifact import Artifact, Node, run_builder
 from adg.errors import HarnessError
 from adg.execution import ExecConfig
@@ -32,6 +34,8 @@ def _remote(node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_: Exe
     except HarnessError:
         raise
     except Exception as error:
+        if (told := disk.explained(error, folder)) is not None:
+            raise told from None
         raise RemoteFailure(f"{type(error).__name__}: {error}\n{traceback.format_exc()}") from None
 
 
@@ -88,6 +92,13 @@ class Runner:
             )
         try:
             return self._pool.submit(_remote, node, folder, dict(inputs), exec_).result()
+        except BrokenProcessPool as error:
+            self.close()
+            raise HarnessError(
+                f"the process that worked on {node.folder} was killed (out of memory?); what it had finished is kept. "
+                f"Run the same command again, with a smaller exec.tokens_per_batch, exec.eval_batch_size or "
+                f"exec.train_micro_batch if memory was short"
+            ) from error
         except BaseException as error:
             if not isinstance(error, HarnessError):
                 self.close()  # the process may be gone or its memory in an unknown state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 
 from adg import errors
 from adg.artifacts.artifact import Job, plain
-from adg.artifacts.files import write_json
+from adg.artifacts.sealed import read_sealed, write_sealed
 from adg.errors import HarnessError
 from finetune.config import FinetuneConfig
+from finetune.train import finished
 from finetune.trainer import layout
 
 HERE = Path(__file__).resolve().parent
@@ -29,7 +29,7 @@ def launch(job: Job) -> dict[str, Any]:
     layout(cfg.batch_size, processes, job.exec.train_micro_batch)
     request, failure = job.work / "request.json", job.work / "failure.json"
     failure.unlink(missing_ok=True)
-    write_json(
+    write_sealed(
         request,
         {
             "subset": str(job.inputs["subset"].path),
@@ -56,12 +56,16 @@ def launch(job: Job) -> dict[str, Any]:
     # The processes end when this pipe closes, so a kill of this one leaves no trainer behind that still writes.
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         code = process.wait()
-    if failure.is_file():
-        told = json.loads(failure.read_text())
-        raise getattr(errors, told["kind"])(told["reason"])
+    told = read_sealed(failure)
+    if told is not None:
+        raise getattr(errors, told["kind"], HarnessError)(told["reason"])
     if code != 0:
+        killed = "one was killed (out of memory?); what it said" if code in (-9, 137) else "the reason"
         raise HarnessError(
-            f"`accelerate launch` of {processes} training processes ended with code {code}; the "
-            f"reason stands above. Run the same command again to resume, or set exec.train_processes=1"
+            f"`accelerate launch` of {processes} training processes ended with code {code}; {killed} "
+            f"stands above. Run the same command again to resume, or set exec.train_processes=1"
         )
-    return json.loads((job.work / "info.json").read_text())
+    info = finished(job)
+    if info is None:
+        raise HarnessError(f"{processes} training processes ended well but left no output; run the same command again")
+    return info

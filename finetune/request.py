@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from adg import errors, prompts
-from adg.artifacts.artifact import Artifact, Job, Node
+from adg.artifacts.artifact import Artifact, Job, Node, read_artifact
 from adg.artifacts.files import write_json
+from adg.artifacts.sealed import read_sealed
 from adg.errors import BadInput
 from adg.execution import ExecConfig
 from finetune.config import FinetuneConfig
@@ -19,7 +19,7 @@ from finetune.train import train
 
 def run_request(path: Path) -> dict[str, Any]:
     """Do what a JSON request says (see ``finetune/run.py``) as one of the launched processes."""
-    request = json.loads(path.read_text())
+    request = read_request(path)
     known = ("subset", "backbone", "config", "exec", "folder", "managed")
     for name in request:
         if name not in known:
@@ -45,10 +45,17 @@ def run_request(path: Path) -> dict[str, Any]:
     return info
 
 
+def read_request(path: Path) -> dict[str, Any]:
+    """The content of a request file. One that ``launch`` wrote carries a digest, which must fit (``Damaged``)."""
+    request = read_sealed(path, unsealed=(None,))
+    if request is None:
+        raise BadInput(f"{path} is not there; expected a JSON file as finetune/run.py describes it")
+    return request
+
+
 def _artifact(path: Path) -> Artifact:
-    manifest = path / "manifest.json"
-    if not manifest.is_file():
+    artifact = read_artifact(path)
+    if artifact is None:
         raise BadInput(f"{path} is no finished artifact (it has no manifest.json); build it first")
-    artifact = Artifact(path, json.loads(manifest.read_text()))
     artifact.verify()
     return artifact

@@ -35,22 +35,22 @@ def main(argv: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     request = Path(argv[0])
-    managed = bool(json.loads(request.read_text()).get("managed", False))
-    if managed:
+    if b'"managed": true' in request.read_bytes():
         _end_with_parent()
 
-    from adg.artifacts.files import write_json
+    from adg.artifacts.sealed import write_sealed
     from adg.errors import HarnessError
-    from finetune.request import run_request
+    from finetune.request import read_request, run_request
 
-    first = int(os.environ.get("RANK", "0")) == 0
+    first, managed = int(os.environ.get("RANK", "0")) == 0, False
     try:
+        managed = bool(read_request(request).get("managed", False))
         info = run_request(request)
     except HarnessError as error:
         print(f"error (process {os.environ.get('RANK', '0')}): {error}", file=sys.stderr)
         failure = request.with_name("failure.json")
         if managed and not failure.exists():  # the first that fails says why; the others are ended for it
-            write_json(failure, {"kind": type(error).__name__, "reason": str(error)})
+            write_sealed(failure, {"kind": type(error).__name__, "reason": str(error)})
         return 1
     if first and not managed:
         print(json.dumps(info, indent=2))

@@ -13,7 +13,7 @@ from adg import prompts
 from adg.artifacts.artifact import Job, Node, Stage
 from finetune.config import LORA_FIELDS, FinetuneConfig
 from finetune.launch import launch
-from finetune.train import train
+from finetune.train import finished, train
 
 STAGE = Stage("adapter", 1, "finetune.stage:build", gpu=True)
 
@@ -44,6 +44,8 @@ def build(job: Job) -> dict[str, Any]:
 
     Payload: ``adapter/`` (PEFT, safetensors) or ``model/`` (method full), ``training.jsonl`` (one line a step).
     """
+    if (info := finished(job)) is not None:  # killed before the manifest was written
+        return info
     if job.exec.train_processes > 1:
         return launch(job)
     return train(job)

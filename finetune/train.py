@@ -19,14 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from adg.artifacts.artifact import Artifact, Job
-from adg.artifacts.files import write_atomic, write_json
+from adg.artifacts.files import write_atomic
+from adg.artifacts.sealed import Damaged, file_digests, first_difference, read_sealed, require, write_sealed
 from adg.backbones import loading
 from adg.errors import BadMeasurement, HarnessError
 from adg.pools import records
+from adg.progress import notice
 from adg.seeds import preserved_generators
 from finetune.config import FinetuneConfig
 from finetune.examples import check_rows, tokenise
 from finetune.trainer import last_checkpoint, layout, make_trainer
+
+OUTPUT = "output"  # in the work folder: what the training made, as it becomes the payload
+DONE = "done.json"  # beside it: the manifest's info and the digests of the output; written last
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -39,11 +44,6 @@ def train(job: Job) -> dict[str, Any]:
     import torch
 
     cfg: FinetuneConfig = job.config.recipe
-    target = job.folder / ("adapter" if cfg.method == "lora" else "model")
-    done = job.work / "info.json"
-    if target.is_dir() and done.is_file():  # killed between the last rename and the manifest
-        return json.loads(done.read_text())
-
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     first = int(os.environ.get("RANK", "0")) == 0
     split = layout(cfg.batch_size, processes, job.exec.train_micro_batch)
@@ -80,10 +80,10 @@ def train(job: Job) -> dict[str, Any]:
                 f"{cfg.max_length} tokens each); lower it, the effective batch of {cfg.batch_size} "
                 f"stays, or set finetune.gradient_checkpointing=true"
             ) from error
-        staged = job.work / "final"
+        output = job.work / OUTPUT / ("adapter" if cfg.method == "lora" else "model")
         if first:
-            shutil.rmtree(staged, ignore_errors=True)
-        trainer.save_model(str(staged))  # every process takes part where weights are sharded
+            shutil.rmtree(job.work / OUTPUT, ignore_errors=True)
+        trainer.save_model(str(output))  # every process takes part where weights are sharded
     kept = ("step", "epoch", "loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy")
     curve = [
         {name: line[name] for name in kept if name in line} for line in trainer.state.log_history if "loss" in line
@@ -120,12 +120,43 @@ def train(job: Job) -> dict[str, Any]:
         "peak_memory_bytes": peak,
         "peak_memory_of": "gpu" if cuda else "process",
     }
-    _tidy(staged, cfg.method, backbone)
-    write_atomic(job.folder / "training.jsonl", "".join(json.dumps(line) + "\n" for line in curve).encode())
-    write_json(done, info)
-    shutil.rmtree(target, ignore_errors=True)
-    staged.rename(target)
+    _tidy(output, cfg.method, backbone)
+    write_atomic(job.work / OUTPUT / "training.jsonl", "".join(json.dumps(line) + "\n" for line in curve).encode())
+    write_sealed(job.work / DONE, {"info": info, "files": file_digests(job.work / OUTPUT)})
+    _hand_over(job)
     return info
+
+
+def finished(job: Job) -> dict[str, Any] | None:
+    """``info`` of a training that came to its end in this folder, whose output becomes the payload; None where none
+    did, or where its output is damaged, which is said: it is trained again from its last checkpoint."""
+    path = job.work / DONE
+    try:
+        content = read_sealed(path)
+        if content is None:
+            return None
+        require(path, content, {"info": dict, "files": dict})
+        if wrong := first_difference(job.work / OUTPUT, content["files"]):
+            raise Damaged(wrong)
+    except Damaged as error:
+        notice(f"{error.what}; the training goes on from its last checkpoint")
+        path.unlink()
+        return None
+    _hand_over(job)
+    return content["info"]
+
+
+def _hand_over(job: Job) -> None:
+    """The output as the payload: linked, so that scratch stays whole until the manifest is written; else copied."""
+
+    def link(source: str, target: str) -> None:
+        Path(target).unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+    shutil.copytree(job.work / OUTPUT, job.folder, copy_function=link, dirs_exist_ok=True)
 
 
 def _agreed(trainer: Any, checkpoint: Path | None, folder: Path) -> Path | None:
@@ -184,6 +215,3 @@ def _tidy(folder: Path, method: str, backbone: Artifact) -> None:
         config = json.loads((folder / "config.json").read_text())
         config.pop("_name_or_path", None)
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    for path in folder.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())

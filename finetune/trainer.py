@@ -5,7 +5,6 @@ How a batch is split into micro-batches and processes is no part of identity; th
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from adg import seeds
-from adg.artifacts.files import write_json
+from adg.artifacts.sealed import Damaged, file_digests, first_difference, read_sealed, require, write_sealed
 from adg.errors import BadInput, BadMeasurement
-from adg.progress import progress
+from adg.progress import notice, progress
 from finetune.config import FinetuneConfig
 
 COMPLETE = "complete.json"  # written last into a checkpoint; one without it is never resumed from
@@ -196,14 +195,7 @@ def _watch() -> Any:
             PartialState().wait_for_everyone()
             if state.is_world_process_zero:
                 folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                write_json(
-                    folder / COMPLETE,
-                    {
-                        p.relative_to(folder).as_posix(): p.stat().st_size
-                        for p in sorted(folder.rglob("*"))
-                        if p.is_file()
-                    },
-                )
+                seal_checkpoint(folder)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.bar is not None:
@@ -212,19 +204,27 @@ def _watch() -> Any:
     return Watch()
 
 
+def seal_checkpoint(folder: Path) -> None:
+    """Write down, last, what a checkpoint holds; every file of it is on the disk by then."""
+    write_sealed(folder / COMPLETE, {"files": file_digests(folder, leave_out=(COMPLETE,))})
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; half-written ones are deleted.
+    """The newest checkpoint that is as it was written; half-written and damaged ones are deleted, the latter said.
 
     The trainer loads its tensors, optimizer and generator states weights-only.
     """
-    found: dict[int, Path] = {}
-    for path in folder.glob("checkpoint-*"):
+    steps = {int(p.name.rpartition("-")[2]): p for p in folder.glob("checkpoint-*") if p.name[11:].isdigit()}
+    for step in sorted(steps, reverse=True):
+        path = steps[step]
         try:
-            sizes = json.loads((path / COMPLETE).read_text())
-        except FileNotFoundError:
-            sizes = None
-        if sizes and all((path / name).is_file() and (path / name).stat().st_size == n for name, n in sizes.items()):
-            found[int(path.name.rpartition("-")[2])] = path
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-    return found[max(found)] if found else None
+            content = read_sealed(path / COMPLETE)
+            if content is not None:
+                require(path / COMPLETE, content, {"files": dict})
+                if wrong := first_difference(path, content["files"]):
+                    raise Damaged(wrong)
+                return path
+        except Damaged as error:
+            notice(f"{error.what}; the training goes on from an earlier checkpoint, or from its beginning")
+        shutil.rmtree(path)
+    return None

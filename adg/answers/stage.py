@@ -8,7 +8,6 @@ machines or batch sizes the answers differ: floating-point sums do.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from adg.answers.transformers_engine import TransformersEngine
 from adg.answers.vllm_engine import VllmEngine
 from adg.artifacts.artifact import Artifact, Job, Node, Stage
 from adg.artifacts.files import write_atomic
+from adg.artifacts.shards import Shard, Shards, parquet
 from adg.backbones import loading
 from adg.errors import BadInput, BadMeasurement
 from adg.execution import ENGINES, ExecConfig
@@ -66,46 +66,14 @@ def build(job: Job) -> dict[str, Any]:
     if not encoded:
         raise BadMeasurement(f"none of the {len(pool)} records can be sampled; {len(failed)} failed")
     batches = _batches(encoded, cfg.engine.batch_size)
-    shards = [job.work / f"{index:06d}.parquet" for index in range(len(batches))]
-    tables = {i: table for i, shard in enumerate(shards) if (table := _read_shard(shard, batches[i], cfg)) is not None}
-    resumed = len(tables)
-    sampled, seconds = 0, 0.0
-    longest = max(map(len, encoded.values()))
-    if resumed < len(batches) and job.exec.distributed == "ray":
-        absent = [index for index in range(len(batches)) if index not in tables]
-        rows = [
-            {"index": index, "path": str(shards[index]), "prompts": {key: encoded[key] for key in batches[index]}}
-            for index in absent
-        ]
-        started = time.perf_counter()
-        arguments = (backbone, cfg, job.exec, longest)
-        ray_actors.over_ray(rows, "adg.answers.stage:_Sampler", arguments, job.exec, f"sampling {job.node.label}")
-        seconds = time.perf_counter() - started
-        for index in absent:
-            table = _read_shard(shards[index], batches[index], cfg)
-            if table is None:
-                raise BadMeasurement(
-                    f"{shards[index]} is not there although a Ray actor wrote it; the artifacts folder (exec.runs) "
-                    f"must be on a file system that all machines of the cluster share"
-                )
-            tables[index] = table
-            sampled += sum(table["tokens"].to_pylist())
-    elif resumed < len(batches):
-        engine = BY_NAME[cfg.engine.name](backbone, tokenizer, cfg, job.exec, longest)
-        started = time.perf_counter()
-        try:
-            with progress(len(encoded) * cfg.sampling.n, f"sampling {job.node.label}", unit="answers") as bar:
-                for index, batch in enumerate(batches):
-                    if index not in tables:
-                        rows = _sample(engine, tokenizer, batch, encoded, cfg.sampling, index)
-                        write_atomic(shards[index], _parquet(tables.setdefault(index, _table(rows))))
-                        sampled += sum(tables[index]["tokens"].to_pylist())
-                    bar.update(len(batch) * cfg.sampling.n)
-        finally:
-            engine.close()
-        seconds = time.perf_counter() - started
-    table = _assemble([tables[i] for i in range(len(batches))])
-    write_atomic(job.folder / "answers.parquet", _parquet(table))
+    keys = list(enumerate(batches))  # of the shards: the number gives the seed
+    shards = Shards(job.work, "answers")
+    absent = shards.absent(keys)
+    seconds = _sample_batches(job, tokenizer, shards, [keys[place] for place in absent], encoded) if absent else 0.0
+    tables = [shards.read(key).table for key in keys]
+    sampled = sum(sum(tables[place]["tokens"].to_pylist()) for place in absent)
+    table = _assemble(tables)
+    write_atomic(job.folder / "answers.parquet", parquet(table))
     write_atomic(
         job.folder / "failed.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failed).encode()
     )
@@ -123,22 +91,50 @@ def build(job: Job) -> dict[str, Any]:
         "template": cfg.template,
         "dtype": loading.dtype_of(backbone) if cfg.engine.dtype == "auto" else cfg.engine.dtype,
         "batches": len(batches),
-        "resumed_batches": resumed,
+        "resumed_batches": len(batches) - len(absent),
         "sampling": {"tokens": sampled, "seconds": round(seconds, 3), "device": loading.device(job.exec)},  # for rates
     }
+
+
+def _sample_batches(
+    job: Job, tokenizer: Any, shards: Shards, keys: list[tuple[int, list[str]]], encoded: dict[str, list[int]]
+) -> float:
+    """Sample the batches ``keys`` (number and record keys), each into its shard, here or by Ray's actors.
+
+    Returns the seconds that took, without loading the model where that happens here.
+    """
+    cfg: Answers = job.config
+    backbone, longest, title = job.inputs["backbone"], max(map(len, encoded.values())), f"sampling {job.node.label}"
+    if job.exec.distributed == "ray":
+        rows = [{"index": index, "prompts": {key: encoded[key] for key in batch}} for index, batch in keys]
+        arguments, started = (backbone, cfg, job.exec, longest, str(job.work)), time.perf_counter()
+        ray_actors.over_ray(rows, "adg.answers.stage:_Sampler", arguments, job.exec, title)
+        return time.perf_counter() - started
+    engine = BY_NAME[cfg.engine.name](backbone, tokenizer, cfg, job.exec, longest)
+    started = time.perf_counter()
+    try:
+        with progress(sum(len(batch) for _, batch in keys) * cfg.sampling.n, title, unit="answers") as bar:
+            for index, batch in keys:
+                rows = _sample(engine, tokenizer, batch, encoded, cfg.sampling, index)
+                shards.save((index, batch), Shard(table=_table(rows)))
+                bar.update(len(batch) * cfg.sampling.n)
+    finally:
+        engine.close()
+    return time.perf_counter() - started
 
 
 class _Sampler:
     """An actor's part of the sampling: the engine, and one batch at a time into its shard."""
 
-    def __init__(self, backbone: Artifact, cfg: Answers, exec_: ExecConfig, longest: int) -> None:
+    def __init__(self, backbone: Artifact, cfg: Answers, exec_: ExecConfig, longest: int, work: str) -> None:
         self.cfg, self.tokenizer = cfg, loading.load_tokenizer(backbone)
         self.engine = BY_NAME[cfg.engine.name](backbone, self.tokenizer, cfg, exec_, longest)
+        self.shards = Shards(Path(work), "answers")
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
         encoded: dict[str, list[int]] = row["prompts"]
         rows = _sample(self.engine, self.tokenizer, list(encoded), encoded, self.cfg.sampling, row["index"])
-        write_atomic(Path(row["path"]), _parquet(_table(rows)))
+        self.shards.save((row["index"], list(encoded)), Shard(table=_table(rows)))
         return {"answers": len(rows)}
 
 
@@ -236,29 +232,6 @@ def _table(rows: list[dict[str, Any]]) -> Any:
         "seed": pa.int64(),
     }
     return pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in types.items()})
-
-
-def _parquet(table: Any) -> bytes:
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()
-
-
-def _read_shard(path: Path, batch: list[str], cfg: Answers) -> Any | None:
-    """The finished shard of a batch, or None: a missing or damaged one is sampled again, with the same result."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        return None
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError):
-        return None
-    complete = table["id"].to_pylist() == [key for key in batch for _ in range(cfg.sampling.n)]
-    return table if complete else None
 
 
 def _assemble(tables: list[Any]) -> Any:

@@ -15,11 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adg.artifacts.files import read_json, sha256_file, sha256_text
+from adg.artifacts import disk
+from adg.artifacts.files import sha256_text
+from adg.artifacts.sealed import Damaged, first_difference, read_sealed, require
 from adg.errors import HarnessError
 
-SCHEMA = "adg-artifact/1"
+SCHEMA = "adg-artifact/2"  # of manifests that carry their own digest
+UNSEALED = "adg-artifact/1"  # of manifests made before they did; they are found as ever
+MANIFEST = "manifest.json"
 WORK = "work"  # sub-folder of a folder being built that holds what only a resume needs
+EARLIER = "earlier"  # in it: the complete artifact that is continued
 UNLESS_DEFAULT = "unless default"  # metadata "identity" of an option that came later than artifacts without it
 
 
@@ -138,28 +143,22 @@ class Artifact:
         return self.path / name
 
     def verify(self) -> None:
-        """Compare every file with the digest in the manifest; raise on the first difference."""
-        for name, entry in self.manifest["files"].items():
-            path = self.path / name
-            if not path.is_file():
-                raise HarnessError(
-                    f"{path} is missing although {self.path}/manifest.json lists it; "
-                    f"delete the folder {self.path} and run the same command again"
-                )
-            if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
-                raise HarnessError(
-                    f"{path} differs from the digest in its manifest (expected sha256 "
-                    f"{entry['sha256'][:12]}…); it was changed after it was built. "
-                    f"Delete the folder {self.path} and run the same command again"
-                )
+        """Compare every file with the digest in the manifest; raise ``Damaged`` on the first difference."""
+        with disk.in_words(self.path):
+            wrong = first_difference(self.path, self.manifest["files"])
+        if wrong:
+            raise Damaged(
+                f"{wrong} although {self.path}/{MANIFEST} lists it as it was built; it was changed since",
+                f"Delete the folder {self.path} and run the same command again",
+            )
 
 
 @dataclass
 class Job:
     """What a builder gets: where to write, its config, its inputs, and how to run (not identity).
 
-    ``folder`` survives a kill, so a builder finds its own earlier work there. ``work`` is for what only a resume
-    needs and is deleted when the artifact is complete; everything else in ``folder`` becomes the payload.
+    ``work`` survives a kill, so a builder finds its own earlier work there (``Shards``), and is deleted when the
+    artifact is complete. Everything else in ``folder`` becomes the payload, and is empty when a build begins.
     """
 
     node: Node
@@ -177,6 +176,17 @@ class Job:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def earlier(self) -> Artifact | None:
+        """The artifact that this one continues (see ``Store.reopen``), verified; None where there is none.
+
+        Raises ``Damaged`` where it is not as it was built.
+        """
+        artifact = read_artifact(self.folder / WORK / EARLIER)
+        if artifact is None or artifact.fingerprint != self.node.fingerprint:
+            return None
+        artifact.verify()
+        return artifact
+
 
 def run_builder(node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_: Any) -> dict[str, Any]:
     """Import and call a stage's builder in this process; returns the manifest's ``info``."""
@@ -186,13 +196,24 @@ def run_builder(node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_:
 
 
 def read_artifact(folder: Path) -> Artifact | None:
-    """The artifact in a folder by its manifest alone; None where there is none."""
-    manifest = read_json(folder / "manifest.json")
-    if manifest is None:
-        return None
-    if manifest.get("schema") != SCHEMA:
-        raise HarnessError(
-            f"{folder}/manifest.json has schema {manifest.get('schema')!r}, expected {SCHEMA!r}; "
-            f"move that folder away and run the same command again"
-        )
+    """The artifact in a folder by its manifest alone; None where there is none.
+
+    Raises ``Damaged`` where the manifest is not as it was written, or does not fit its own fingerprint.
+    """
+    path = folder / MANIFEST
+    try:
+        with disk.in_words(folder):
+            manifest = read_sealed(path, unsealed=(UNSEALED,))
+        if manifest is None:
+            return None
+        if manifest.get("schema") not in (SCHEMA, UNSEALED):
+            raise Damaged(f"{path} has schema {manifest.get('schema')!r}, expected {SCHEMA!r}")
+        require(path, manifest, {"fingerprint": str, "payload": dict, "inputs": dict, "files": dict, "info": dict})
+        for name, entry in manifest["files"].items():
+            require(path, {name: entry}, {name: dict})
+            require(path, entry, {"bytes": int, "sha256": str})
+        if sha256_text(canonical(manifest["payload"])) != manifest["fingerprint"]:
+            raise Damaged(f"{path} is damaged: its fingerprint is not that of its payload")
+    except Damaged as error:
+        raise Damaged(error.what, f"Delete the folder {folder} and run the same command again") from error
     return Artifact(folder, manifest)

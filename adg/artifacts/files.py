@@ -7,9 +7,12 @@ import decimal
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from adg.errors import BadInput
 
@@ -35,13 +38,45 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write, flush to disk, rename: a kill leaves the old file or the new one, never half of it."""
+    with _replaced(path) as file:
+        file.write(data)
+
+
+def write_npy(path: Path, parts: Iterable[np.ndarray], shape: tuple[int, ...], dtype: Any) -> None:
+    """Write ``parts``, one after the other, as one array of ``shape`` in .npy form; one part is in memory at a time."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with _replaced(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, dtype=dtype).tobytes())
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Any]:
+    """A file to write that takes the place of ``path`` once it is whole and on the disk; gone where that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush which files a folder holds, after one was written or renamed, where the file system can do that."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:

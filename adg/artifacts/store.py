@@ -15,10 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adg.artifacts.artifact import SCHEMA, WORK, Artifact, Node, plain, read_artifact, run_builder
-from adg.artifacts.files import read_json, sha256_file, write_json
+from adg.artifacts import disk
+from adg.artifacts.artifact import EARLIER, MANIFEST, SCHEMA, WORK, Artifact, Node, plain, read_artifact, run_builder
+from adg.artifacts.files import flush_folder
 from adg.artifacts.provenance import git_state, library_versions, machine
+from adg.artifacts.sealed import Damaged, file_digests, read_sealed, require, write_sealed
 from adg.errors import HarnessError, NotRunnable
+from adg.progress import notice
+from adg.redaction import without_secrets
+
+FAILURE = "failed.json"
+FAILURE_SCHEMA = "adg-failure/1"
 
 
 @dataclass(frozen=True)
@@ -81,14 +88,17 @@ class Store:
 
     def status(self, node: Node) -> Status:
         """The state of one artifact, without building or verifying anything."""
-        if self.complete(node):
-            return Status("done", path=self.path(node))
+        try:
+            if self.complete(node):
+                return Status("done", path=self.path(node))
+        except Damaged as error:
+            return Status("failed", str(error), self.path(node))
         partial = self.partial(node)
         if partial.is_dir() and _held(self._lock_file(node)):
             return Status("running", path=partial)
-        failure = read_json(partial / "failed.json")
+        failure = _failure(partial / FAILURE)
         if failure is not None:
-            return Status(failure.get("state", "failed"), failure["reason"], partial)
+            return Status(*failure, partial)
         for parent in node.inputs.values():
             above = self.status(parent)
             if above.state in ("failed", "upstream-failed"):
@@ -98,11 +108,13 @@ class Store:
         return Status("partial" if partial.is_dir() else "missing", path=partial if partial.is_dir() else None)
 
     def reopen(self, node: Node) -> None:
-        """Turn a complete artifact back into an unfinished one, keeping its payload for the builder to build on."""
+        """Turn a complete artifact into an unfinished one; its builder finds what was there as ``job.earlier()``."""
         with self._locked(node):
             if self.complete(node):
-                (self.path(node) / "manifest.json").unlink()
-                self.path(node).rename(self.partial(node))
+                earlier = self.partial(node) / WORK / EARLIER
+                shutil.rmtree(self.partial(node), ignore_errors=True)
+                earlier.parent.mkdir(parents=True)
+                self.path(node).rename(earlier)
 
     # -- building ------------------------------------------------------------------------------------
 
@@ -122,7 +134,7 @@ class Store:
         inputs = {role: self.ensure(parent, on_build) for role, parent in sorted(node.inputs.items())}
         if on_build and _held(self._lock_file(node)):
             on_build(node, "waiting", 0.0)
-        with self._locked(node):
+        with self._locked(node), disk.in_words(self.root):
             found = self.find(node) or self._adopt(node)
             if found is not None:
                 return found
@@ -130,13 +142,14 @@ class Store:
 
     def _build(self, node: Node, inputs: Mapping[str, Artifact], on_build: Any) -> Artifact:
         folder = self.partial(node)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "failed.json").unlink(missing_ok=True)
         started = time.time()
         if on_build:
             on_build(node, "start", 0.0)
         try:
+            _clear(folder)
             info = self.runner(node, folder, inputs, self.exec)
+            seconds = time.time() - started - getattr(self.runner, "waited", 0.0)  # for a GPU
+            self._write_manifest(node, inputs, info, started, seconds)
         except Exception as error:
             kept, state = self._keep_failure(node, error)
             if on_build:
@@ -144,18 +157,24 @@ class Store:
             if kept is error:
                 raise
             raise kept from error
+        built = self._adopt(node, on_build, seconds)
+        assert built is not None, f"{folder}/{MANIFEST} was written just now"
+        return built
+
+    def _write_manifest(
+        self, node: Node, inputs: Mapping[str, Artifact], info: Any, started: float, seconds: float
+    ) -> None:
+        """Say what a finished folder holds and where it came from; every file is on the disk before that."""
+        folder = self.partial(node)
         for leftover in folder.rglob(".*.tmp"):  # of a kill inside write_atomic
             leftover.unlink()
-        seconds = time.time() - started - getattr(self.runner, "waited", 0.0)  # for a GPU
-        files = {
-            p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256_file(p)}
-            for p in sorted(folder.rglob("*"))
-            if p.is_file() and p.relative_to(folder).parts[0] not in (WORK, "failed.json")
-        }
+        files = file_digests(folder, leave_out=(WORK, FAILURE))
         if not files:
             raise HarnessError(f"the stage {node.stage.name} wrote no file into {folder}")
-        write_json(
-            folder / "manifest.json",
+        for path in [p for p in folder.rglob("*") if p.is_dir()]:
+            flush_folder(path)
+        write_sealed(
+            folder / MANIFEST,
             {
                 "schema": SCHEMA,
                 "stage": node.stage.name,
@@ -178,51 +197,56 @@ class Store:
                 "seconds": round(seconds, 3),
             },
         )
-        built = self._adopt(node, on_build, seconds)
-        assert built is not None, f"{folder}/manifest.json was written just now"
-        return built
 
     def _keep_failure(self, node: Node, error: Exception) -> tuple[Exception, str]:
         """Write ``failed.json``; returns what to raise whenever this process meets the node, and the state."""
         folder = self.partial(node)
-        state = "not-run" if isinstance(error, NotRunnable) else "failed"
-        reason = f"{error}" if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
-        write_json(
-            folder / "failed.json",
-            {
-                "state": state,
-                "reason": reason,
-                "traceback": "".join(traceback.format_exception(error)),
-                "when": _now(),
-                "payload": node.payload,
-            },
+        error_ = disk.explained(error, folder) or error
+        state = "not-run" if isinstance(error_, NotRunnable) else "failed"
+        reason = f"{error_}" if isinstance(error_, HarnessError) else f"{type(error_).__name__}: {error_}"
+        told: dict[str, Any] = without_secrets(
+            {"state": state, "reason": reason, "traceback": "".join(traceback.format_exception(error))}
         )
-        kept: Exception = error
-        if not isinstance(error, HarnessError):
-            kept = StageFailed(f"{node.folder}: {reason} (traceback in {folder}/failed.json)", node)
+        kept: Exception = error_
+        if not isinstance(error_, HarnessError):
+            kept = StageFailed(f"{node.folder}: {told['reason']} (traceback in {folder}/{FAILURE})", node)
+        try:
+            content = {"schema": FAILURE_SCHEMA, **told, "when": _now(), "payload": node.payload}
+            write_sealed(folder / FAILURE, content)
+        except OSError as unwritten:  # the very disk that is full; what failed is said all the same
+            notice(f"{folder / FAILURE} could not be written ({unwritten.strerror})")
         self._failed[node.fingerprint] = kept
         return kept, state
 
     def refuse(self, node: Node, error: HarnessError) -> None:
         """Fail ``node`` before anything it needs is built, for a reason that is known already. Raises ``error``."""
         with self._locked(node):
-            self.partial(node).mkdir(parents=True, exist_ok=True)
             self._keep_failure(node, error)
         raise error
 
     def _adopt(self, node: Node, on_build: Any = None, seconds: float = 0.0) -> Artifact | None:
-        """Move a finished partial folder (its manifest is there) to its final name."""
-        folder = self.partial(node)
-        artifact = read_artifact(folder)
-        if artifact is None or artifact.fingerprint != node.fingerprint:
+        """Move a finished partial folder (its manifest is there) to its final name; None where it is not finished.
+
+        ``on_build`` is given where it was built just now; one left by a kill is verified first.
+        """
+        folder, target = self.partial(node), self.path(node)
+        try:
+            artifact = read_artifact(folder)
+            if artifact is None or artifact.fingerprint != node.fingerprint:
+                return None
+            if on_build is None:
+                artifact.verify()
+        except Damaged as error:
+            notice(f"{folder} was nearly finished and is built again: {error.what}")
             return None
-        target = self.path(node)
         if self.complete(node):  # another machine's, which a network file system showed too late
             shutil.rmtree(folder)
         else:
-            if target.exists():  # a folder without a valid manifest: somebody deleted part of it
+            if target.exists():
+                notice(f"{target} had no {MANIFEST} any more; what was left of it is replaced")
                 shutil.rmtree(target)
             folder.rename(target)
+            flush_folder(target.parent)
         found = self.find(node)
         if on_build:
             on_build(node, "done", seconds)
@@ -241,18 +265,39 @@ class Store:
         from filelock import FileLock, Timeout
 
         path = self._lock_file(node)
-        path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if hasattr(self.runner, "close"):
-                self.runner.close()
-            lock.acquire()
+        with disk.in_words(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if hasattr(self.runner, "close"):
+                    self.runner.close()
+                lock.acquire()
         try:
             yield
         finally:
             lock.release()
+
+
+def _clear(folder: Path) -> None:
+    """Leave nothing in a folder to be built but its scratch, which its builder verifies; the rest is the payload."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name != WORK:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _failure(path: Path) -> tuple[str, str] | None:
+    """State and reason in a ``failed.json``; None where there is none. A damaged one counts as failed, and says so."""
+    try:
+        content = read_sealed(path, unsealed=(None,))  # the form of earlier versions
+        if content is None:
+            return None
+        require(path, content, {"state": str, "reason": str})
+    except Damaged as error:
+        return "failed", f"{error}; run the same command again"
+    return content["state"], content["reason"]
 
 
 def _held(lock: Path) -> bool:
@@ -266,6 +311,8 @@ def _held(lock: Path) -> bool:
         probe.acquire(timeout=0)
     except Timeout:
         return True
+    except OSError:  # a folder of somebody else, which this user may only read
+        return False
     probe.release()
     return False
 

@@ -5,7 +5,6 @@ Identity: see ``node``. Loading into memory is ``loading.py``.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,12 +66,8 @@ def build(job: Job) -> dict[str, Any]:
     cfg: Backbone = job.config
     source: dict[str, Any] = {"source": cfg.source, "dtype": cfg.dtype}
     if cfg.source == "embedded":
-        work, target = job.work / "model", job.folder / "model"
-        if not target.is_dir():
-            shutil.rmtree(work, ignore_errors=True)
-            BUILDERS[cfg.origin["builder"]].write(work, job.inputs.get("source"))
-            work.rename(target)
-        folder = target
+        folder = job.folder / "model"
+        BUILDERS[cfg.origin["builder"]].write(folder, job.inputs.get("source"))
         source["builder"] = cfg.origin["builder"]
     elif cfg.source == "hub":
         folder = content.fetch_model(cfg.origin["hub"], cfg.origin["revision"], offline=job.exec.offline)

@@ -7,11 +7,8 @@ record share are run once. Kept are the Gram matrices (for the score) and the in
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import os
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +18,8 @@ import numpy as np
 
 from adg import geometry, prompts, ray_actors
 from adg.artifacts.artifact import Artifact, Job, Node, Stage
-from adg.artifacts.files import write_atomic, write_json
+from adg.artifacts.files import write_json
+from adg.artifacts.shards import Shard, Shards
 from adg.backbones import loading
 from adg.embedding.config import EmbeddingConfig, Identity
 from adg.embedding.encoder import Encoder, Vectors
@@ -78,38 +76,39 @@ def build(job: Job) -> dict[str, Any]:
     encoder: Encoder | None = None
     failed: list[tuple[str, str]] = []
     counts: dict[str, int] = {}
-    shards: list[Path] = []
+    shards, keys, ids = Shards(job.work, "grams"), [], []
     model: dict[str, Any] = {}
     embedded, seconds = 0, 0.0
     if job.exec.distributed == "ray":
         embedded, seconds = _over_ray(job, cfg, pool, answers, k)
     with progress(total, "embedding", unit="records") as bar:
-        for number, items in enumerate(_shards(pool, answers)):
-            path = job.work / f"shard-{number:06d}.npz"
-            keys = [record.key for record, _ in items]
-            info, vectors = _read_info(path, keys), None
-            if info is None:
+        for items in _batches(pool, answers):
+            key = [record.key for record, _ in items]
+            shard, vectors = shards.find(key), None
+            facts = shard.facts if shard is not None else None
+            if facts is None:
                 if encoder is None:
                     encoder = _encoder(job.inputs["backbone"], job.exec, cfg)
                 started = time.perf_counter()
                 vectors = encoder.embed(items, k)
                 embedded, seconds = embedded + len(items) * k, seconds + time.perf_counter() - started
-                info = _about(encoder, keys, vectors)
-            failed += [(key, reason) for key, reason in info["failed"]]
+                facts = _facts(encoder, vectors)
+            failed += [(key, reason) for key, reason in facts["failed"]]
             _check_failures(failed, job.exec.max_failed)
             if vectors is not None:
-                _save(path, info, vectors)
-            for name, value in info["counts"].items():
+                shards.save(key, Shard(facts, _arrays(vectors)))
+            for name, value in facts["counts"].items():
                 counts[name] = counts.get(name, 0) + value
-            shards.append(path)
-            model = info["model"]
+            keys.append(key)
+            ids += facts["keys"]
+            model = facts["model"]
             bar.update(len(items))
     kept, names = total - len(failed), list(cfg.declared)
     if not kept:
         raise BadMeasurement(f"all {total} records failed; the first: {failed[0][0]}: {failed[0][1]}")
-    _assemble(job, shards, "grams", (kept, len(names), k, k), np.float64)
-    _assemble(job, shards, "instructions", (kept, model["width"]), np.float32)
-    write_json(job.folder / "ids.json", [key for path in shards for key in _info(path)["keys"]])
+    shards.assemble(job.folder / "grams.npy", keys, "grams", (kept, len(names), k, k), np.float64)
+    shards.assemble(job.folder / "instructions.npy", keys, "instructions", (kept, model["width"]), np.float32)
+    write_json(job.folder / "ids.json", ids)
     return {
         "rows_in": total,
         "rows_out": kept,
@@ -133,10 +132,9 @@ def _encoder(backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig) -> Enc
     return Encoder(model, loading.load_tokenizer(backbone), cfg, exec_.tokens_per_batch)
 
 
-def _about(encoder: Encoder, keys: list[str], vectors: Vectors) -> dict[str, Any]:
-    """What a shard says of itself."""
+def _facts(encoder: Encoder, vectors: Vectors) -> dict[str, Any]:
+    """What a shard says of its records and of the model beside the arrays."""
     return {
-        "asked": keys,
         "failed": vectors.failed,
         "counts": vectors.counts,
         "keys": vectors.keys,
@@ -150,46 +148,50 @@ def _about(encoder: Encoder, keys: list[str], vectors: Vectors) -> dict[str, Any
     }
 
 
+def _arrays(vectors: Vectors) -> dict[str, np.ndarray]:
+    """Gram matrices of every window, (m, W, K, K) float64, and the instructions' vectors."""
+    m, k, windows = vectors.answers.shape[:3]
+    grams = np.empty((m, windows, k, k))
+    for w in range(windows):
+        grams[:, w] = geometry.gram(vectors.answers[:, :, w])
+    return {"grams": grams, "instructions": vectors.instructions}
+
+
 class _Embedder:
     """An actor's part of the embedding: the encoder, and one shard at a time."""
 
-    def __init__(self, backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig, k: int) -> None:
-        self.encoder, self.k = _encoder(backbone, exec_, cfg), k
+    def __init__(self, backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig, k: int, work: str) -> None:
+        self.encoder, self.k, self.folder = _encoder(backbone, exec_, cfg), k, Path(work)
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
-        asked = json.loads(Path(row["items"]).read_text())
-        items = [(Record(**record), given) for record, given in asked]
-        vectors = self.encoder.embed(items, self.k)
-        _save(Path(row["path"]), _about(self.encoder, [record.key for record, _ in items], vectors), vectors)
-        return {"records": len(items), "failed": len(vectors.failed)}
+        inputs = Shards(self.folder, "texts").read(row["records"]).facts["items"]
+        vectors = self.encoder.embed([(Record(**record), texts) for record, texts in inputs], self.k)
+        shard = Shard(_facts(self.encoder, vectors), _arrays(vectors))
+        Shards(self.folder, "grams").save(row["records"], shard)
+        return {"records": len(inputs), "failed": len(vectors.failed)}
 
 
 def _over_ray(job: Job, cfg: EmbeddingConfig, pool: Path, answers: Path, k: int) -> tuple[int, float]:
     """Make the missing shards with Ray; returns the answers embedded and the seconds that took.
 
-    What a shard is made from is handed over in a file, so that no pool has to fit into memory.
+    The texts of a shard are handed over as a shard of their own, so that no pool has to fit into memory.
     """
-    rows, asked = [], 0
-    for number, items in enumerate(_shards(pool, answers)):
-        path = job.work / f"shard-{number:06d}.npz"
-        if _read_info(path, [record.key for record, _ in items]) is None:
-            given = path.with_suffix(".json")
-            write_json(given, [[dataclasses.asdict(record), texts] for record, texts in items])
-            rows.append({"path": str(path), "items": str(given)})
-            asked += len(items) * k
+    rows, count = [], 0
+    grams, inputs = Shards(job.work, "grams"), Shards(job.work, "texts")
+    for items in _batches(pool, answers):
+        key = [record.key for record, _ in items]
+        if grams.find(key) is None:
+            inputs.save(key, Shard({"items": [[dataclasses.asdict(record), texts] for record, texts in items]}))
+            rows.append({"records": key})
+            count += len(items) * k
     if not rows:
         return 0, 0.0
     started = time.perf_counter()
-    ray_actors.over_ray(
-        rows, "adg.embedding.stage:_Embedder", (job.inputs["backbone"], job.exec, cfg, k), job.exec, "embedding"
-    )
-    missing = [row["path"] for row in rows if not Path(row["path"]).is_file()]
-    if missing:
-        raise BadMeasurement(
-            f"{missing[0]} is not there although a Ray actor wrote it; the artifacts folder (exec.runs) must be on a "
-            f"file system that all machines of the cluster share"
-        )
-    return asked, time.perf_counter() - started
+    arguments = (job.inputs["backbone"], job.exec, cfg, k, str(job.work))
+    ray_actors.over_ray(rows, "adg.embedding.stage:_Embedder", arguments, job.exec, "embedding")
+    for row in rows:
+        grams.read(row["records"])
+    return count, time.perf_counter() - started
 
 
 def _sizes(pool: Path, answers: Path) -> tuple[int, int]:
@@ -207,7 +209,7 @@ def _sizes(pool: Path, answers: Path) -> tuple[int, int]:
     return rows, largest + 1
 
 
-def _shards(pool: Path, answers: Path) -> Iterator[list[tuple[Record, list[str]]]]:
+def _batches(pool: Path, answers: Path) -> Iterator[list[tuple[Record, list[str]]]]:
     """Records with their answers by sample, ``SHARD`` at a time: both files are read as they are needed."""
     rows = _rows(answers, ["id", "sample", "text"])
     at = next(rows, None)
@@ -250,47 +252,3 @@ def _check_failures(failed: Sequence[tuple[str, str]], limit: int) -> None:
             f"{len(failed)} records could not be embedded, exec.max_failed allows {limit}: {shown}. "
             f"Mend or drop them in the pool, or allow failures with exec.max_failed=<n>"
         )
-
-
-def _save(path: Path, info: dict[str, Any], vectors: Vectors) -> None:
-    windows = vectors.answers.shape[2]
-    m, k = vectors.answers.shape[:2]
-    grams = np.empty((m, windows, k, k))
-    for w in range(windows):
-        grams[:, w] = geometry.gram(vectors.answers[:, :, w])
-    sink = io.BytesIO()
-    text = np.frombuffer(json.dumps(info).encode(), dtype=np.uint8)
-    np.savez(sink, info=text, grams=grams, instructions=vectors.instructions)
-    write_atomic(path, sink.getvalue())
-
-
-def _info(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as shard:
-        return json.loads(shard["info"].tobytes())
-
-
-def _read_info(path: Path, keys: list[str]) -> dict[str, Any] | None:
-    """What a finished shard says of itself; None when it has to be made (again)."""
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as shard:
-            info = json.loads(shard["info"].tobytes())
-            whole = all(len(shard[name]) == len(info["keys"]) for name in ("grams", "instructions"))  # CRC is checked
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError):
-        return None  # damaged on disk: scratch is made again
-    return info if whole and info["asked"] == keys else None
-
-
-def _assemble(job: Job, shards: Sequence[Path], name: str, shape: tuple[int, ...], dtype: Any) -> None:
-    """Write ``name``.npy from the shards, one at a time in memory."""
-    target, temporary = job.folder / f"{name}.npy", job.work / f"{name}.npy.tmp"
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    with open(temporary, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for path in shards:
-            with np.load(path, allow_pickle=False) as shard:
-                file.write(np.ascontiguousarray(shard[name], dtype=dtype).tobytes())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(target)

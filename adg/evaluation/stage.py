@@ -12,12 +12,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from adg import prompts
 from adg.artifacts.artifact import Job, Node, Stage
 from adg.artifacts.files import write_atomic, write_json
+from adg.artifacts.sealed import Damaged
+from adg.artifacts.shards import Shard, Shards
 from adg.backbones import loading
 from adg.errors import BadInput
 from adg.evaluation import aggregate, code_eval
@@ -26,6 +29,7 @@ from adg.evaluation.lm_eval_model import make_model, quiet_lm_eval
 from adg.evaluation.lm_eval_tasks import load_task
 from adg.evaluation.results import DONE, NOT_RUN, SCHEMA, item_rows, parquet_bytes, prompts_cut, sample_file, summarise
 from adg.execution import ExecConfig
+from adg.progress import notice
 from adg.sandbox import host as sandbox
 from adg.sandbox.host import Sandbox
 
@@ -59,8 +63,8 @@ def node(adapter: Node | None, backbone: Node, suite: SuiteConfig) -> Node:
 def build(job: Job) -> dict[str, Any]:
     """Evaluate what is not there yet; payload ``results.json``, ``raw.json``, ``samples/<task>.parquet``.
 
-    Tasks that may not or cannot run here are "not-run" with the reason. Builds on finished tasks of an earlier
-    result in the same folder, so that a result with tasks left out can be completed later.
+    Tasks that may not or cannot run here are "not-run" with the reason. Finished tasks of an earlier result that is
+    continued (``Store.reopen``) are kept, so that a result with tasks left out can be completed later.
     """
     suite: SuiteConfig = job.config.suite
     backbone, adapter = job.inputs["backbone"], job.inputs.get("adapter")
@@ -68,10 +72,11 @@ def build(job: Job) -> dict[str, Any]:
         made_for = adapter.manifest["inputs"].get("backbone", {}).get("fingerprint")
         _same_backbone(made_for, backbone.fingerprint, str(adapter.path), str(backbone.path))
     _check_harness(suite)
-    _keep_earlier(job)
     box, refusal = _code_permission(job.exec)
     reasons = {name: refusal for name, task in suite.tasks.items() if task.runs_code and refusal}
-    waiting = [name for name in suite.tasks if name not in reasons and _finished(job, name) is None]
+    shards = Shards(job.work, "task")
+    _keep_earlier(job, shards)
+    waiting = [name for name in suite.tasks if name not in reasons and shards.find(name) is None]
     if waiting:
         with contextlib.ExitStack() as stack:
             if not isinstance(box, str):
@@ -80,8 +85,8 @@ def build(job: Job) -> dict[str, Any]:
             stack.enter_context(code_eval.installed())
             lm = stack.enter_context(make_model(job))
             for name in waiting:
-                _run(job, name, lm)
-    return _assemble(job, reasons)
+                shards.save(name, _run(job, name, lm))
+    return _assemble(job, reasons, shards)
 
 
 def can_complete(results: Mapping[str, Any], exec_: ExecConfig) -> bool:
@@ -114,8 +119,8 @@ def _code_permission(exec_: ExecConfig) -> tuple[Sandbox | str, str]:
     return box, box if isinstance(box, str) else ""
 
 
-def _run(job: Job, name: str, lm: Any) -> None:
-    """Evaluate one task and keep its samples and what lm-eval returned; the latter's file marks it as finished."""
+def _run(job: Job, name: str, lm: Any) -> Shard:
+    """Evaluate one task: its entry in the results, what lm-eval returned, and its samples as a parquet file."""
     from lm_eval.evaluator import evaluate
 
     suite: SuiteConfig = job.config.suite
@@ -135,43 +140,41 @@ def _run(job: Job, name: str, lm: Any) -> None:
     summary["prompts_cut"] = prompts_cut(loaded, rows, lm)
     summary["bos_tokens"] = int(loading.adds_bos(lm.tokenizer))  # of every prompt, as item_rows has made sure
     raw = {key: value for key, value in returned.items() if key != "samples"}
-    write_atomic(job.folder / "samples" / f"{name}.parquet", parquet_bytes(rows))
-    shard = {
+    facts = {
         "summary": summary,
         "raw": json.loads(json.dumps(raw, default=sample_file)),
         "seconds": round(time.time() - started, 3),
     }
-    write_json(_shard(job, name), shard)
+    return _shard(facts, parquet_bytes(rows))
 
 
-def _shard(job: Job, name: str) -> Path:
-    return job.work / f"{name}.json"
+def _shard(facts: dict[str, Any], samples: bytes) -> Shard:
+    return Shard(facts, {"samples": np.frombuffer(samples, dtype=np.uint8)})
 
 
-def _finished(job: Job, name: str) -> dict[str, Any] | None:
-    if not _shard(job, name).is_file() or not (job.folder / "samples" / f"{name}.parquet").is_file():
-        return None
-    return json.loads(_shard(job, name).read_text())
-
-
-def _keep_earlier(job: Job) -> None:
-    """Turn the tasks of an earlier result in this folder into finished shards."""
-    results, raw = job.folder / "results.json", job.folder / "raw.json"
-    if not (results.is_file() and raw.is_file()):
+def _keep_earlier(job: Job, shards: Shards) -> None:
+    """Turn the tasks of an earlier result into finished shards; all are done again where it is damaged."""
+    try:
+        earlier = job.earlier()
+    except Damaged as error:
+        notice(f"the earlier result is not used, all tasks are evaluated again: {error.what}")
         return
-    tasks, returned = json.loads(results.read_text())["tasks"], json.loads(raw.read_text())
+    if earlier is None:
+        return
+    tasks = json.loads(earlier.file("results.json").read_text())["tasks"]
+    raw = json.loads(earlier.file("raw.json").read_text())
     for name, summary in tasks.items():
-        if summary["status"] == DONE and name in returned and _finished(job, name) is None:
-            write_json(_shard(job, name), {"summary": summary, "raw": returned[name], "seconds": 0.0})
+        if summary["status"] == DONE and shards.find(name) is None:
+            samples = earlier.file(f"samples/{name}.parquet").read_bytes()
+            shards.save(name, _shard({"summary": summary, "raw": raw[name], "seconds": 0.0}, samples))
 
 
-def _assemble(job: Job, reasons: Mapping[str, str]) -> dict[str, Any]:
-    """Write results.json and raw.json from the finished tasks; returns the manifest's info."""
+def _assemble(job: Job, reasons: Mapping[str, str], shards: Shards) -> dict[str, Any]:
+    """Write the payload from the finished tasks; returns the manifest's info."""
     suite: SuiteConfig = job.config.suite
     tasks, raw, seconds = {}, {}, {}
     for name, cfg in suite.tasks.items():
-        shard = None if name in reasons else _finished(job, name)
-        if shard is None:
+        if name in reasons:
             tasks[name] = {
                 "status": NOT_RUN,
                 "reason": reasons[name],
@@ -190,7 +193,9 @@ def _assemble(job: Job, reasons: Mapping[str, str]) -> dict[str, Any]:
                 "revision": None if suite.root else cfg.revision,
             }
         else:
-            tasks[name], raw[name], seconds[name] = shard["summary"], shard["raw"], shard["seconds"]
+            shard = shards.read(name)
+            tasks[name], raw[name], seconds[name] = (shard.facts[part] for part in ("summary", "raw", "seconds"))
+            write_atomic(job.folder / "samples" / f"{name}.parquet", shard.arrays["samples"].tobytes())
     partial = sorted({f"{name}: {reason}" for name, task in tasks.items() for reason in task["partial_reasons"]})
     write_json(job.folder / "raw.json", raw)
     write_json(

@@ -8,8 +8,6 @@ so they share one artifact. Selectors that need more of the model build their ow
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from adg.artifacts.artifact import Artifact, Job, Node, Stage, canonical
-from adg.artifacts.files import sha256_text, write_atomic
+from adg.artifacts.artifact import Artifact, Job, Node, Stage
+from adg.artifacts.files import write_atomic
+from adg.artifacts.shards import Shard, Shards, parquet
 from adg.batching import batches
 from adg.errors import BadMeasurement
 from adg.pools.records import Record
@@ -86,7 +85,8 @@ def measure(
                 texts.setdefault(text.digest, text)
                 owners.setdefault(text.digest, []).append(row)
     names = list(texts)
-    known = _saved(work)
+    shards = Shards(work, "losses")
+    known = {name: value for shard in shards.every() for name, value in shard.facts["losses"].items()}
     failed: dict[int, None] = {}
     runner: Scorer | VllmScorer | None = None
     with progress(sum(len(text.ids) for text in texts.values()), "losses", unit="tokens") as bar:
@@ -96,7 +96,7 @@ def measure(
                 runner = runner or scorer()
                 values = dict(zip(todo, runner.batch([texts[name] for name in todo]).tolist(), strict=True))
                 finite = {name: value for name, value in values.items() if np.isfinite(value)}
-                write_atomic(work / f"losses-{sha256_text(canonical(todo))[:32]}.json", json.dumps(finite).encode())
+                shards.save(todo, Shard({"losses": finite}))
                 known |= finite
                 failed |= dict.fromkeys(row for name in values if name not in finite for row in owners[name])
                 if len(failed) > max_failed:
@@ -108,17 +108,6 @@ def measure(
                     )
             bar.update(sum(len(texts[names[i]].ids) for i in batch))
     return _table(pool, pairs, known)
-
-
-def _saved(work: Path) -> dict[str, float]:
-    """Digest of a text -> its loss, of all batches that an earlier call finished."""
-    known: dict[str, float] = {}
-    for path in sorted(work.glob("losses-*.json")):
-        try:
-            known |= json.loads(path.read_text())
-        except ValueError:  # damaged on disk: that batch is run again
-            path.unlink()
-    return known
 
 
 def _table(pool: Sequence[Record], pairs: Sequence[tuple[Text | str, Text | str]], known: dict[str, float]) -> Losses:
@@ -166,15 +155,12 @@ def build(job: Job) -> dict[str, Any]:
 def save(path: Path, losses: Losses) -> None:
     """Write ``losses.parquet``; a missing loss is null."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     columns = {}
     for f in dataclasses.fields(losses):
         values = getattr(losses, f.name)
         columns["id" if f.name == "ids" else f.name] = pa.array(values, from_pandas=True)
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, parquet(pa.table(columns)))
 
 
 def load(artifact: Artifact, ids: Sequence[str] | None = None) -> Losses:

@@ -6,9 +6,7 @@ Identity: how texts are made (``LossesConfig``), the prompt's words and the mode
 from __future__ import annotations
 
 import dataclasses
-import io
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from adg import hub
-from adg.artifacts.artifact import Job, Node, Stage, canonical
-from adg.artifacts.files import sha256_text, write_atomic
+from adg.artifacts.artifact import Job, Node, Stage
+from adg.artifacts.shards import Shard, Shards
 from adg.backbones import loading
 from adg.backbones import stage as backbone_stage
 from adg.backbones.config import BackboneConfig
@@ -100,35 +98,23 @@ def shards(
     work: Path,
     tokens_per_batch: int,
     description: str,
-) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
+) -> Iterator[tuple[list[int], Mapping[str, np.ndarray]]]:
     """Batches of similar ``size`` in tokens, longest first, and the arrays that ``run`` makes of each.
 
     ``names`` are distinct and say what is run. A batch whose values are all finite is saved in ``work`` and found
     there by a later call.
     """
+    saved = Shards(work, "batch")
     with progress(sum(map(size, range(len(names)))), description, unit="tokens") as bar:
         for batch in batches(range(len(names)), size, tokens_per_batch):
-            path = work / f"shard-{sha256_text(canonical([names[i] for i in batch]))[:32]}.npz"
-            arrays = _saved_arrays(path)
-            if arrays is None:
-                arrays = run(batch)
-                if all(np.isfinite(values).all() for values in arrays.values()):
-                    sink = io.BytesIO()
-                    np.savez(sink, **arrays)  # type: ignore[arg-type]
-                    write_atomic(path, sink.getvalue())
-            yield batch, arrays
+            key = [names[i] for i in batch]
+            shard = saved.find(key)
+            if shard is None:
+                shard = Shard(arrays=run(batch))
+                if all(np.isfinite(values).all() for values in shard.arrays.values()):
+                    saved.save(key, shard)
+            yield batch, shard.arrays
             bar.update(sum(map(size, batch)))
-
-
-def _saved_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        return None
-    except (ValueError, EOFError, zipfile.BadZipFile):  # damaged on disk: that batch is run again
-        path.unlink()
-        return None
 
 
 def check_failed(keys: Sequence[str], reader: Reader, option: str = "selector.scorer_dtype") -> None:

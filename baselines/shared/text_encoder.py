@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from adg import batching
-from adg.artifacts.files import sha256_text, write_atomic
+from adg.artifacts.files import sha256_text
+from adg.artifacts.shards import Shard, Shards
 from adg.errors import BadInput
 from adg.progress import progress
 
@@ -93,19 +93,17 @@ def in_shards(
 
     A shard with a number that is not finite has failed, and is run again next time, unless ``nan_is_a_result``.
     """
-    shards: list[np.ndarray] = []
+    parts: list[np.ndarray] = []
+    saved = Shards(work, name)
     with progress(len(texts), name, unit="texts") as bar:
         for start in range(0, len(texts), size):
             some = list(texts[start : start + size])
-            path = work / f"{name}-{sha256_text(json.dumps(some))[:32]}.npy"
-            if path.is_file():
-                values = np.load(path, allow_pickle=False)
-            else:
-                values = run(some)
-                if nan_is_a_result or np.isfinite(values).all():
-                    buffer = io.BytesIO()
-                    np.save(buffer, values)
-                    write_atomic(path, buffer.getvalue())
-            shards.append(values)
+            key = sha256_text(json.dumps(some))
+            shard = saved.find(key)
+            if shard is None:
+                shard = Shard(arrays={"values": run(some)})
+                if nan_is_a_result or np.isfinite(shard.arrays["values"]).all():
+                    saved.save(key, shard)
+            parts.append(shard.arrays["values"])
             bar.update(len(some))
-    return np.concatenate(shards)
+    return np.concatenate(parts)

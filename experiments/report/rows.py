@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from adg import seeds
 from adg.artifacts.artifact import Artifact
+from adg.artifacts.sealed import Damaged
 from adg.artifacts.store import Status, Store
 from adg.evaluation import samples, statistics
 from adg.evaluation.results import DONE
@@ -29,17 +31,22 @@ def row(cell: Cell, store: Store) -> Row:
     name = str(c.selector["name"])
     role, status = cell_status(cell, store)
     results = facts = interval = None
-    if status.state == "done":
-        artifact = store.find(cell.nodes["eval"])
-        assert artifact is not None
-        results = json.loads(artifact.file("results.json").read_text())
-        interval = average_interval(artifact, c.seed)
+    try:
+        if status.state == "done":
+            artifact = store.find(cell.nodes["eval"])
+            assert artifact is not None
+            results = json.loads(artifact.file("results.json").read_text())
+            interval = average_interval(artifact, c.seed)
+    except Damaged as error:  # one file of one cell: the other rows are shown
+        status = Status("failed", str(error))
     if c.experiment.untrained:
         return _untrained(cell, role, status, results, interval)
-    if store.complete(cell.nodes["subset"]):
+    with suppress(Damaged):  # said where it is used
         subset = store.find(cell.nodes["subset"])
         facts = dict(subset.info) if subset else None
-    counted = contamination.counts(cell, store) if results else None
+    counted = None
+    with suppress(Damaged):
+        counted = contamination.counts(cell, store) if results else None
     overlap = (
         None
         if counted is None

@@ -116,7 +116,7 @@ def test_the_stage_resumes_and_its_scores_have_a_row_for_every_record(tmp_path: 
     assert ((table.parts["rating"] >= 1) & (table.parts["rating"] <= 5)).all()
     job = Job(wanted, tmp_path / "again", {role: store.ensure(n) for role, n in wanted.inputs.items()}, store.exec)
     selectit.build(job)
-    shards = sorted(job.work.glob("shard-*.npz"))
+    shards = sorted(job.work.glob("*.shard"))
     assert len(shards) > 4
     shards[0].write_bytes(b"")
     shards[-1].unlink()

@@ -159,7 +159,7 @@ def test_without_a_gpu_everything_runs_here(tmp_path: Path) -> None:
     [
         ("refuse", "BadInput", "add some"),
         ("crash", "StageFailed", "ZeroDivisionError: one over nothing"),
-        ("vanish", "StageFailed", "BrokenProcessPool"),
+        ("vanish", "HarnessError", "was killed"),
     ],
 )
 def test_a_failing_worker_leaves_its_reason_and_the_next_stage_runs(

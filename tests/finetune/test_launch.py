@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from adg.artifacts.sealed import write_sealed
 from adg.artifacts.store import Store
 from adg.backbones import stage as backbone_stage
 from adg.backbones.config import BackboneConfig
@@ -68,6 +69,23 @@ def test_an_error_comes_back_as_what_it_was(tmp_path: Path, root: Path) -> None:
     assert left["kind"] == "BadInput" and "no finished artifact" in left["reason"]
     done = run_script(root, request, {**content, "subsets": "x"})
     assert done.returncode == 1 and "unknown key 'subsets' (did you mean 'subset'?)" in done.stderr
+
+
+def test_a_damaged_request_of_the_launcher_is_refused_by_name(tmp_path: Path, root: Path) -> None:
+    request = tmp_path / "request.json"
+    write_sealed(request, {"subset": "a", "backbone": "b", "config": {"epochs": 3}, "folder": "c"})
+    run = [sys.executable, str(root / "finetune" / "run.py"), str(request)]
+    for old, new, told in (
+        ('"epochs": 3', '"epochs": 7', "differs from its own digest"),
+        ('"digest"', '"eigest"', "unknown key 'eigest'"),
+        ("{", "[", "no valid JSON"),
+    ):
+        whole = request.read_text()
+        request.write_text(whole.replace(old, new, 1))
+        done = subprocess.run(run, capture_output=True, text=True)
+        assert done.returncode == 1 and str(request) in done.stderr and told in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+        request.write_text(whole)
 
 
 def test_it_ends_when_its_parent_is_gone(tmp_path: Path, root: Path) -> None:

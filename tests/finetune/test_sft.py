@@ -254,6 +254,44 @@ def test_kill_and_resume(
     assert not (resumed.path / "work").exists()
 
 
+def spoil(path: Path, byte: int = 0) -> None:
+    """Flip one bit."""
+    data = bytearray(path.read_bytes())
+    data[byte] ^= 4
+    path.write_bytes(data)
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(
+    tmp_path: Path, nodes: Any, unbroken: Any, monkeypatch: Any, capfd: Any
+) -> None:
+    node, store = nodes(RECIPE), Store(tmp_path, EXEC)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "write_sealed", lambda *_: _interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            store.ensure(node)  # all six steps are done, with checkpoints at four and six
+    work = store.partial(node) / "work" / "cpu-fp32-1x2x2"
+    assert sorted(p.name for p in work.iterdir()) == ["checkpoint-4", "checkpoint-6"]
+    spoil(work / "checkpoint-6" / "optimizer.pt", -2000)
+    resumed = store.ensure(node)
+    assert f"{work}/checkpoint-6/optimizer.pt differs" in capfd.readouterr().err
+    assert resumed.info["resumed_at_step"] == 4 and payload(resumed) == payload(unbroken)
+
+
+@pytest.mark.parametrize("name", ["complete.json", "adapter_model.safetensors", "trainer_state.json"])
+def test_no_file_of_a_checkpoint_may_be_damaged(tmp_path: Path, name: str, capfd: Any) -> None:
+    for step in (2, 4):
+        for file in ("adapter_model.safetensors", "trainer_state.json"):
+            (tmp_path / f"checkpoint-{step}").mkdir(exist_ok=True)
+            (tmp_path / f"checkpoint-{step}" / file).write_text(f"content of {file} {step}")
+        trainer_.seal_checkpoint(tmp_path / f"checkpoint-{step}")
+    assert trainer_.last_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    spoil(tmp_path / "checkpoint-4" / name, 20)
+    assert trainer_.last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert f"checkpoint-4/{name}" in capfd.readouterr().err and not (tmp_path / "checkpoint-4").exists()
+    (tmp_path / "checkpoint-2" / name).unlink()
+    assert trainer_.last_checkpoint(tmp_path) is None
+
+
 def test_resume_at_the_end_of_an_epoch(tmp_path: Path, nodes: Any, unbroken: Any, monkeypatch: Any) -> None:
     class Stop(Exception):
         pass
@@ -280,6 +318,10 @@ def test_resume_at_the_end_of_an_epoch(tmp_path: Path, nodes: Any, unbroken: Any
     assert payload(resumed) == payload(unbroken)
 
 
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 def test_killed_between_the_payload_and_the_manifest(
     tmp_path: Path, nodes: Any, unbroken: Any, monkeypatch: Any
 ) -> None:
@@ -290,11 +332,30 @@ def test_killed_between_the_payload_and_the_manifest(
     for parent in node.inputs.values():
         store.ensure(parent)
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "library_versions", lambda: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        patch.setattr(store_module, "library_versions", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
             store.ensure(node)
     monkeypatch.setattr(training, "make_trainer", None)  # nothing may be trained again
     assert payload(Store(tmp_path, EXEC).ensure(node)) == payload(unbroken)
+
+
+@pytest.mark.parametrize("name", ["done.json", "output/adapter/adapter_model.safetensors", "output/training.jsonl"])
+def test_a_damaged_output_is_said_and_made_again(
+    tmp_path: Path, nodes: Any, unbroken: Any, monkeypatch: Any, capfd: Any, name: str
+) -> None:
+    from adg.artifacts import store as store_module
+
+    node, store = nodes(RECIPE), Store(tmp_path, EXEC)
+    for parent in node.inputs.values():
+        store.ensure(parent)
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "library_versions", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.ensure(node)
+    spoil(store.partial(node) / "work" / name, 50)
+    again = Store(tmp_path, EXEC).ensure(node)
+    assert f"work/{name}" in capfd.readouterr().err
+    assert again.info["resumed_at_step"] == 6 and payload(again) == payload(unbroken)
 
 
 def weights(tiny: Any, cfg: FinetuneConfig, split: Layout, rows: list[Any], folder: Path) -> dict[str, Any]:

@@ -329,7 +329,7 @@ def test_missing_and_damaged_shards_are_sampled_again_with_the_same_result(store
     answers_stage.build(job)
     whole = (tmp_path / "answers.parquet").read_bytes()
     assert whole == answers.file("answers.parquet").read_bytes()
-    shards = sorted(job.work.glob("*.parquet"))
+    shards = sorted(job.work.glob("*.shard"))
     shards[0].write_bytes(shards[0].read_bytes()[:100])
     shards[1].write_bytes(shards[2].read_bytes())  # the answers to other prompts
     (tmp_path / "answers.parquet").unlink()
@@ -403,14 +403,14 @@ def finish(process: subprocess.Popen) -> str:
 def kill_after(process: subprocess.Popen, runs: Path, shards: int) -> int:
     """Kill -9 as soon as that many shards are finished; the number that were."""
     while process.poll() is None:
-        done = len(list(runs.glob(f"answers/*.partial/{WORK}/[0-9]*.parquet")))
+        done = len(list(runs.glob(f"answers/*.partial/{WORK}/*.shard")))
         if done >= shards:
             process.send_signal(signal.SIGKILL)
             process.wait()
             break
         time.sleep(0.005)
     assert process.returncode == -signal.SIGKILL, process.communicate()[0][-3000:]
-    return len(list(runs.glob(f"answers/*.partial/{WORK}/[0-9]*.parquet")))
+    return len(list(runs.glob(f"answers/*.partial/{WORK}/*.shard")))
 
 
 def test_killed_and_resumed_run_equals_an_unbroken_one(root, tmp_path):

@@ -672,7 +672,9 @@ def test_killed_and_resumed_equals_unbroken(world: World, root: Path, monkeypatc
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     monkeypatch.setattr(embedding_stage, "SHARD", 3)
     unbroken = world.store("unbroken").ensure(node)
-    kept = sorted((world.store("killed").partial(node) / WORK).glob("*.npz"))
+    kept = sorted(
+        (world.store("killed").partial(node) / WORK).glob("*.shard"), key=lambda path: path.stat().st_mtime_ns
+    )
     assert len(kept) == 2 and not world.store("killed").complete(node)
     kept[1].write_bytes(kept[1].read_bytes()[:-200])  # and one of them is damaged
 

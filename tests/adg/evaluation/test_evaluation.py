@@ -19,6 +19,7 @@ import yaml
 
 from adg import prompts
 from adg.artifacts.artifact import Artifact, Job, Node, Stage
+from adg.artifacts.shards import Shard
 from adg.artifacts.store import Store
 from adg.backbones import loading
 from adg.backbones import stage as backbone_stage
@@ -207,24 +208,31 @@ def test_killed_evaluation_repeats_no_finished_task_and_ends_the_same(
     store: Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     again = Store(tmp_path, EXEC)
     shutil.copytree(store.path(backbone), again.path(backbone))
     node, run, ran = evaluation_stage.node(None, backbone, suite), evaluation_stage._run, []
 
-    def stopping(job: Job, name: str, lm: Any) -> None:
+    def stopping(job: Job, name: str, lm: Any) -> Shard:
         if name == "truthfulqa_mc2" and ran.count(name) == 0:
             ran.append(name)
             raise KeyboardInterrupt
         ran.append(name)
-        run(job, name, lm)
+        return run(job, name, lm)
 
     monkeypatch.setattr(evaluation_stage, "_run", stopping)
     with pytest.raises(KeyboardInterrupt):
         again.ensure(node)
     assert ran == TASKS[:4]
+    spoilt = sorted((again.partial(node) / "work").glob("task-*.shard"), key=lambda path: path.stat().st_mtime_ns)[1]
+    data = bytearray(spoilt.read_bytes())
+    data[-400] ^= 1
+    spoilt.write_bytes(data)
     artifact = again.ensure(node)
-    assert ran == TASKS[:4] + TASKS[3:]  # the broken one again, the three finished ones not
+    # the broken one again and the one that was damaged since, the two other finished ones not
+    assert ran == [*TASKS[:4], TASKS[1], *TASKS[3:]]
+    assert f"{spoilt} is damaged" in capfd.readouterr().err
     digests = {name: entry["sha256"] for name, entry in artifact.manifest["files"].items()}
     assert digests == {name: entry["sha256"] for name, entry in whole[0].manifest["files"].items()}
 
@@ -237,6 +245,7 @@ def test_without_consent_the_rest_completes_and_consent_later_runs_only_what_is_
     store: Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(
         evaluation_stage.sandbox.Sandbox, "run", lambda *a: pytest.fail("a program ran without consent")
@@ -255,14 +264,23 @@ def test_without_consent_the_rest_completes_and_consent_later_runs_only_what_is_
     monkeypatch.undo()
 
     assert evaluation_stage.can_complete(results, EXEC)
-    folder = cautious.partial(node)
-    cautious.path(node).rename(folder)
-    (folder / "manifest.json").unlink()
+    other = tmp_path / "damaged"
+    shutil.copytree(tmp_path, other, ignore=lambda *_: ["damaged"])
+    cautious.reopen(node)
     ran, run = [], evaluation_stage._run
-    monkeypatch.setattr(evaluation_stage, "_run", lambda job, name, lm: (ran.append(name), run(job, name, lm)))
+    monkeypatch.setattr(evaluation_stage, "_run", lambda job, name, lm: (ran.append(name), run(job, name, lm))[1])
     completed = Store(tmp_path, EXEC).ensure(node)
     assert ran == CODING
     assert results_of(completed) == results_of(whole[0])
+    assert not (completed.path / "work").exists()
+
+    ran.clear()  # an earlier result that is not as it was built is not continued
+    damaged = Store(other, EXEC)
+    damaged.reopen(node)
+    results_file = damaged.partial(node) / "work" / "earlier" / "results.json"
+    results_file.write_text(results_file.read_text().replace('"value": 0', '"value": 1', 1))
+    assert results_of(damaged.ensure(node)) == results_of(whole[0])
+    assert ran == TASKS and "all tasks are evaluated again" in capfd.readouterr().err
 
 
 def test_no_sandbox_reads_not_run_and_says_what_to_install(

@@ -395,7 +395,7 @@ def test_kill_and_resume_repeats_nothing_and_ends_the_same(tmp_path: Path, root:
     killed = run(tmp_path / "killed", 3)
     assert killed.returncode == -signal.SIGKILL
     partial = next((tmp_path / "killed" / "losses").glob("*.partial"))
-    saved = sorted((partial / "work").glob("losses-*.json"))
+    saved = sorted((partial / "work").glob("losses-*.shard"))
     assert len(saved) == 3
     write_atomic(saved[0], saved[0].read_bytes()[:20])  # damaged: that batch is run again
     resumed = run(tmp_path / "killed", 10**9)

@@ -17,6 +17,7 @@ import pytest
 from adg import geometry, seeds
 from adg.artifacts.artifact import SCHEMA
 from adg.artifacts.files import write_json
+from adg.artifacts.sealed import write_sealed
 from adg.artifacts.store import Store
 from adg.errors import BadInput
 from adg.pools import records
@@ -348,11 +349,14 @@ def test_a_pace_counts_only_when_a_gpu_showed_it(tmp_path: Path) -> None:
         manifest = {
             "schema": SCHEMA,
             "fingerprint": node.fingerprint,
+            "payload": node.payload,
+            "inputs": {},
+            "files": {},
             "info": info,
             "seconds": 1.0,
             "machine": {"host": "here"},
         }
-        write_json(store.path(node) / "manifest.json", manifest)
+        write_sealed(store.path(node) / "manifest.json", manifest)
         return plan.render(of, store)
 
     assert "sampling  0.72 GPU-hours" in sampled(25_000, 1.0, "cuda")  # 260,010 answers at 100 a second
