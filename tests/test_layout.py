@@ -34,6 +34,7 @@ INSIDE_ADG = (  # each room of adg imports only what stands above it: imports fo
     "geometry",
     "hub",
     "execution",
+    "redaction",
     "ray_actors",
     "sandbox",
     "artifacts",

@@ -21,7 +21,9 @@ import pytest
 from adg import geometry, prompts
 from adg.artifacts import files
 from adg.artifacts.artifact import WORK, Artifact, Node, Stage, canonical, run_builder
-from adg.artifacts.store import StageFailed, Store
+from adg.artifacts.disk import DiskError
+from adg.artifacts.shards import Shards
+from adg.artifacts.store import Store
 from adg.backbones import embedded
 from adg.backbones import stage as backbone_stage
 from adg.backbones.config import BackboneConfig
@@ -645,13 +647,13 @@ test = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(test)
 from adg.embedding import stage as embedding
 embedding.SHARD = 3
-save, saved = embedding._save, []
+save, saved = embedding.Shards.save, []
 def killing(*args):
     save(*args)
     saved.append(1)
     if len(saved) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-embedding._save = killing
+embedding.Shards.save = killing
 world = test.World.__new__(test.World)
 world.root = Path(sys.argv[2])
 world.answers = test.json.loads((world.root / "answers.json").read_text())
@@ -736,17 +738,17 @@ def test_answers_that_do_not_fit_the_pool(world: World, fault: str) -> None:
 def test_a_full_disk_is_an_error_and_the_rest_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding_stage, "SHARD", 5)
     node, _ = world.nodes(EmbeddingConfig())
-    write, written = embedding_stage.write_atomic, []
+    save, saved = Shards.save, []
 
-    def full(path: Path, data: bytes) -> None:
-        if written:
+    def full(shards: Shards, key: Any, shard: Any) -> None:
+        if saved:
             raise OSError(28, "No space left on device")
-        written.append(path)
-        write(path, data)
+        saved.append(shards.path(key))
+        save(shards, key, shard)
 
     with monkeypatch.context() as patched:
-        patched.setattr(embedding_stage, "write_atomic", full)
-        with pytest.raises(StageFailed, match="No space left"):
+        patched.setattr(Shards, "save", full)
+        with pytest.raises(DiskError, match="the disk is full"):
             world.store("runs").ensure(node)
-    assert written[0].is_file()
+    assert saved[0].is_file()
     assert world.store("runs").ensure(node).info["rows_out"] == 10
