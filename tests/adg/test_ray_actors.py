@@ -128,12 +128,12 @@ def test_one_and_two_actors_and_a_run_cut_short_choose_the_same(cluster: Path, r
         start_new_session=True,
     )
     deadline = time.time() + 600
-    while len(list(two.glob(f"answers/*.partial/{WORK}/*.parquet"))) < 3 and process.poll() is None:
+    while len(list(two.glob(f"answers/*.partial/{WORK}/*.shard"))) < 3 and process.poll() is None:
         assert time.time() < deadline
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    kept = len(list(two.glob(f"answers/*.partial/{WORK}/*.parquet")))
+    kept = len(list(two.glob(f"answers/*.partial/{WORK}/*.shard")))
     done = subprocess.run(command(pool, two, 2), cwd=root, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert digests(one) == digests(two) and len(digests(one)) == 5
