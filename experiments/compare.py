@@ -8,13 +8,11 @@ Cells that did not answer the same items alike are refused. Swept seeds (seed=1,
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from adg import seeds
 from adg.artifacts.artifact import Artifact
@@ -25,11 +23,16 @@ from adg.evaluation import samples, statistics
 from adg.evaluation.statistics import Comparison
 from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for, refuse_same_names, report_folder
+from experiments.report import text
 from experiments.report.legend import signed
 from experiments.samples import evaluation
 from experiments.status import cell_status
 
 OURS = "adg"
+COLUMNS = (
+    *("backbone", "pool", "ours", "theirs", "seeds", "partial", "task", "items", "difference", "low", "high"),
+    *("p", "p_holm", "holm_over", "p_mcnemar", "p_mcnemar_holm", "mcnemar_holm_over", "holm_planned", "reason"),
+)
 HEAD = ("items", "difference", "interval", "p", "Holm", "McNemar", "Holm")
 
 Family = tuple[str, str]  # a selector and its variant, without the seed
@@ -77,7 +80,7 @@ def pairings(chosen: Sequence[Cell], store: Store) -> list[Pairing]:
         family = ", ".join(word for word in cell.variant.split(", ") if not word.startswith("seed="))
         families = blocks.setdefault((c.backbone.name, c.pool.name), {})
         families.setdefault((str(c.selector["name"]), family), []).append(cell)
-    found = []
+    compared = []
     for names, families in blocks.items():
         alone = all(selector == OURS for selector, _ in families)
         among = "pairs of variants" if alone else "selectors"
@@ -87,8 +90,8 @@ def pairings(chosen: Sequence[Cell], store: Store) -> list[Pairing]:
                 block.append(Pairing(*names, _name(*ours), _name(*theirs), planned=len(planned), among=among))
                 _compute(block[-1], families[ours], families[theirs], store)
             _correct(block)
-            found += block
-    return found
+            compared += block
+    return compared
 
 
 def _planned(families: Sequence[Family], alone: bool) -> list[list[tuple[Family, Family]]]:
@@ -117,7 +120,7 @@ def _compute(pairing: Pairing, ours: Sequence[Cell], theirs: Sequence[Cell], sto
     if not pairs:
         pairing.reason = "no seed in common"
         return
-    found: list[tuple[Artifact, Artifact]] = []
+    evaluations: list[tuple[Artifact, Artifact]] = []
     for pair in pairs:
         artifacts = [store.find(evaluation(cell)) for cell in pair]
         for cell, artifact in zip(pair, artifacts, strict=True):
@@ -127,14 +130,14 @@ def _compute(pairing: Pairing, ours: Sequence[Cell], theirs: Sequence[Cell], sto
                 return
         mine, his = artifacts
         assert mine is not None and his is not None
-        found.append((mine, his))
+        evaluations.append((mine, his))
     pairing.seeds = tuple(a.config.seed for a, _ in pairs)
     try:
-        changes = samples.differences(found)
+        changes = samples.differences(evaluations)
     except BadInput as error:
         pairing.reason, pairing.refused = str(error), True
         return
-    pairing.partial = bool(samples.results(found[0][0])["partial"])
+    pairing.partial = bool(samples.results(evaluations[0][0])["partial"])
     draw = seeds.generator(pairs[0][0].config.seed, "compare", pairing.label)
     pairing.tasks = statistics.compare(changes, draw)
     if not pairing.tasks:
@@ -177,10 +180,10 @@ def _dashes(entries: Sequence[Comparison]) -> list[str]:
     return [f"–: {reason}." for reason, holds in reasons.items() if holds]
 
 
-def render(found: Sequence[Pairing]) -> str:
+def render(compared: Sequence[Pairing]) -> str:
     """The comparisons as text."""
     lines = []
-    for pairing in found:
+    for pairing in compared:
         lines += [pairing.label + (" (partial results)" if pairing.partial else "")]
         if pairing.reason:
             lines += [f"  {'refused: ' if pairing.refused else ''}{pairing.reason}", ""]
@@ -197,7 +200,7 @@ def render(found: Sequence[Pairing]) -> str:
                 + "".join(f"{'–' if p is None else f'{p:.4f}':>9}" for p in values)
             )
         lines += [*_fewer(pairing), ""]
-    shown = [pairing for pairing in found if pairing.tasks]
+    shown = [pairing for pairing in compared if pairing.tasks]
     if shown:
         lines.append(
             f"Points of percent, {100 * statistics.LEVEL:.0f} % bootstrap intervals over items and seeds; p "
@@ -205,85 +208,47 @@ def render(found: Sequence[Pairing]) -> str:
             f"{' and the '.join(dict.fromkeys(x.among for x in shown))} of a backbone and pool."
         )
         alone = [pairing for pairing in shown if len(pairing.seeds) == 1]
-        lines += [f"{len(alone)} of {len(shown)} comparisons rest on {statistics.ONE_SEED}."] * bool(alone)
+        lines += [f"{len(alone)} of {len(shown)} comparisons rest on {statistics.ONE_SEED}."] if alone else []
         lines += _dashes([entry for pairing in shown for entry in pairing.tasks.values()])
-    return "\n".join(lines) if found else f"no cell of {OURS} together with one of another selector or variant"
-
-
-def comma_separated(found: Sequence[Pairing]) -> str:
-    """One line a comparison and task, fractions; a comparison without figures has its reason."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [
-            "backbone",
-            "pool",
-            "ours",
-            "theirs",
-            "seeds",
-            "partial",
-            "task",
-            "items",
-            "difference",
-            "low",
-            "high",
-            "p",
-            "p_holm",
-            "holm_over",
-            "p_mcnemar",
-            "p_mcnemar_holm",
-            "mcnemar_holm_over",
-            "holm_planned",
-            "reason",
-        ]
+    return (
+        text.printable("\n".join(lines))
+        if compared
+        else f"no cell of {OURS} together with one of another selector or variant"
     )
-    for pairing in found:
-        first = [
-            pairing.backbone,
-            pairing.pool,
-            pairing.ours,
-            pairing.theirs,
-            " ".join(map(str, pairing.seeds)),
-            "yes" if pairing.partial else "no",
-        ]
-        if not pairing.tasks:
-            writer.writerow([*first, *[""] * 11, pairing.planned, pairing.reason])
-        for task, x in pairing.tasks.items():
-            nothing = (None, None)
-            writer.writerow(
-                [
-                    *first,
-                    task,
-                    x.n,
-                    x.difference,
-                    *(x.interval or nothing),
-                    x.p,
-                    *pairing.holm.get(task, nothing),
-                    x.p_exact,
-                    *pairing.holm_exact.get(task, nothing),
-                    pairing.planned,
-                    "",
-                ]
-            )
-    return out.getvalue()
 
 
-def write(chosen: Sequence[Cell], store: Store, found: Sequence[Pairing]) -> Path:
+def comma_separated(compared: Sequence[Pairing]) -> str:
+    """One line a comparison and task, fractions; a comparison without figures has its reason."""
+    rows: list[list[Any]] = [list(COLUMNS)]
+    nothing = (None, None)
+    for x in compared:
+        seeds_ = " ".join(map(str, x.seeds))
+        first = [x.backbone, x.pool, x.ours, x.theirs, seeds_, "yes" if x.partial else "no"]
+        if not x.tasks:
+            rows.append([*first, *[""] * 11, x.planned, x.reason])
+        for task, entry in x.tasks.items():
+            figures = [task, entry.n, entry.difference, *(entry.interval or nothing), entry.p]
+            figures += [*x.holm.get(task, nothing), entry.p_exact, *x.holm_exact.get(task, nothing)]
+            rows.append([*first, *figures, x.planned, ""])
+    return text.comma_separated(rows)
+
+
+def write(chosen: Sequence[Cell], store: Store, compared: Sequence[Pairing]) -> Path:
     """Write ``compare.csv`` beside the tables of the same sweep."""
     path = report_folder(chosen, store)[0] / "compare.csv"
-    write_atomic(path, comma_separated(found).encode())
+    write_atomic(path, comma_separated(compared).encode())
     return path
 
 
 def main() -> None:
     with plain_errors():
         chosen, store = asked_for()
-        found = pairings(chosen, store)
-        print(render(found))
-        print(f"\n{write(chosen, store, found)}")
-        refused = [pairing.label for pairing in found if pairing.refused]
+        compared = pairings(chosen, store)
+        print(render(compared))
+        print(f"\n{write(chosen, store, compared)}")
+        refused = [pairing.label for pairing in compared if pairing.refused]
         if refused:
-            raise BadInput(f"{len(refused)} of {len(found)} comparisons were refused: {'; '.join(refused)}")
+            raise BadInput(f"{len(refused)} of {len(compared)} comparisons were refused: {'; '.join(refused)}")
 
 
 if __name__ == "__main__":

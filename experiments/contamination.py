@@ -18,6 +18,7 @@ from adg.pools import records
 from adg.pools import stage as pool_stage
 from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for
+from experiments.report.text import printable
 from experiments.worker import Runner
 
 SHOWN = 3  # examples of each benchmark
@@ -51,11 +52,11 @@ def table(counted: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:
     return lines
 
 
-def examples(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def examples(overlaps: Sequence[Mapping[str, Any]]) -> list[str]:
     """The longest overlaps of each benchmark and kind of split, each item once."""
     lines: list[str] = []
-    for task, kind in dict.fromkeys((row["task"], row["kind"]) for row in found):
-        rows = [row for row in found if (row["task"], row["kind"]) == (task, kind)]
+    for task, kind in dict.fromkeys((row["task"], row["kind"]) for row in overlaps):
+        rows = [row for row in overlaps if (row["task"], row["kind"]) == (task, kind)]
         best: dict[Any, Mapping[str, Any]] = {}
         for row in sorted(rows, key=lambda row: -row["words"]):
             best.setdefault((row["config"], row["split"], row["item"]), row)
@@ -73,12 +74,12 @@ def examples(found: Sequence[Mapping[str, Any]]) -> list[str]:
 def render(cells: Sequence[Cell], store: Store, artifact: Artifact) -> str:
     """What was found in one pool, and in those of its subsets that are there."""
     config = cells[0].config
-    found = contamination.overlaps(artifact)
+    overlaps = contamination.overlaps(artifact)
     lines = [
         f"{config.pool.name} ({artifact.info['rows_in']:,} records) and the suite {config.suite.name}; "
         f"runs of {config.contamination.ngram} words",
-        *table(contamination.count(artifact, found)),
-        *examples(found),
+        *table(contamination.count(artifact, overlaps)),
+        *examples(overlaps),
     ]
     unknown = artifact.manifest["payload"]["config"]["unknown"]
     if unknown:
@@ -93,7 +94,7 @@ def render(cells: Sequence[Cell], store: Store, artifact: Artifact) -> str:
                 if entry["overlap"]
             ]
             lines.append(f"  subset of {cell.name}: {', '.join(parts) or 'no overlap'}")
-    return "\n".join([*lines, f"  {artifact.path}/overlaps.parquet", ""])
+    return printable("\n".join([*lines, f"  {artifact.path}/overlaps.parquet", ""]))
 
 
 def main() -> None:

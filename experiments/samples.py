@@ -23,16 +23,17 @@ from adg.artifacts.store import Store
 from adg.errors import BadInput, nearest
 from adg.evaluation import samples
 from experiments.app import plain_errors
+from experiments.arguments import Parser, at_least
 from experiments.cells import Cell, cells
+from experiments.report.text import json_line, printable
 from experiments.status import cell_status
 
 WIDTH = 110
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.samples", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The options of a command line. Raises ``BadInput``."""
+    parser = Parser(prog="python -m experiments.samples", description=__doc__)
     parser.add_argument("overrides", nargs="*", help="as for experiments.run: they choose the cell")
     parser.add_argument("--task", help="one task; all of the suite's when it is left out")
     parser.add_argument("--subtask", help="only subtasks whose name holds this text")
@@ -42,9 +43,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     which.add_argument("--wrong", action="store_true", help="only items with a score below 1")
     parser.add_argument("--search", help="only items with this text in prompt, target, answer or response (any case)")
     parser.add_argument("--diff", action="store_true", help="two cells: the items whose score differs")
-    parser.add_argument("--limit", type=int, default=20, help="rows printed at most; 0 prints all (default: 20)")
+    parser.add_argument("--limit", type=at_least(0), default=20, help="rows printed at most; 0 prints all (20)")
     parser.add_argument("--json", action="store_true", help="JSON Lines with every column")
-    args = parser.parse_intermixed_args(given)
+    args = parser.parse_intermixed_args(words)
     if args.diff and args.filter:
         parser.error("--diff compares the table's figure; leave --filter out")
     return args
@@ -86,25 +87,30 @@ def wanted(row: Mapping[str, Any], args: argparse.Namespace) -> bool:
 
 def tasks(artifact: Artifact, args: argparse.Namespace) -> list[str]:
     """The tasks to show: the one that was named, or all that have items."""
-    found = samples.results(artifact)["tasks"]
-    if args.task and args.task not in found:
+    entries = samples.results(artifact)["tasks"]
+    if args.task and args.task not in entries:
         raise BadInput(
-            f"--task {args.task} is not known{nearest(args.task, list(found))}; the suite has {', '.join(found)}"
+            f"--task {args.task} is not known{nearest(args.task, list(entries))}; the suite has {', '.join(entries)}"
         )
-    return [args.task] if args.task else [name for name, entry in found.items() if entry["status"] == "done"]
+    return [args.task] if args.task else [name for name, entry in entries.items() if entry["status"] == "done"]
 
 
 def show(row: Mapping[str, Any], task: str) -> str:
     """One item as text: the end of its prompt, what was expected and what came."""
-    lines = [
-        f"{task} / {row['subtask']} item {row['doc_id']}: score {row['score']:g}"
-        + (f", {row['error']}" if row["error"] else "")
-    ]
+    error = f", {one_line(row['error'])}" if row["error"] else ""
+    lines = [f"{task} / {row['subtask']} item {row['doc_id']}: score {row['score']:g}{error}"]
     for name, text in (("prompt", str(row["prompt"])[-600:]), ("target", row["target"]), ("answer", row["answer"])):
-        lines += textwrap.wrap(
-            " ".join(str(text).split()), WIDTH, initial_indent=f"  {name:<8}", subsequent_indent=" " * 10
-        ) or [f"  {name:<8}"]
+        lines += _wrapped(f"  {name:<8}", text) or [f"  {name:<8}"]
     return "\n".join(lines)
+
+
+def one_line(text: Any) -> str:
+    """What a model or a data set says, in one line and without anything that a terminal would obey."""
+    return printable(" ".join(str(text).split()))
+
+
+def _wrapped(name: str, text: Any) -> list[str]:
+    return textwrap.wrap(one_line(text), WIDTH, initial_indent=name, subsequent_indent=" " * 10)
 
 
 def show_change(one: Mapping[str, Any], other: Mapping[str, Any], task: str, names: tuple[str, str]) -> str:
@@ -116,9 +122,7 @@ def show_change(one: Mapping[str, Any], other: Mapping[str, Any], task: str, nam
         (f"in {names[0]}", one["answer"]),
         (f"in {names[1]}", other["answer"]),
     ):
-        lines += textwrap.wrap(
-            " ".join(str(text).split()), WIDTH, initial_indent=f"  {name}: ", subsequent_indent=" " * 10
-        )
+        lines += _wrapped(f"  {name}: ", text)
     return "\n".join(lines)
 
 
@@ -127,11 +131,9 @@ def listed(cell: Cell, store: Store, args: argparse.Namespace) -> tuple[list[str
     artifact = evaluated(cell, store)
     out, counts = [], []
     for task in tasks(artifact, args):
-        found = [row for row in samples.rows(artifact, task, args.filter) if wanted(row, args)]
-        out += [
-            json.dumps({"task": task, **row}, ensure_ascii=False) if args.json else show(row, task) for row in found
-        ]
-        counts.append(f"{task} {sum(row['score'] >= 1 for row in found)} right of {len(found)}")
+        rows = [row for row in samples.rows(artifact, task, args.filter) if wanted(row, args)]
+        out += [as_json({"task": task, **row}) if args.json else show(row, task) for row in rows]
+        counts.append(f"{task} {sum(row['score'] >= 1 for row in rows)} right of {len(rows)}")
     return out, f"{cell.name}: " + ", ".join(counts)
 
 
@@ -147,20 +149,22 @@ def changed(one: Cell, other: Cell, store: Store, args: argparse.Namespace) -> t
         if task not in both and not args.task:
             continue
         pairs, of = samples.apart(a, b, task) if across else (samples.diff(a, b, task), 0)
-        found = [pair for pair in pairs if wanted(pair[0], args)]
-        for x, y in found:
-            out.append(
-                json.dumps({"task": task, names[0]: x, names[1]: y}, ensure_ascii=False)
-                if args.json
-                else show_change(x, y, task, names)
-            )
-        better = sum(y["score"] > x["score"] for x, y in found)
+        chosen = [pair for pair in pairs if wanted(pair[0], args)]
+        for x, y in chosen:
+            changes = {"task": task, names[0]: x, names[1]: y}
+            out.append(as_json(changes) if args.json else show_change(x, y, task, names))
+        better = sum(y["score"] > x["score"] for x, y in chosen)
         counts.append(
             f"{task} {of - len(pairs)} of {of} alike"
             if across
-            else f"{task} {better} better, {len(found) - better} worse"
+            else f"{task} {better} better, {len(chosen) - better} worse"
         )
     return out, f"{names[0]} -> {names[1]}: " + ", ".join(counts)
+
+
+def as_json(row: Mapping[str, Any]) -> str:
+    """A row as a line of JSON that a terminal does not obey; it reads back to the same row."""
+    return json_line(json.dumps(row, ensure_ascii=False))
 
 
 def printed(out: Iterable[str], limit: int) -> list[str]:

@@ -247,6 +247,12 @@ def test_two_backends_are_held_against_each_other_item_by_item(study: Any, flat:
         (("selector=adg", "--task", "gsm"), "did you mean 'gsm8k'"),
         (("selector=longest",), "run it first"),
         (("selector=adg", "--task", "bbh", "--filter", "x"), "no filter 'x'"),
+        (("selector=adg", "--limit", "-5"), "--limit: '-5' is no whole number from 0 on"),
+        (("selector=adg", "--limit", "2.5"), "--limit: '2.5' is no whole number"),
+        (("selector=adg", "--limt", "5"), "no option --limt (did you mean '--limit'?)"),
+        (("selector=adg", "--wro"), "no option --wro (did you mean '--wrong'?)"),
+        (("selector=adg", "--right", "--wrong"), "not allowed with argument --right"),
+        (("selector=random,adg", "--diff", "--filter", "x"), "leave --filter out"),
     ],
 )
 def test_what_cannot_be_shown_is_said(
@@ -254,6 +260,20 @@ def test_what_cannot_be_shown_is_said(
 ) -> None:
     code, _, err = shown(*arguments)
     assert code == 1 and said in err and "Traceback" not in err
+    assert len(err.splitlines()) == 1 and err.startswith("error: ")
+
+
+def test_what_a_model_wrote_does_nothing_to_a_terminal() -> None:
+    """Escapes, a bell, a C1 control and marks that turn the direction are shown; joiners and other letters stay."""
+    hostile = "a\x1b]52;c;ZXZpbA==\x07 \x9b2J \u202eb\u2066\ud800\x7f \u0915\u094d\u200d\u0937 é"
+    row = {"subtask": "s", "doc_id": 0, "score": 0.0, "error": f"E: {hostile}", "prompt": hostile, "target": hostile}
+    row |= {"answer": hostile, "response": hostile}
+    for text in (samples.show(row, "t"), samples.show_change(row, row, "t", ("one", "other"))):
+        assert text.count("\\x1b]52") == text.count("\\x9b2J") == text.count("\\u202eb\\u2066\\ud800\\x7f") > 2
+        assert not {"\x1b", "\x07", "\x9b", "\u202e", "\u2066", "\ud800", "\x7f"} & set(text)
+        assert "\u0915\u094d\u200d\u0937 é" in text
+    line = samples.as_json(row)
+    assert not {"\x9b", "\u202e", "\u2066", "\ud800", "\x7f"} & set(line) and json.loads(line) == row
 
 
 def test_an_interval_of_few_items_stays_between_0_and_1(study: Any) -> None:
