@@ -10,10 +10,12 @@ import io
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from adg.artifacts.artifact import canonical
-from adg.artifacts.files import sha256_text
+from adg.artifacts.files import sha256_text, write_atomic, write_json
+from adg.artifacts.shards import Shards
 from adg.backbones import loading
 from adg.errors import BadMeasurement
 from adg.evaluation import aggregate, code_eval
@@ -147,6 +149,63 @@ def _figure(
     if len(scores) != returned["n-samples"][leaf]["effective"]:
         raise BadMeasurement(f"{leaf}: {len(scores)} items scored, {returned['n-samples'][leaf]['effective']} counted")
     return {"value": ours, "stderr": aggregate.standard_error(scores), "n": len(scores)}
+
+
+def write_results(folder: Path, suite: SuiteConfig, shards: Shards, reasons: Mapping[str, str]) -> dict[str, Any]:
+    """Write the payload (results.json, raw.json, samples) from the finished tasks; returns the manifest's info.
+
+    ``shards`` holds ``summary``, ``raw``, ``seconds`` and ``samples`` of every task for which ``reasons`` has none.
+    """
+    tasks, raw, seconds = {}, {}, {}
+    for name, cfg in suite.tasks.items():
+        if name in reasons:
+            tasks[name] = {
+                "status": NOT_RUN,
+                "reason": reasons[name],
+                "metric": cfg.metric,
+                "filter": cfg.filter,
+                "value": None,
+                "stderr": None,
+                "n": 0,
+                "num_fewshot": cfg.num_fewshot,
+                "version": cfg.version,
+                "partial": False,
+                "partial_reasons": [],
+                "subtasks": {},
+                "beside": {},
+                "repo": cfg.repo,
+                "revision": None if suite.root else cfg.revision,
+            }
+        else:
+            shard = shards.read(name)
+            tasks[name], raw[name], seconds[name] = (shard.facts[part] for part in ("summary", "raw", "seconds"))
+            write_atomic(folder / "samples" / f"{name}.parquet", shard.arrays["samples"].tobytes())
+    partial = sorted({f"{name}: {reason}" for name, task in tasks.items() for reason in task["partial_reasons"]})
+    write_json(folder / "raw.json", raw)
+    write_json(
+        folder / "results.json",
+        {
+            "schema": SCHEMA,
+            "backend": suite.backend,
+            "suite": suite.name,
+            "lm_eval": suite.harness,
+            "prompt": suite.prompt,
+            "chat_template": suite.chat_template,
+            "partial": bool(partial),
+            "partial_reasons": partial,
+            "tasks": tasks,
+            "categories": aggregate.categories({name: task["value"] for name, task in tasks.items()}),
+        },
+    )
+    counted = sum(task["n"] for task in tasks.values())
+    return {
+        "rows_in": counted,
+        "rows_out": counted,
+        "failed": [],
+        "seconds": seconds,
+        "not_run": dict(reasons),
+        "prompts_cut": {name: task.get("prompts_cut", 0) for name, task in tasks.items()},
+    }
 
 
 def prompts_cut(loaded: Mapping[str, Any], rows: list[dict[str, Any]], lm: Any) -> int:

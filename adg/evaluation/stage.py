@@ -18,16 +18,24 @@ import numpy as np
 
 from adg import prompts
 from adg.artifacts.artifact import Job, Node, Stage
-from adg.artifacts.files import write_atomic, write_json
 from adg.artifacts.sealed import Damaged
 from adg.artifacts.shards import Shard, Shards
 from adg.backbones import loading
 from adg.errors import BadInput
-from adg.evaluation import aggregate, code_eval
+from adg.evaluation import code_eval
 from adg.evaluation.config import SuiteConfig
 from adg.evaluation.lm_eval_model import make_model, quiet_lm_eval
 from adg.evaluation.lm_eval_tasks import load_task
-from adg.evaluation.results import DONE, NOT_RUN, SCHEMA, item_rows, parquet_bytes, prompts_cut, sample_file, summarise
+from adg.evaluation.results import (
+    DONE,
+    NOT_RUN,
+    item_rows,
+    parquet_bytes,
+    prompts_cut,
+    sample_file,
+    summarise,
+    write_results,
+)
 from adg.execution import ExecConfig
 from adg.progress import notice
 from adg.sandbox import host as sandbox
@@ -86,7 +94,7 @@ def build(job: Job) -> dict[str, Any]:
             lm = stack.enter_context(make_model(job))
             for name in waiting:
                 shards.save(name, _run(job, name, lm))
-    return _assemble(job, reasons, shards)
+    return write_results(job.folder, suite, shards, reasons)
 
 
 def can_complete(results: Mapping[str, Any], exec_: ExecConfig) -> bool:
@@ -167,58 +175,3 @@ def _keep_earlier(job: Job, shards: Shards) -> None:
         if summary["status"] == DONE and shards.find(name) is None:
             samples = earlier.file(f"samples/{name}.parquet").read_bytes()
             shards.save(name, _shard({"summary": summary, "raw": raw[name], "seconds": 0.0}, samples))
-
-
-def _assemble(job: Job, reasons: Mapping[str, str], shards: Shards) -> dict[str, Any]:
-    """Write the payload from the finished tasks; returns the manifest's info."""
-    suite: SuiteConfig = job.config.suite
-    tasks, raw, seconds = {}, {}, {}
-    for name, cfg in suite.tasks.items():
-        if name in reasons:
-            tasks[name] = {
-                "status": NOT_RUN,
-                "reason": reasons[name],
-                "metric": cfg.metric,
-                "filter": cfg.filter,
-                "value": None,
-                "stderr": None,
-                "n": 0,
-                "num_fewshot": cfg.num_fewshot,
-                "version": cfg.version,
-                "partial": False,
-                "partial_reasons": [],
-                "subtasks": {},
-                "beside": {},
-                "repo": cfg.repo,
-                "revision": None if suite.root else cfg.revision,
-            }
-        else:
-            shard = shards.read(name)
-            tasks[name], raw[name], seconds[name] = (shard.facts[part] for part in ("summary", "raw", "seconds"))
-            write_atomic(job.folder / "samples" / f"{name}.parquet", shard.arrays["samples"].tobytes())
-    partial = sorted({f"{name}: {reason}" for name, task in tasks.items() for reason in task["partial_reasons"]})
-    write_json(job.folder / "raw.json", raw)
-    write_json(
-        job.folder / "results.json",
-        {
-            "schema": SCHEMA,
-            "backend": suite.backend,
-            "suite": suite.name,
-            "lm_eval": suite.harness,
-            "prompt": suite.prompt,
-            "chat_template": suite.chat_template,
-            "partial": bool(partial),
-            "partial_reasons": partial,
-            "tasks": tasks,
-            "categories": aggregate.categories({name: task["value"] for name, task in tasks.items()}),
-        },
-    )
-    counted = sum(task["n"] for task in tasks.values())
-    return {
-        "rows_in": counted,
-        "rows_out": counted,
-        "failed": [],
-        "seconds": seconds,
-        "not_run": dict(reasons),
-        "prompts_cut": {name: task.get("prompts_cut", 0) for name, task in tasks.items()},
-    }
