@@ -84,7 +84,8 @@ def training_example(tokenizer: Any, record: Record, max_length: int) -> dict[st
     if len(prompt) >= max_length:
         raise BadInput(
             f"record {record.key}: its prompt of {len(prompt)} tokens leaves nothing of the answer within "
-            f"{max_length}; raise finetune.max_length or drop over-long records (pool.max_chars)"
+            f"{max_length}; finetune.max_length={len(prompt) + 2} keeps its beginning, "
+            f"pool.max_chars={record.characters - 1} pool.over_long=drop leaves the record out"
         )
     start = prompt[:1] if adds_bos(tokenizer) else []
     joint = start + encode(tokenizer, text + answer)

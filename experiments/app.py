@@ -18,6 +18,7 @@ from adg.errors import HarnessError
 from experiments.compose import resolve
 from experiments.config import Config
 from experiments.explain import explain
+from experiments.quoting import quoted
 from experiments.schema import CONF, register
 
 
@@ -43,6 +44,7 @@ def hydra_app(main: Callable[[Config], int | None]) -> Callable[[], None]:
         import hydra
 
         register()
+        sys.argv[1:] = quoted(sys.argv[1:])
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of being printed by Hydra
 
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -24,6 +24,7 @@ from adg.selection.contract import Selector
 from baselines import selector_types
 from experiments import compose, names
 from experiments.config import Config
+from experiments.quoting import quoted
 from finetune import stage as finetune_stage
 
 
@@ -125,7 +126,7 @@ class Cell:
 
 def cells(asked: Sequence[str]) -> list[Cell]:
     """The cells that ``experiments.run -m`` would run for these overrides."""
-    lines = compose.grid(asked)
+    lines = compose.grid(quoted(asked))
     configs = compose.compose_many(lines)
     return [Cell(c, tuple(line)) for c, line in zip(configs, lines, strict=True)]
 

@@ -155,6 +155,22 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
+def check_inside(source: Source, entry: Mapping[str, Any], mirror: Path) -> None:
+    """Raise ``BadInput`` where an entry of the manifest names a folder or a file outside the mirror.
+
+    What ``--repair`` deletes is then ours, whatever was written into the manifest or linked into the mirror.
+    """
+    home = mirror.resolve()
+    folder = mirror / entry["folder"]
+    for path in (folder, *(folder / name for name in entry["files"]), *(_files(folder) if folder.is_dir() else ())):
+        plain = ".." not in path.relative_to(mirror).parts if path.is_relative_to(mirror) else False
+        if not plain or not path.resolve().is_relative_to(home):
+            raise BadInput(
+                f"{source.name}: {mirror / MANIFEST} names {path}, which leads out of the mirror; nothing was deleted. "
+                f"Take that entry out of the manifest, or the link out of the mirror, and run the same command again"
+            )
+
+
 def damaged(source: Source, entry: Mapping[str, Any], mirror: Path) -> list[tuple[Path, str]]:
     """The files of an entry that are missing or differ from their digest, with what is wrong; [] when it is whole.
 
@@ -205,6 +221,7 @@ def _bring(source: Source, mirror: Path, download: bool, repair: bool, say: Call
         say(f"  missing   {source.name}")
         return [f"{source.name} is not in {mirror / MANIFEST}; run the same command without --verify"]
     if entry is not None:
+        check_inside(source, entry, mirror)
         wrong = damaged(source, entry, mirror)
         if not wrong:
             rows = looked_at(source, mirror / entry["folder"])

@@ -24,7 +24,6 @@ from adg.pools.sources import files_of, local_path
 from experiments import app, outputs
 from experiments.cells import Cell
 from experiments.config import Config
-from experiments.quoting import quoted
 from experiments.run import refuse_budget, say, store_of
 from experiments.worker import Runner
 
@@ -105,7 +104,6 @@ def entry() -> None:
     """The command; without a profile the method runs at the paper's settings, nothing scaled down."""
     if not any(argument.startswith("profile=") for argument in sys.argv[1:]):
         sys.argv.insert(1, "profile=own")
-    sys.argv[1:] = quoted(sys.argv[1:])
     app.hydra_app(main)()
 
 

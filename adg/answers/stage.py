@@ -56,12 +56,12 @@ def build(job: Job) -> dict[str, Any]:
     pool = records.load(job.inputs["pool"])
     encoded, failed = _encode(pool, tokenizer, cfg.sampling, loading.positions(backbone))
     if len(failed) > job.exec.max_failed:
-        first = failed[0]
+        first, keys = failed[0], {row["id"] for row in failed}
         raise BadMeasurement(
             f"{len(failed)} of {len(pool)} records cannot be sampled (first: record {first['id']}: "
-            f"{first['reason']}), at most exec.max_failed={job.exec.max_failed} may; cut prompts "
-            f"with sampling.prompt_tokens, drop long records with pool.max_chars, or raise "
-            f"exec.max_failed"
+            f"{first['reason']}), at most exec.max_failed={job.exec.max_failed} may; "
+            f"{records.dropping([record for record in pool if record.key in keys])} leaves them out, "
+            f"exec.max_failed={len(failed)} goes on without their scores"
         )
     if not encoded:
         raise BadMeasurement(f"none of the {len(pool)} records can be sampled; {len(failed)} failed")

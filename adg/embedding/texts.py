@@ -11,7 +11,7 @@ import numpy as np
 
 from adg import prompts
 from adg.embedding.config import EmbeddingConfig
-from adg.pools.records import Record
+from adg.pools.records import Record, dropping
 
 _PUNCTUATION = frozenset(",.;:!?()[]{}\"'`~-_/\\")
 _NUMBER = re.compile(r"[\d%℃°]")  # \d: any Unicode decimal digit
@@ -84,7 +84,7 @@ class RecordTexts:
         limit = self._cfg.max_tokens
         if len(prompt) + len(ids) <= start:
             raise CannotEmbed("has an answer without a token")
-        return self._weighted(prompt + ids[:limit], start, self.table, len(ids) > limit)
+        return self._weighted(record, prompt + ids[:limit], start, self.table, len(ids) > limit)
 
     def instruction(self, record: Record) -> WeightedText:
         """The text for the bins: the stripped instruction alone. Raises ``CannotEmbed``."""
@@ -95,13 +95,15 @@ class RecordTexts:
             ids = prompts.encode_prompt(self._tokenizer, text, limit)
         else:
             ids = prompts.encode(self._tokenizer, text)[:limit]
-        return self._weighted(ids, 0, self.instruction_table)
+        return self._weighted(record, ids, 0, self.instruction_table)
 
-    def _weighted(self, ids: Sequence[int], start: int, table: np.ndarray, cut: bool = False) -> WeightedText:
+    def _weighted(
+        self, record: Record, ids: Sequence[int], start: int, table: np.ndarray, cut: bool = False
+    ) -> WeightedText:
         if len(ids) > self._positions:
             raise CannotEmbed(
                 f"needs {len(ids)} tokens, the backbone has {self._positions} positions; "
-                f"leave over-long records out (pool.max_chars, pool.over_long=drop)"
+                f"{dropping([record])} leaves it out"
             )
         array = np.asarray(ids, dtype=np.int64)
         weights = table[array]

@@ -31,6 +31,11 @@ class Record:
     def key(self) -> str:
         return key(self.id)
 
+    @property
+    def characters(self) -> int:
+        """What ``pool.max_chars`` counts."""
+        return len(self.instruction) + len(self.input) + len(self.output)
+
 
 def key(id: int | str) -> str:
     """The id as text, unique over integers and strings: 12 -> ``12``, "12" -> ``"12"``."""
@@ -45,6 +50,11 @@ def from_key(text: str) -> int | str:
 def order(id: int | str) -> tuple[int, int, str]:
     """Sort key of the canonical order: integers ascending, then strings by code point."""
     return (1, 0, id) if isinstance(id, str) else (0, id, "")
+
+
+def dropping(records: Sequence[Record]) -> str:
+    """The options, as typed, that leave these records and all longer ones out of their pool."""
+    return f"pool.max_chars={max(1, min(record.characters for record in records) - 1)} pool.over_long=drop"
 
 
 def load(artifact: Artifact) -> list[Record]:

@@ -224,3 +224,31 @@ def test_missing_and_further_files_are_told_apart_from_damage(tmp_path: Path) ->
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(BadInput, match="not readable"):
         hub_.read(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["folder", "name", "absolute", "link", "linked folder"])
+def test_nothing_outside_the_mirror_is_deleted(tmp_path: Path, way: str) -> None:
+    """Whatever leads there: the manifest's folder or file, or a link. Nothing is downloaded either."""
+    to, source = tmp_path / "mirror", Source(mirror.BENCHMARK, "a/b", "0" * 40)
+    folder, mine = to / "benchmarks" / "a" / "b", tmp_path / "mine.txt"
+    folder.mkdir(parents=True)
+    mine.write_text("mine")
+    (folder / "x.jsonl").write_text("x")
+    mirror.enter(source, folder, 1, to)
+    manifest = json.loads((to / "manifest.json").read_text())
+    entry = manifest["sources"][source.key]
+    if way == "folder":
+        entry["folder"] = "benchmarks/../.."
+        entry["files"] = {"mine.txt": {"bytes": 9, "sha256": "0" * 64}}
+    elif way in ("name", "absolute"):
+        name = "../../../../mine.txt" if way == "name" else str(mine)
+        entry["files"][name] = {"bytes": 9, "sha256": "0" * 64}
+    elif way == "link":
+        (folder / "more.jsonl").symlink_to(mine)
+    else:
+        shutil.rmtree(folder)
+        folder.symlink_to(tmp_path)
+    (to / "manifest.json").write_text(json.dumps(manifest))
+    problems = mirror.fill([source], to, True, True, lambda text: None)
+    assert len(problems) == 1 and "leads out of the mirror; nothing was deleted" in problems[0]
+    assert mine.read_text() == "mine"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adg.errors import BadInput
+import experiments.run
+from adg.errors import BadInput, BadMeasurement
 from experiments import outputs
-from experiments.config import compose
+from experiments.compose import compose
 from experiments.quoting import quoted
 from experiments.select import select
 
@@ -216,6 +218,30 @@ def test_places_where_nothing_can_be_written_are_refused_before_the_work(
     with pytest.raises(BadInput, match=said):
         choose(pool, tmp_path / name)
     assert not (tmp_path / "runs").exists() and not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob(".*"))
+
+
+# -- remedies ----------------------------------------------------------------------------------------
+
+
+def test_each_remedy_for_long_prompts_works_alone(
+    choose: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the message of a selection names is typed as it stands, and the selection ends."""
+    long = [{"id": i, "instruction": "word " * 3000, "output": "x" * i} for i in (7, 8)]
+    pool = jsonl(tmp_path / "pool.jsonl", [*ROWS, *long])
+    adg = ["selector=adg", "backbone=tiny_random", "sampling.max_new_tokens=4", "exec.device=cpu"]
+    with pytest.raises(BadMeasurement, match=r"2 of 8 records cannot be sampled \(first: record 7") as caught:
+        choose(pool, tmp_path / "out.jsonl", *adg)
+    options = re.findall(
+        r"(?:(?:pool|sampling|exec|embedding|finetune)\.\w+=\w+ ?)+", str(caught.value).partition("may; ")[2]
+    )
+    assert [option.split("=")[0] for option in options] == ["pool.max_chars", "exec.max_failed"]
+    for number, option in enumerate(options):
+        monkeypatch.setattr(experiments.run, "_store", None)  # as a new command: one process tries nothing twice
+        out = choose(pool, tmp_path / f"out{number}.jsonl", *adg, *option.split())
+        assert len(read(out)) == 3
+        scores = {row["id"]: row for row in read(tmp_path / f"out{number}.scores.jsonl")}
+        assert len(scores) == 8 and all(scores[i]["score"] is None and scores[i]["reason"] for i in (7, 8))
 
 
 # -- names of files ----------------------------------------------------------------------------------
