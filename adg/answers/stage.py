@@ -56,11 +56,11 @@ def build(job: Job) -> dict[str, Any]:
     pool = records.load(job.inputs["pool"])
     encoded, failed = _encode(pool, tokenizer, cfg.sampling, loading.positions(backbone))
     if len(failed) > job.exec.max_failed:
-        first, keys = failed[0], {row["id"] for row in failed}
+        first, too_long = failed[0], {row["id"] for row in failed}
         raise BadMeasurement(
             f"{len(failed)} of {len(pool)} records cannot be sampled (first: record {first['id']}: "
             f"{first['reason']}), at most exec.max_failed={job.exec.max_failed} may; "
-            f"{records.dropping([record for record in pool if record.key in keys])} leaves them out, "
+            f"{records.dropping([record for record in pool if record.key in too_long])} leaves them out, "
             f"exec.max_failed={len(failed)} goes on without their scores"
         )
     if not encoded:
