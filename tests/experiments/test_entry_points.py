@@ -229,6 +229,22 @@ def test_a_checkpoint_that_is_missing_is_no_failure(tmp_path: Path) -> None:
     assert "not run: scores: needs checkpoint" in table.read_text()
 
 
+def test_the_record_of_a_failed_cell_holds_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "a-secret-of-mine")
+
+    def leak(*_: Any) -> None:
+        raise ValueError("refused with token a-secret-of-mine")
+
+    monkeypatch.setattr(run, "refuse_without_gpu", leak)
+    (cell,) = cells(["profile=smoke", "selector=random", f"exec.runs={tmp_path}"])
+    assert run.run_cell(cell) == "failed"
+    (told,) = (tmp_path / "cells").glob("*.json")
+    for text in (told.read_text(), capsys.readouterr().out):
+        assert "refused with token (secret)" in text and "a-secret" not in text
+
+
 def test_a_sweep_for_gpus_stops_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is built or fetched; a cell that is finished needs no GPU any more."""
     monkeypatch.setattr(gpus, "listed", lambda: ())

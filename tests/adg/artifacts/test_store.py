@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from adg.artifacts.artifact import UNLESS_DEFAULT, Job, Node, Stage, canonical, plain
+from adg.artifacts.files import write_atomic
+from adg.artifacts.sealed import Damaged
 from adg.artifacts.store import Status, Store
 from adg.errors import HarnessError, NotRunnable
 
@@ -182,6 +184,66 @@ def test_killed_between_manifest_and_rename_is_adopted(store: Store) -> None:
     CALLS.clear()
     assert Store(store.root, runner=local_runner).ensure(first).file("words.txt").read_text() == "aa"
     assert CALLS == []
+
+
+@pytest.mark.parametrize("damage", ["payload", "manifest"])
+def test_what_was_nearly_finished_and_is_damaged_is_built_again_and_said(
+    store: Store, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, _ = chain()
+    store.ensure(first)
+    store.path(first).rename(store.partial(first))
+    target = store.partial(first) / {"payload": "words.txt", "manifest": "manifest.json"}[damage]
+    target.write_text(target.read_text().replace("a", "b"))
+    assert Store(store.root, runner=local_runner).ensure(first).file("words.txt").read_text() == "aa"
+    told = capsys.readouterr().err
+    assert str(target) in told and "is built again" in told and "Delete" not in told
+
+
+def test_only_what_the_builder_wrote_now_becomes_the_payload(store: Store) -> None:
+    first, _ = chain()
+    for name in ("from an earlier try.txt", "model/weights.bin", "failed.json"):
+        (store.partial(first) / name).parent.mkdir(parents=True, exist_ok=True)
+        (store.partial(first) / name).write_text("{}")
+    assert list(store.ensure(first).manifest["files"]) == ["words.txt"]
+    assert sorted(path.name for path in store.path(first).iterdir()) == ["manifest.json", "words.txt"]
+
+
+def test_a_continued_artifact_is_found_by_its_builder_once_it_is_verified(store: Store) -> None:
+    first, _ = chain()
+    store.ensure(first)
+    store.reopen(first)
+    job = Job(first, store.partial(first), {}, None)
+    earlier = job.earlier()
+    assert earlier is not None and earlier.file("words.txt").read_text() == "aa" and store.find(first) is None
+    earlier.file("words.txt").write_text("ab")
+    with pytest.raises(Damaged, match=r"words\.txt differs"):
+        job.earlier()
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of what a disk is asked to do, seen by a trace of the system's calls where Python makes them."""
+    events: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def flushing(handle: int) -> None:
+        events.append(f"flush {Path(os.readlink(f'/proc/self/fd/{handle}')).name}")
+        fsync(handle)
+
+    def renaming(path: Path, target: Path) -> Path:
+        events.append(f"rename {path.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushing)
+    monkeypatch.setattr(Path, "replace", renaming)
+    write_atomic(tmp_path / "x.bin", b"12")
+    temporary = f".x.bin.{os.getpid()}.tmp"
+    assert events == [f"flush {temporary}", f"rename {temporary}", f"flush {tmp_path.name}"]
+    events.clear()
+    Store(tmp_path / "runs", runner=local_runner).ensure(chain()[0])
+    assert events.index("flush words.txt") < next(i for i, e in enumerate(events) if "manifest.json" in e)
 
 
 def test_two_processes_build_one_artifact_once(tmp_path: Path, root: Path) -> None:

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adg.artifacts.store import Store
 from adg.errors import BadInput, BadMeasurement
 from adg.evaluation import aggregate, benchmarks
 from adg.evaluation.benchmarks import CATEGORIES, Benchmark, DataSet
-from experiments.report import as_csv, as_html, as_markdown, as_terminal
+from experiments.report import as_csv, as_html, as_markdown, as_terminal, sweep
 from experiments.report import files as files_
 from experiments.report.sections import Section
 from experiments.report.table import WORDS, Deviation, Row, Table
@@ -466,6 +467,19 @@ def json_copy(rows):
         )
         for r in rows
     ]
+
+
+@pytest.mark.parametrize("name", ["results.json", "manifest.json"])
+def test_a_damaged_file_costs_one_row_and_is_named(study, flat, name):
+    first, second = study.cells("selector=random,longest")
+    study.finish(first, flat(0.5))
+    path = study.finish(second, flat(0.4)).path / name
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    sweep.write([first, second], Store(study.runs))
+    text = next(study.runs.glob("report/*/table.md")).read_text()
+    assert "2 cells: 1 done, 1 failed" in text and "failed: eval: " in text and str(path) in text
 
 
 def test_an_empty_table_renders():
