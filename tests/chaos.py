@@ -350,6 +350,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no trial after this time")
     chosen = parser.parse_args(arguments)
     sys.path.insert(0, str(ROOT))
+    from adg.progress import progress
+
     started = time.monotonic()
     import_all()
     folder = Path(tempfile.mkdtemp(prefix="adg-chaos-"))
@@ -361,10 +363,12 @@ def main(arguments: list[str] | None = None) -> int:
             (chaos.broken_off, i) for i in range(chosen.kills)
         ]
         random.Random(chosen.seed).shuffle(trials)
-        for trial, number in trials:
-            if time.monotonic() - started > chosen.seconds:
-                break
-            trial(number)
+        with progress(len(trials), "faults", unit="trials") as bar:
+            for trial, number in trials:
+                if time.monotonic() - started > chosen.seconds:
+                    break
+                trial(number)
+                bar.update(1)
         print(f"{chaos.table()}\n{time.monotonic() - started:.0f} s", flush=True)
         return 1 if chaos.faults else 0
     finally:

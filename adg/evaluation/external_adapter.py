@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from adg.artifacts import digests
-from adg.artifacts.artifact import Job, Node, Stage
+from adg.artifacts.artifact import Job, Node, Stage, read_artifact
 from adg.artifacts.files import sha256_file
+from adg.artifacts.sealed import Damaged
 from adg.backbones import adapters, loading, weights
 from adg.backbones.adapters import CONFIG, WEIGHTS
 from adg.errors import BadInput
@@ -73,7 +73,13 @@ def build(job: Job) -> dict[str, Any]:
 def _of_artifact(folder: Path) -> str | None:
     """Fingerprint of the backbone that the manifest above an adapter names, if there is one."""
     for place in (folder, folder.parent):
-        manifest = place / "manifest.json"
-        if manifest.is_file():
-            return json.loads(manifest.read_text())["inputs"].get("backbone", {}).get("fingerprint")
+        try:
+            artifact = read_artifact(place)
+        except Damaged as error:
+            raise BadInput(
+                f"{error.what}; it stands above the adapter {folder} and would say which backbone that was trained on. "
+                f"Copy the adapter's files alone into another folder, or mend that file"
+            ) from error
+        if artifact is not None:
+            return artifact.manifest["inputs"].get("backbone", {}).get("fingerprint")
     return None

@@ -440,6 +440,11 @@ def test_external_adapter_that_names_another_base_is_refused(backbone: Node, tmp
     with pytest.raises(BadInput, match="org/one"):
         external_adapter.node(tmp_path, backbone, "org/two")
     assert external_adapter.node(tmp_path, backbone, "/models/one").inputs["backbone"] is backbone
+    for text in ("[]", "{", '{"schema": "adg-artifact/2", "inputs": {}}'):  # what is not ours is never to be deleted
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(BadInput, match=r"manifest\.json is damaged.*Copy the adapter's files") as told:
+            external_adapter.node(tmp_path, backbone, "/models/one")
+        assert "elete" not in str(told.value)
 
 
 # -- what comes back is held against what was asked ---------------------------------------------------
