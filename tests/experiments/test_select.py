@@ -67,7 +67,7 @@ def test_every_format_holds_the_same_rows(choose: Callable[..., Path], tmp_path:
     for number in range(4):
         scores = read(tmp_path / f"a{number}.scores.jsonl")
         assert [row["id"] for row in scores] == list(range(6))
-        assert json.loads((tmp_path / f"a{number}.manifest.json").read_text())["schema"] == "adg-artifact/1"
+        assert json.loads((tmp_path / f"a{number}.manifest.json").read_text())["stage"] == "subset"
 
 
 def outputs_ends() -> list[str]:
