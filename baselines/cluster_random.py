@@ -5,11 +5,13 @@ A control of this project, in neither paper nor released code: what the bins alo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from adg import seeds
+from adg.artifacts.artifact import Node
 from adg.errors import BadInput
 from adg.selection import bins as bins_stage
 from adg.selection.contract import ScoreTable, Selector, SelectorData
@@ -37,7 +39,9 @@ class ClusterRandom(Selector):
 
     name = "cluster_random"
     Config = ClusterRandomConfig
-    requires = ("bins",)
+
+    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
+        return {"bins": cell["bins"]}
 
     def scores(self, data: SelectorData) -> ScoreTable:
         labels = bins_stage.load(data.features["bins"])

@@ -6,7 +6,7 @@ the method, and one trained elsewhere is another selector. The diversity filter 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from baselines.shared import vectors as vectors_
 from baselines.shared.annotations import checked, products, read
 from baselines.shared.vectors import VectorOptions, VectorSelector
 
-RATINGS = Stage("ratings", 1, "baselines.deita:build", gpu=True)
+RATINGS = Stage("deita-ratings", 1, "baselines.deita:build", gpus="tensor_parallel", work="records to read")
 
 VARIANTS = ("corrected", "released")
 SIDES = ("complexity", "quality")
@@ -218,7 +218,7 @@ class RatingsConfig:
 
 
 def build(job: Job) -> dict[str, Any]:
-    """Stage "ratings": ``ratings.parquet``, id and both scores of every record, null where a text is too long.
+    """Stage "deita-ratings": ``ratings.parquet``, id and both scores of every record, null where a text is too long.
 
     Equal texts are rated once; a finished shard is found again in ``job.work`` after a kill.
     """
@@ -261,23 +261,18 @@ class Deita(VectorSelector):
     name = "deita"
     Config = DeitaConfig
 
-    def needs(self) -> tuple[str, ...]:
-        return (*super().needs(), "annotated" if self.config.complexity_scorer is None else "ratings")
-
-    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
-        c = self.config
-        found = super().extra(pool, backbone)
+    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
+        c, nodes, pool = self.config, super().inputs(cell), cell["pool"]
         if c.complexity_scorer is None:
-            fields = (c.complexity, c.quality)
-            found = {"annotated": checked(pool, self, fields, c.annotations_sha256), **found}
+            nodes["annotated"] = checked(pool, self, (c.complexity, c.quality), c.annotations_sha256)
         else:
             config = RatingsConfig(
                 (c.complexity_hub, c.complexity_revision, c.complexity_scorer_sha256),
                 (c.quality_hub, c.quality_revision, c.quality_scorer_sha256),
                 (c.complexity_scorer, c.quality_scorer),
             )
-            found["ratings"] = Node(RATINGS, f"{pool.label}+deita", config, {"pool": pool})
-        return found
+            nodes["ratings"] = Node(RATINGS, f"{pool.label}+deita", config, {"pool": pool})
+        return nodes
 
     def scores(self, data: SelectorData) -> ScoreTable:
         c = self.config

@@ -7,6 +7,7 @@ an option (``baselines/experience.py``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,14 +94,13 @@ class Ifd(Selector):
 
     name = "ifd"
     Config = IfdConfig
-    requires = ("losses",)
 
-    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
-        c = self.config
+    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
+        c, pool, model = self.config, cell["pool"], cell["backbone"]
         slack = None if c.variant == "corrected" else loss_texts.PROMPTS[c.prompt].slack
-        before = experience.nodes(pool, backbone, c.experience, c.recipe) if c.pre_experience else {}
-        scorer = before.get("experienced", backbone)
-        return before | losses_stage.nodes(pool, scorer, LossesConfig(c.prompt, c.max_tokens, slack), c)
+        if c.pre_experience:
+            model = experience.experienced(pool, model, c.experience, c.recipe)
+        return {"losses": losses_stage.by_scorer(pool, model, LossesConfig(c.prompt, c.max_tokens, slack), c)}
 
     def note(self, backbone: Node) -> str:
         return self.config.note(self.name, backbone, "the 7B model of the original")

@@ -6,7 +6,7 @@ trains between rounds. Quality scores are read, not computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,14 +113,11 @@ class Kmq(VectorSelector):
     version = 2
     Config = KmqConfig
 
-    def needs(self) -> tuple[str, ...]:
-        return (*super().needs(), *(("annotated",) if self.config.within == "quality" else ()))
-
-    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
-        c, found = self.config, {}
+    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
+        c, nodes = self.config, super().inputs(cell)
         if c.within == "quality":
-            found["annotated"] = checked(pool, self, (c.quality,), c.annotations_sha256)
-        return {**found, **super().extra(pool, backbone)}
+            nodes["annotated"] = checked(cell["pool"], self, (c.quality,), c.annotations_sha256)
+        return nodes
 
     def scores(self, data: SelectorData) -> ScoreTable:
         n = len(data.records)

@@ -6,10 +6,12 @@ backbone's tokenizer (default) or in characters.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from adg.artifacts.artifact import Node
 from adg.backbones import loading
 from adg.errors import BadInput
 from adg.selection.contract import ScoreTable, Selector, SelectorData
@@ -30,10 +32,9 @@ class Longest(Selector):
     name = "longest"
     version = 2
     Config = LongestConfig
-    requires = ("backbone",)
 
-    def needs(self) -> tuple[str, ...]:
-        return ("backbone",) if self.config.unit == "tokens" else ()
+    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
+        return {"backbone": cell["backbone"]} if self.config.unit == "tokens" else {}
 
     def scores(self, data: SelectorData) -> ScoreTable:
         texts = [record.output for record in data.records]

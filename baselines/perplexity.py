@@ -6,6 +6,7 @@ SuperFiltering, whose losses it shares when both name the same scorer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,12 +45,12 @@ class Perplexity(Selector):
 
     name = "perplexity"
     Config = PerplexityConfig
-    requires = ("losses",)
 
-    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
+    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
         c = self.config
         slack = loss_texts.PROMPTS["none"].slack if c.prompt == "none" else None
-        return losses_stage.nodes(pool, backbone, LossesConfig(c.prompt, c.max_tokens, slack), c)
+        text = LossesConfig(c.prompt, c.max_tokens, slack)
+        return {"losses": losses_stage.by_scorer(cell["pool"], cell["backbone"], text, c)}
 
     def scores(self, data: SelectorData) -> ScoreTable:
         losses = losses_stage.load(data.features["losses"], data.keys)

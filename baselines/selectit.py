@@ -7,7 +7,7 @@ prompts. The level of several models (7B, 13B and 70B, weights that do not sum t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from baselines.shared import scorer_stage
 from baselines.shared.loss_texts import LossesConfig, Text
 from baselines.shared.scorer_stage import Reader
 
-STAGE = Stage("ratings", 1, "baselines.selectit:build", gpu=True)
+STAGE = Stage("selectit-ratings", 1, "baselines.selectit:build", gpus="tensor_parallel", work="records to read")
 VARIANTS = ("corrected", "released")
 WORDS = ("1", "2", "3", "4", "5")
 END = "\nThe answer is: \n"
@@ -92,10 +92,9 @@ class Selectit(Selector):
 
     name = "selectit"
     Config = SelectitConfig
-    requires = (STAGE.name,)
 
-    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
-        c = self.config
+    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
+        c, pool, backbone = self.config, cell["pool"], cell["backbone"]
         released = c.variant == "released"
         lines = PROMPTS if c.prompts is None else read_prompts(Path(c.prompts).expanduser())
         if len(lines) < c.count:
@@ -104,12 +103,12 @@ class Selectit(Selector):
                 f"selector.count is {c.count} but {source} has {len(lines)} rating prompts; set "
                 f"selector.count={len(lines)} or less, or selector.prompts=<a file with more lines>"
             )
-        asked = tuple(line + "\n" * released for line in lines[: c.count])
-        identity = Questions(asked, c.dtype, lacking=released and c.prompts is None)
-        return {STAGE.name: Node(STAGE, f"{pool.label}+{backbone.label}", identity, {"pool": pool, "model": backbone})}
+        questions = tuple(line + ("\n" if released else "") for line in lines[: c.count])
+        identity = Questions(questions, c.dtype, lacking=released and c.prompts is None)
+        return {"ratings": Node(STAGE, f"{pool.label}+{backbone.label}", identity, {"pool": pool, "model": backbone})}
 
     def scores(self, data: SelectorData) -> ScoreTable:
-        found, reasons = load(data.features[STAGE.name], data.keys)
+        found, reasons = load(data.features["ratings"], data.keys)
         invalid = {row: reason for row, reason in enumerate(reasons) if reason}
         score, ratings, deviation = rate(found, self.config.alpha, self.config.variant == "released")
         for values in (score, ratings, deviation):
@@ -165,8 +164,8 @@ def rating_tokens(tokenizer: Any) -> list[int]:
 
 
 def build(job: Job) -> dict[str, Any]:
-    """Stage "ratings": ``ratings.npy`` (n, k, 5), natural logs of the probabilities over the whole vocabulary, and
-    ``records.json`` (ids, and why a record has none)."""
+    """Stage "selectit-ratings": ``ratings.npy`` (n, k, 5), natural logs of the probabilities over the whole vocabulary,
+    and ``records.json`` (ids, and why a record has none)."""
     cfg: Questions = job.config
     if cfg.lacking:
         raise NotRunnable(f"needs the original's rating prompts: set selector.prompts=<{ORIGINAL}>")

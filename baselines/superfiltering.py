@@ -6,6 +6,7 @@ Ours where it differs: the budget is a number and not a rate of 52,002, and a fa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,10 +42,10 @@ class Superfiltering(Selector):
 
     name = "superfiltering"
     Config = SuperfilteringConfig
-    requires = ("losses",)
 
-    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
-        return losses_stage.nodes(pool, backbone, layout(self.config.max_tokens), self.config)
+    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
+        text = layout(self.config.max_tokens)
+        return {"losses": losses_stage.by_scorer(cell["pool"], cell["backbone"], text, self.config)}
 
     def note(self, backbone: Node) -> str:
         return self.config.note(self.name, backbone, "gpt2")

@@ -6,6 +6,7 @@ filter, then facility location over sentence vectors.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,10 +64,9 @@ class SuperfilteringD(VectorSelector):
     name = "superfiltering_d"
     version = 2
     Config = SuperfilteringDConfig
-    requires = ("losses", "vectors")
 
-    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
-        return {**Superfiltering(self.config).extra(pool, backbone), **super().extra(pool, backbone)}
+    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
+        return {**Superfiltering(self.config).inputs(cell), **super().inputs(cell)}
 
     def note(self, backbone: Node) -> str:
         losses = self.config.note(self.name, backbone, "gpt2")

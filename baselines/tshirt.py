@@ -9,7 +9,7 @@ measured gets a reason (there one such record ends the run and nothing is saved)
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from baselines.shared.loss_texts import Layout, LossesConfig, Text
 from baselines.shared.scorer import Scorer
 from baselines.shared.scorer_stage import Identity, Reader, ScorerOptions
 
-STAGE = Stage("deltas", 1, "baselines.tshirt:build", gpu=True)
+STAGE = Stage("deltas", 1, "baselines.tshirt:build", gpus="tensor_parallel", work="records to read")
 CHUNK = 4096  # records whose tokens are looked at together
 
 
@@ -108,19 +108,18 @@ class Tshirt(Selector):
 
     name = "tshirt"
     Config = TshirtConfig
-    requires = (STAGE.name,)
 
-    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
+    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
         c = self.config
         losses = LossesConfig("none", c.max_tokens)
         identity = NoisyIdentity(losses, loss_texts.templates("none"), copies=c.copies, noise=c.noise, seed=c.seed)
-        return scorer_stage.by_scorer(STAGE, pool, backbone, identity, c)
+        return {"deltas": scorer_stage.by_scorer(STAGE, cell["pool"], cell["backbone"], identity, c)}
 
     def note(self, backbone: Node) -> str:
         return self.config.note(self.name, backbone, "gpt2")
 
     def scores(self, data: SelectorData) -> ScoreTable:
-        found = load(data.features[STAGE.name], data.keys)
+        found = load(data.features["deltas"], data.keys)
         mean, deviation, threshold = found.spread(self.config.ratio)
         with np.errstate(over="ignore"):
             noisy = np.exp(found.log_ifd).mean(1)

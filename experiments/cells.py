@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,55 +43,40 @@ class Cell:
     def nodes(self) -> dict[str, Node]:
         """Every artifact this cell needs, by role, in the order they are built.
 
-        "backbone" is what is trained, "selecting" what chooses the subset where that is another one.
+        "backbone" is what is trained, "selecting" what chooses the subset where that is another one. What only another
+        artifact reads is called after it: "losses.model" is the model behind the losses.
         """
         c = self.config
         if c.experiment.untrained:
             alone = backbone_stage.node(c.backbone)
-            return {"backbone": alone, "eval": evaluation_stage.node(None, alone, c.suite)}
+            evaluated = evaluation_stage.node(None, alone, c.suite)
+            return by_role({"backbone": alone, "eval": evaluated}, evaluated)
         pool, backbone = pool_stage.node(c.pool), backbone_stage.node(c.backbone)
         selecting = backbone if c.selecting is None else backbone_stage.node(c.selecting)
         answers = answers_stage.node(pool, selecting, c.sampling, c.engine)
         grams = embedding_stage.node(answers, pool, selecting, c.embedding)
         bins = bins_stage.node(grams, c.embedding.bins)
-        if "grams" in self.selector.needs():
-            self.selector.check_answers(c.sampling.n, c.embedding.declared)
-        extra = self.selector.extra(pool, selecting)
-        features = {"backbone": selecting, "answers": answers, "grams": grams, "bins": bins, **extra}
-        scores = selection_stage.scores_node(self.selector, features, pool)
-        subset = selection_stage.subset_node(self.selector, scores, features, pool, c.budget)
+        reads = self.selector.inputs(
+            {"pool": pool, "backbone": selecting, "answers": answers, "grams": grams, "bins": bins}
+        )
+        scores = selection_stage.scores_node(self.selector, reads, pool)
+        subset = selection_stage.subset_node(self.selector, scores, reads, pool, c.budget)
         adapter = finetune_stage.node(subset, backbone, c.finetune)
         evaluated = evaluation_stage.node(adapter, backbone, c.suite)
-        every = {
-            **features,
+        named = {
+            **reads,
             "pool": pool,
             "backbone": backbone,
             "selecting": selecting,
+            "answers": answers,
+            "grams": grams,
+            "bins": bins,
             "scores": scores,
             "subset": subset,
             "adapter": adapter,
             "eval": evaluated,
         }
-        last = every[c.experiment.last]
-        needed = {node.fingerprint for node in last.walk()}
-        other = ("selecting",) if selecting.fingerprint != backbone.fingerprint else ()
-        early = [role for role, node in extra.items() if set(node.inputs) <= {"pool"} and not node.stage.gpu]  # cheap
-        late = [role for role in extra if role not in early]
-        order = (
-            "pool",
-            *early,
-            "backbone",
-            *other,
-            "answers",
-            "grams",
-            "bins",
-            *late,
-            "scores",
-            "subset",
-            "adapter",
-            "eval",
-        )
-        return {role: every[role] for role in order if every[role].fingerprint in needed}
+        return by_role(named, named[c.experiment.last])
 
     @property
     def last(self) -> Node:
@@ -122,6 +107,27 @@ class Cell:
     def fingerprint(self) -> str:
         """Identity of the cell: of what it is made for, and of the name it is reported under."""
         return sha256_text(canonical({self.config.experiment.last: self.last.fingerprint, "name": self.name}))
+
+
+def by_role(named: Mapping[str, Node], last: Node) -> dict[str, Node]:
+    """``last`` after everything it needs: always that whose stage has the lowest place of those that could be built.
+
+    ``named`` gives some of them their roles, the first name where there are two; others are called
+    ``<role of what reads it>.<role there>``.
+    """
+    roles: dict[str, str] = {}
+    for role, node in named.items():
+        roles.setdefault(node.fingerprint, role)
+    waiting = {node.fingerprint: node for node in last.walk()}
+    for fingerprint, node in reversed(waiting.items()):  # what reads an artifact comes before it
+        for role, parent in node.inputs.items():
+            roles.setdefault(parent.fingerprint, f"{roles[fingerprint]}.{role}")
+    ordered: dict[str, Node] = {}
+    while waiting:
+        ready = (n for n in waiting.values() if not any(p.fingerprint in waiting for p in n.inputs.values()))
+        first = min(ready, key=lambda node: node.stage.place)
+        ordered[roles[first.fingerprint]] = waiting.pop(first.fingerprint)
+    return ordered
 
 
 def cells(asked: Sequence[str]) -> list[Cell]:

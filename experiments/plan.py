@@ -7,17 +7,16 @@ is imported that needs a GPU, nothing is downloaded, nothing is built.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from adg.artifacts.artifact import Artifact, Node, read_artifact
+from adg.answers import stage as answers_stage
+from adg.artifacts.artifact import Artifact, Node, Stage, read_artifact
 from adg.artifacts.files import read_json
-from adg.artifacts.store import Store
+from adg.artifacts.store import Status, Store
+from adg.embedding import stage as embedding_stage
 from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for, distinct
 from experiments.report.published import ANALYSED, figures
-
-FIRST = ("pool", "backbone", "answers", "grams", "bins")  # then those that selectors add, in the order of their use
-LAST = ("scores", "subset", "adapter", "eval")
 
 
 def estimate(node: Node, finished: dict[str, list[float]], cell: Cell) -> float | None:
@@ -30,73 +29,82 @@ def estimate(node: Node, finished: dict[str, list[float]], cell: Cell) -> float 
 
 def finished_seconds(store: Store, nodes: list[Node]) -> dict[str, list[float]]:
     """Seconds that the finished artifacts among ``nodes`` took, by stage."""
-    found: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {}
     for node in nodes:
         artifact: Artifact | None = read_artifact(store.path(node))
         if artifact is not None:
-            found.setdefault(node.stage.name, []).append(artifact.manifest["seconds"])
-    return found
+            seconds.setdefault(node.stage.name, []).append(artifact.manifest["seconds"])
+    return seconds
 
 
 def render(chosen: list[Cell], store: Store) -> str:
     """The plan as text."""
     nodes = distinct(chosen)
-    used = Counter(node.fingerprint for cell in chosen for node in cell.nodes.values())
-    owner = {node.fingerprint: cell for cell in reversed(chosen) for node in cell.nodes.values()}
     states = {node.fingerprint: store.status(node) for node in nodes}
-    finished = finished_seconds(store, nodes)
     first = chosen[0].config
     lines = [
         f"{first.profile.statement}",
         f"{first.experiment.title or first.experiment.name}: {len(chosen)} cells, "
         f"{len(nodes)} artifacts, artifacts under {store.root}",
         "",
+        *(cell_line(cell, states) for cell in chosen),
+        "",
+        *stage_lines(chosen, nodes, states, finished_seconds(store, nodes)),
+        *selection_cost(chosen, store),
     ]
-    for cell in chosen:
-        pending = [role for role, node in cell.nodes.items() if states[node.fingerprint].state != "done"]
-        problems = [
-            f"{states[n.fingerprint].state}: {states[n.fingerprint].reason}"
-            for n in cell.nodes.values()
-            if states[n.fingerprint].state in ("failed", "not-run")
-        ]
-        problems += [
-            f"will not run: needs a pinned revision of {n.config.unpinned}"
-            for role, n in cell.nodes.items()
-            if role in pending and getattr(n.config, "unpinned", None)
-        ]
-        what = "cached" if not pending else "to do: " + ", ".join(pending)
-        lines.append(f"  {cell.name:<48} {what}" + (f"  [{problems[0]}]" if problems else ""))
-    lines += ["", f"  {'stage':<10}{'distinct':>9}{'cached':>8}{'to build':>10}{'shared':>8}   {'rough cost':<30}"]
+    return "\n".join(lines)
+
+
+def cell_line(cell: Cell, states: Mapping[str, Status]) -> str:
+    """One cell: what is left to do, and the first thing that stands in the way."""
+    state = {role: states[node.fingerprint] for role, node in cell.nodes.items()}
+    pending = [role for role in state if state[role].state != "done"]
+    problems = [f"{s.state}: {s.reason}" for s in state.values() if s.state in ("failed", "not-run")]
+    problems += [
+        f"will not run: needs a pinned revision of {cell.nodes[role].config.unpinned}"
+        for role in pending
+        if getattr(cell.nodes[role].config, "unpinned", None)
+    ]
+    what = "cached" if not pending else "to do: " + ", ".join(pending)
+    return f"  {cell.name:<48} {what}" + (f"  [{problems[0]}]" if problems else "")
+
+
+def stage_lines(
+    chosen: list[Cell], nodes: list[Node], states: Mapping[str, Status], finished: dict[str, list[float]]
+) -> list[str]:
+    """A line for each stage, in the order in which a cell goes through them, and what is to be done in all."""
+    used = Counter(node.fingerprint for cell in chosen for node in cell.nodes.values())
+    owner = {node.fingerprint: cell for cell in reversed(chosen) for node in cell.nodes.values()}
+    stages = in_order(node.stage for node in nodes)
+    width = max(10, *(len(stage.name) + 2 for stage in stages))
+    lines = [f"  {'stage':<{width}}{'distinct':>9}{'cached':>8}{'to build':>10}{'shared':>8}   {'rough cost':<30}"]
     total, unknown = 0.0, []
-    for stage in in_order({n.stage.name: None for n in nodes}):
-        of_stage = [n for n in nodes if n.stage.name == stage]
-        todo = [n for n in of_stage if states[n.fingerprint].state != "done"]
-        shared = sum(used[n.fingerprint] > 1 for n in of_stage)
-        costs = [estimate(n, finished, owner[n.fingerprint]) for n in todo]
+    for stage in stages:
+        of_stage = [node for node in nodes if node.stage == stage]
+        todo = [node for node in of_stage if states[node.fingerprint].state != "done"]
+        shared = sum(used[node.fingerprint] > 1 for node in of_stage)
+        costs = [estimate(node, finished, owner[node.fingerprint]) for node in todo]
         if None in costs:
-            unknown.append(stage)
-            cost = "no measured rate" + amount(todo, owner)
+            unknown.append(stage.name)
+            cost = "no measured rate" + amount(stage, todo, owner)
         else:
             minutes = sum(c for c in costs if c is not None)
             total += minutes
             cost = f"{minutes:.1f} min" if todo else "-"
-        lines.append(
-            f"  {stage:<10}{len(of_stage):>9}{len(of_stage) - len(todo):>8}{len(todo):>10}{shared:>8}   {cost}"
-        )
+        counts = f"{len(of_stage):>9}{len(of_stage) - len(todo):>8}{len(todo):>10}{shared:>8}"
+        lines.append(f"  {stage.name:<{width}}{counts}   {cost}")
     parts = [f"about {total:.0f} min"] if total or not unknown else []
     parts += [f"no measured rate for {', '.join(unknown)}"] if unknown else []
     lines += ["", f"  in all {', and '.join(parts)}"]
-    if first.profile.measured_on and not finished:
-        lines.append(f"  measured on {first.profile.measured_on}")
-    lines += selection_cost(chosen, store)
-    return "\n".join(lines)
+    profile = chosen[0].config.profile
+    if profile.measured_on and not finished:
+        lines.append(f"  measured on {profile.measured_on}")
+    return lines
 
 
-def in_order(stages: Iterable[str]) -> list[str]:
-    """Each stage once, in the order in which a cell goes through them."""
-    found = list(dict.fromkeys(stages))
-    added = [stage for stage in found if stage not in (*FIRST, *LAST)]
-    return [stage for stage in (*FIRST, *added, *LAST) if stage in found]
+def in_order(stages: Iterable[Stage]) -> list[Stage]:
+    """Each stage once, by its place; those of one place in the order of their use."""
+    return sorted(dict.fromkeys(stages), key=lambda stage: stage.place)
 
 
 def selection_cost(chosen: list[Cell], store: Store) -> list[str]:
@@ -142,10 +150,11 @@ Rate = tuple[float, str]  # answers a second on one GPU, and where that was meas
 
 def _rates(chosen: list[Cell], store: Store, cell: Cell) -> tuple[Rate | None, Rate | None]:
     """Rates of sampling and scoring with the backbone of ``cell`` that were measured on GPUs."""
-    found: dict[str, Rate] = {}
+    rates: dict[str, Rate] = {}
     backbone = cell.nodes["backbone"].fingerprint
     for node in distinct(chosen):
-        artifact = read_artifact(store.path(node)) if node.stage.name in ("answers", "grams") else None
+        measured = node.stage in (answers_stage.STAGE, embedding_stage.STAGE)
+        artifact = read_artifact(store.path(node)) if measured else None
         if artifact is None or node.inputs["backbone"].fingerprint != backbone:
             continue
         info, where = artifact.info, f"on {artifact.manifest['machine'].get('host')} for {node.label}"
@@ -153,51 +162,46 @@ def _rates(chosen: list[Cell], store: Store, cell: Cell) -> tuple[Rate | None, R
         if how.get("distributed") == "ray":  # on how many GPUs is not known
             continue
         gpus = max(1, int(how.get("tensor_parallel", 1)))
-        spent = info.get("sampling" if node.stage.name == "answers" else "embedding") or {}
+        sampled = node.stage == answers_stage.STAGE
+        spent = info.get("sampling" if sampled else "embedding") or {}
         done = spent.get("tokens") or spent.get("answers")
         if not done or not spent["seconds"] or spent.get("device") != "cuda":  # all found again, or no GPU's rate
             continue
-        if node.stage.name == "answers":
+        if sampled:
             answers = spent["tokens"] / (info["tokens"] / info["answers"])
-            found["sampling"] = (answers / spent["seconds"] / gpus, where)
+            rates["sampling"] = (answers / spent["seconds"] / gpus, where)
         else:
-            found["scoring"] = (spent["answers"] / spent["seconds"], where)
+            rates["scoring"] = (spent["answers"] / spent["seconds"], where)
     bench = read_json(store.root / "bench" / "gpu.json")
     if bench is not None and bench.get("shape") == "llama3_8b":
         where = f"on {bench['device']} by make bench-gpu at {bench['answer_tokens']} tokens an answer"
-        found.setdefault("scoring", (bench["scoring"]["answers_per_second"], where))
+        rates.setdefault("scoring", (bench["scoring"]["answers_per_second"], where))
         if isinstance(bench["sampling"], dict):
             rate = bench["sampling"]["tokens_per_second"] / bench["answer_tokens"]
-            found.setdefault("sampling", (rate, f"{where}, {bench['sampling']['engine']}"))
-    return found.get("sampling"), found.get("scoring")
+            rates.setdefault("sampling", (rate, f"{where}, {bench['sampling']['engine']}"))
+    return rates.get("sampling"), rates.get("scoring")
 
 
-def amount(nodes: list[Node], owner: dict[str, Cell]) -> str:
-    """How much work these artifacts of one stage are, in the stage's own unit, where the config says it."""
+def amount(stage: Stage, nodes: list[Node], owner: Mapping[str, Cell]) -> str:
+    """How much work these artifacts of ``stage`` are, in the stage's own unit; "" where the configs do not say it."""
     total = 0
     for node in nodes:
-        c = owner[node.fingerprint].config
-        rows = c.pool.rows or c.pool.expected_rows
-        budget = rows if owner[node.fingerprint].selector.whole_pool else c.budget
-        items = sum(task.items or 0 for task in c.suite.tasks.values()) if c.suite.limit is None else 0
-        part = {
-            "answers": rows and rows * c.sampling.n,
-            "grams": rows and rows * c.sampling.n,
-            "losses": rows,
-            "adapter": budget and budget * c.finetune.epochs,
-            "eval": items,
-        }.get(node.stage.name)
-        if not part:
+        cell = owner[node.fingerprint]
+        c = cell.config
+        rows = c.pool.rows or c.pool.expected_rows or 0
+        adapter = cell.nodes.get("adapter")  # a training inside a selector is on other examples
+        own = adapter is not None and adapter.fingerprint == node.fingerprint
+        counts = {
+            "answers": rows * c.sampling.n,
+            "records": rows,
+            "examples": (rows if cell.selector.whole_pool else c.budget) * c.finetune.epochs if own else 0,
+            "items": sum(task.items or 0 for task in c.suite.tasks.values()) if c.suite.limit is None else 0,
+        }
+        count = int(counts.get(stage.work.split()[0] if stage.work else "", 0))
+        if not count:
             return ""
-        total += int(part)
-    unit = {
-        "answers": "answers to sample",
-        "grams": "answers to embed",
-        "losses": "records to read",
-        "adapter": "examples to train on",
-        "eval": "items to evaluate",
-    }[nodes[0].stage.name]
-    return f" ({total:,} {unit})"
+        total += count
+    return f" ({total:,} {stage.work})"
 
 
 def main() -> None:

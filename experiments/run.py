@@ -118,7 +118,7 @@ def refuse_without_gpu(store: Store, cell: Cell) -> None:
     """Where GPUs are asked for and there is none, say so now, not after pools and weights were fetched."""
     exec_ = cell.config.exec
     if exec_.device == "cuda" and exec_.distributed == "none" and not gpus.visible():
-        left = [node.label for node in cell.nodes.values() if node.stage.gpu and not store.complete(node)]
+        left = [node.label for node in cell.nodes.values() if node.stage.gpus and not store.complete(node)]
         if left:
             raise BadInput(
                 f"exec.device is cuda and no NVIDIA GPU is visible, with {len(left)} stages to do that need one (first "

@@ -75,7 +75,7 @@ class Runner:
         isolated = exec_.isolation == "process" or (
             exec_.isolation == "auto" and exec_.device != "cpu" and bool(gpus.visible())
         )
-        if not (node.stage.gpu and isolated):
+        if not (node.stage.gpus and isolated):
             return run_builder(node, folder, inputs, exec_)
         kind = (node.stage.name, self._gpus(node, exec_))
         if self._pool is None or self._kind != kind:
@@ -107,10 +107,10 @@ class Runner:
     @staticmethod
     def _gpus(node: Node, exec_: ExecConfig) -> int:
         """How many GPUs the worker of a stage is given; 0: it is not restricted (no GPU, or Ray shares them out)."""
-        spread = exec_.distributed == "ray" and node.stage.name in ("answers", "grams")
+        spread = exec_.distributed == "ray" and node.stage.ray
         if exec_.device == "cpu" or spread or not gpus.visible():
             return 0
-        return exec_.train_processes if node.stage.name == "adapter" else exec_.tensor_parallel
+        return int(getattr(exec_, node.stage.gpus))
 
     def close(self) -> None:
         """End the worker process, which gives its memory and its GPUs back."""

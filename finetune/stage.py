@@ -15,7 +15,7 @@ from finetune.config import LORA_FIELDS, FinetuneConfig
 from finetune.launch import launch
 from finetune.train import finished, train
 
-STAGE = Stage("adapter", 1, "finetune.stage:build", gpu=True)
+STAGE = Stage("adapter", 1, "finetune.stage:build", place=90, gpus="train_processes", work="examples to train on")
 
 
 @dataclass(frozen=True)

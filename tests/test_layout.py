@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import graphlib
 import importlib
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from adg.artifacts.artifact import Stage
+from adg.execution import ExecConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {  # package -> the packages that it may import
@@ -161,9 +163,10 @@ def test_the_formatter_is_never_switched_off() -> None:
         assert not re.search(r"#\s*fmt:\s*(skip|off)", path.read_text()), path
 
 
-def declared_stages() -> set[tuple[str, str]]:
-    """(name, file of the builder) of every ``Stage`` that a module of the project holds."""
-    stages = set()
+@functools.cache
+def declared_stages() -> dict[Stage, str]:
+    """Every ``Stage`` that a module of the project holds, and the file of its builder."""
+    stages = {}
     for name in sources():
         if name.split(".")[0] not in ("adg", "baselines", "finetune", "experiments") or name.endswith("__main__"):
             continue
@@ -173,14 +176,27 @@ def declared_stages() -> set[tuple[str, str]]:
                 path, tree = sources()[module]
                 functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
                 assert function in functions, f"stage {value.name}: {value.builder} does not exist"
-                stages.add((value.name, str(path.relative_to(ROOT))))
+                stages[value] = str(path.relative_to(ROOT))
     return stages
 
 
 def test_the_table_of_stages_is_that_of_the_code() -> None:
+    """The same stages, in the order in which a cell goes through them."""
     text = (ROOT / "docs" / "architecture.md").read_text()
     table = re.findall(r"^\| ([\w-]+) \|.*\| `([\w/]+\.py)` \|$", text, re.MULTILINE)
-    assert len(table) == len(set(table)) and set(table) == declared_stages()
+    assert len(table) == len(set(table)) and set(table) == {(s.name, path) for s, path in declared_stages().items()}
+    places = {stage.name: stage.place for stage in declared_stages()}
+    assert [places[name] for name, _ in table] == sorted(places[name] for name, _ in table)
+
+
+def test_stages_are_told_apart_by_their_names() -> None:
+    """A name is a folder, a line of a plan and the key of its times: no two stages share one."""
+    names = [stage.name for stage in declared_stages()]
+    assert len(names) == len(set(names)) > 15
+    options = {field.name for field in dataclasses.fields(ExecConfig)}
+    for stage in declared_stages():
+        assert stage.gpus in ("", *options), stage.name
+        assert stage.work.split(" ")[0] in ("", "answers", "records", "examples", "items"), stage.name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

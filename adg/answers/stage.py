@@ -28,7 +28,9 @@ from adg.pools import records
 from adg.pools.records import Record
 from adg.progress import progress
 
-STAGE = Stage("answers", 1, "adg.answers.stage:build", gpu=True)
+STAGE = Stage(
+    "answers", 1, "adg.answers.stage:build", place=30, gpus="tensor_parallel", ray=True, work="answers to sample"
+)
 SHOWN = 20  # failed rows named in a manifest; all of them stand in failed.jsonl
 
 

@@ -61,16 +61,23 @@ def canonical(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Stage:
-    """A kind of artifact. ``builder`` is "module:function", imported only when something is built.
+    """A kind of artifact: all that is said of it by name. Name and version are identity, the rest is how it is run.
 
-    The function takes a ``Job`` and returns the manifest's ``info`` (counts, notes). ``gpu`` marks stages that
-    hold accelerator memory: with a GPU they run in a worker process that ends when another kind starts.
+    ``builder`` is "module:function", imported only when something is built. The function takes a ``Job`` and returns
+    the manifest's ``info`` (counts, notes).
+    ``place`` orders the stages of a cell: of those that could be built next the lowest comes first, and plans list them
+    so. The selectors' own stages have the default, between what every cell knows and the scores.
+    ``gpus`` names the option of ``exec`` that says how many GPUs the stage takes, "" where it runs no model. With a GPU
+    such a stage runs in a worker process that ends when another kind starts.
     """
 
     name: str
     version: int
     builder: str
-    gpu: bool = False
+    place: int = 60
+    gpus: str = ""
+    ray: bool = False  # whether Ray can share its work out among GPUs (exec.distributed=ray)
+    work: str = ""  # what it does how often, for plans: "<answers, records, examples or items> to <do>"
 
 
 def file_name(label: str) -> str:

@@ -17,7 +17,7 @@ from adg.backbones.config import BackboneConfig
 from adg.backbones.embedded import BUILDERS
 from adg.errors import BadInput
 
-STAGE = Stage("backbone", 1, "adg.backbones.stage:build")
+STAGE = Stage("backbone", 1, "adg.backbones.stage:build", place=20)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,9 @@ from adg.pools import records
 from adg.pools.records import Record
 from adg.progress import progress
 
-STAGE = Stage("grams", 1, "adg.embedding.stage:build", gpu=True)
+STAGE = Stage(
+    "grams", 1, "adg.embedding.stage:build", place=40, gpus="tensor_parallel", ray=True, work="answers to embed"
+)
 SHARD = 128  # records done between two savings; a kill loses at most these
 REPORTED = 20  # failed rows listed in the manifest
 

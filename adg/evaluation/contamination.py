@@ -33,7 +33,7 @@ from adg.evaluation.config import SuiteConfig
 from adg.evaluation.overlap import FIELDS, MATCHES, ContaminationConfig, Index
 from adg.progress import progress
 
-STAGE = Stage("contamination", 2, "adg.evaluation.contamination:build")
+STAGE = Stage("contamination", 2, "adg.evaluation.contamination:build", place=110)
 BATCH = 4096  # records compared at a time
 
 

@@ -15,7 +15,7 @@ from adg.backbones import adapters, loading, weights
 from adg.backbones.adapters import CONFIG, WEIGHTS
 from adg.errors import BadInput
 
-STAGE = Stage("external-adapter", 1, "adg.evaluation.external_adapter:build")
+STAGE = Stage("external-adapter", 1, "adg.evaluation.external_adapter:build", place=90)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from adg.progress import notice
 from adg.sandbox import host as sandbox
 from adg.sandbox.host import Sandbox
 
-STAGE = Stage("eval", 1, "adg.evaluation.stage:build", gpu=True)
+STAGE = Stage("eval", 1, "adg.evaluation.stage:build", place=100, gpus="tensor_parallel", work="items to evaluate")
 NO_CONSENT = "running model-written code needs consent (exec.run_model_code=true)"
 
 

@@ -21,7 +21,7 @@ from adg.pools.records import key, save_rows
 from adg.pools.sources import EXPECTED, check_digest, digest_of, file_format, files_of, local_path, read
 from adg.pools.validation import validate
 
-STAGE = Stage("pool", 1, "adg.pools.stage:build")
+STAGE = Stage("pool", 1, "adg.pools.stage:build", place=10)
 
 
 def node(cfg: PoolConfig) -> Node:

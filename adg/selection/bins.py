@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
-STAGE = Stage("bins", 1, "adg.selection.bins:build")
+STAGE = Stage("bins", 1, "adg.selection.bins:build", place=50)
 MIN_PER_BIN = 5  # records a bin should hold on average; k-means refuses more clusters than rows
 
 

@@ -24,9 +24,9 @@ from adg.selection.quotas import top
 class SelectorData:
     """What a selector may read. Row i of every array a selector returns belongs to ``records[i]``.
 
-    ``records`` are in canonical id order whatever the order of the file. ``features`` holds the artifacts the
-    selector asked for by name (``Selector.requires``); ``pool`` is the artifact of the records themselves, for
-    selectors that read further fields of the original rows (``records.load_original``).
+    ``records`` are in canonical id order whatever the order of the file. ``features`` holds the artifacts that
+    ``Selector.inputs`` names; ``pool`` is the artifact of the records themselves, for selectors that read further
+    fields of the original rows (``records.load_original``).
     """
 
     records: Sequence[Record]
@@ -78,36 +78,25 @@ class Selector(ABC):
     """A way of choosing instruction data. Subclasses say what they read, how they score and how they choose.
 
     ``Config`` is a frozen dataclass of options (the keys of ``conf/selector/<name>.yaml`` besides ``name``).
-    ``requires`` names the artifacts to be built first: any of ``backbone, answers, grams, bins`` and those that
-    ``extra`` adds.
     ``version`` is bumped by hand when results change. Randomness comes from ``config.seed`` through ``adg.seeds``.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     Config: ClassVar[type]
-    requires: ClassVar[tuple[str, ...]] = ()
     whole_pool: ClassVar[bool] = False  # takes every record, whatever the budget
 
     def __init__(self, config: Any) -> None:
         self.config = config
 
-    def needs(self) -> tuple[str, ...]:
-        """The artifacts this configuration reads (by default ``requires``)."""
-        return self.requires
+    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
+        """The artifacts that this configuration reads beside the pool, by the name under which ``features`` has them.
 
-    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
-        """Further artifacts by name, parents first, beside those every cell knows; default none.
-
-        Those that the selector reads itself are named in ``requires`` as well. Nothing is built or fetched here.
+        ``cell`` holds those that every cell can make ("pool", "backbone", "answers", "grams", "bins"); a selector
+        hands some of them on, or makes nodes of its own from them. Default: none. Nothing is built or fetched here.
+        Raises ``BadInput`` where the settings of what it would read do not serve it.
         """
         return {}
-
-    def check_answers(self, sampled: int, windows: Sequence[str]) -> None:  # noqa: B027 - nothing to refuse by default
-        """Raise ``BadInput`` where ``sampled`` answers a record and these layer windows do not serve this selector.
-
-        Asked before anything is built of a cell that reads grams.
-        """
 
     def note(self, backbone: Node) -> str:
         """One sentence that stands above every table with this selector; default none ("")."""

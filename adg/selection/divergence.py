@@ -6,12 +6,13 @@ smaller number of answers costs nothing more than reading them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from adg import geometry
+from adg.artifacts.artifact import Node
 from adg.embedding import stage as embedding_stage
 from adg.errors import BadInput, BadMeasurement
 from adg.selection import bins as bins_stage
@@ -55,12 +56,13 @@ class Divergence(Selector):
     name = "adg"
     title = "ADG"
     Config = DivergenceConfig
-    requires = ("grams", "bins")
 
-    def needs(self) -> tuple[str, ...]:
-        return ("grams", "bins") if self.config.bins else ("grams",)
+    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
+        self._check_answers(cell["answers"].config.sampling.n, cell["grams"].config.embedding.declared)
+        return {name: cell[name] for name in (("grams", "bins") if self.config.bins else ("grams",))}
 
-    def check_answers(self, sampled: int, windows: Sequence[str]) -> None:
+    def _check_answers(self, sampled: int, windows: Sequence[str]) -> None:
+        """Refuse a window that is not among ``windows``, and fewer answers than the score needs."""
         c, fewest = self.config, geometry.fewest_answers(self.config.lam)
         if c.window is not None and c.window not in windows:
             raise BadInput(
@@ -92,7 +94,7 @@ class Divergence(Selector):
                 f"delete that folder and run the same command again"
             )
         sampled = grams.grams.shape[-1]
-        self.check_answers(sampled, grams.windows)
+        self._check_answers(sampled, grams.windows)
         window = 0 if self.config.window is None else grams.windows.index(self.config.window)
         matrices = np.asarray(grams.grams[:, window], dtype=np.float64)
         if self.config.answers is not None:

@@ -17,8 +17,8 @@ from adg.artifacts.artifact import Artifact, Job, Node, Stage
 from adg.pools import records as records_
 from adg.selection.contract import ScoreTable, Selector, SelectorData, counted, select
 
-SCORES = Stage("scores", 1, "adg.selection.stage:build_scores", gpu=True)
-SUBSET = Stage("subset", 1, "adg.selection.stage:build_subset")
+SCORES = Stage("scores", 1, "adg.selection.stage:build_scores", place=70)
+SUBSET = Stage("subset", 1, "adg.selection.stage:build_subset", place=80)
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class SubsetConfig(ScoresConfig):
 
 
 def scores_node(selector: Selector, features: Mapping[str, Node], pool: Node) -> Node:
-    """The scores of a whole pool; ``features`` must hold what ``selector.needs()`` names."""
-    inputs = {"pool": pool, **{name: features[name] for name in selector.needs()}}
+    """The scores of a whole pool; ``features`` is what ``selector.inputs`` returns."""
+    inputs = {"pool": pool, **features}
     owners = [n.label for role, n in inputs.items() if role != "pool"]
     label = "+".join([selector.name, owners[0] if owners else pool.label])
     config = ScoresConfig(selector.name, selector.version, selector.config, type(selector))
@@ -49,7 +49,7 @@ def scores_node(selector: Selector, features: Mapping[str, Node], pool: Node) ->
 
 def subset_node(selector: Selector, scores: Node, features: Mapping[str, Node], pool: Node, budget: int) -> Node:
     """The chosen subset of a pool for a budget."""
-    inputs = {"pool": pool, "scores": scores, **{name: features[name] for name in selector.needs()}}
+    inputs = {"pool": pool, "scores": scores, **features}
     size = None if selector.whole_pool else budget
     label = scores.label if size is None else f"{scores.label}+{size}"
     config = SubsetConfig(selector.name, selector.version, selector.config, type(selector), size)

@@ -20,7 +20,7 @@ from adg.pools import records
 from adg.selection.contract import SelectorData, counted
 from baselines.shared import checkpoints
 
-ANNOTATED = Stage("annotated", 1, "baselines.shared.annotations:build")
+ANNOTATED = Stage("annotated", 1, "baselines.shared.annotations:build", place=15)
 SHOWN = 5  # problems printed in one message
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
-STAGE = Stage("experience", 1, "baselines.shared.experience:build", gpu=True)
+STAGE = Stage("experience", 1, "baselines.shared.experience:build", gpus="tensor_parallel", work="records to read")
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,15 @@ class Identity:
     templates: str  # hash of the prompt's texts
 
 
-def nodes(pool: Node, backbone: Node, cfg: ExperienceConfig, recipe: FinetuneConfig) -> dict[str, Node]:
-    """The records drawn, the training on them, and "experienced", the model that comes of it, parents first."""
+def experienced(pool: Node, backbone: Node, cfg: ExperienceConfig, recipe: FinetuneConfig) -> Node:
+    """``backbone`` after its training by ``recipe`` on the records of ``pool`` that are drawn as ``cfg`` says."""
     drawn = Node(
         STAGE,
         f"{pool.label}+{backbone.label}",
         Identity(cfg, loss_texts.templates(cfg.prompt)),
         {"pool": pool, "model": backbone},
     )
-    training = finetune_stage.node(drawn, backbone, recipe)
-    return {"experience": drawn, "experience_training": training, "experienced": merge.node(training, backbone)}
+    return merge.node(finetune_stage.node(drawn, backbone, recipe), backbone)
 
 
 def draw(labels: ArrayLike, perplexities: ArrayLike, cfg: ExperienceConfig) -> np.ndarray:

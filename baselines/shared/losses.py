@@ -23,11 +23,12 @@ from adg.errors import BadMeasurement
 from adg.pools.records import Record
 from adg.progress import progress
 from adg.selection.contract import counted
+from baselines.shared import scorer_stage
 from baselines.shared.loss_texts import Layout, LossesConfig, Text, templates
 from baselines.shared.scorer import Scorer, VllmScorer
-from baselines.shared.scorer_stage import FAILED, REPORTED, Identity, Reader, ScorerOptions, by_scorer
+from baselines.shared.scorer_stage import FAILED, REPORTED, Identity, Reader, ScorerOptions
 
-STAGE = Stage("losses", 1, "baselines.shared.losses:build", gpu=True)
+STAGE = Stage("losses", 1, "baselines.shared.losses:build", gpus="tensor_parallel", work="records to read")
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ def node(pool: Node, model: Node, cfg: LossesConfig) -> Node:
     return Node(STAGE, f"{pool.label}+{model.label}+{cfg.prompt}", _identity(cfg), {"pool": pool, "model": model})
 
 
-def nodes(pool: Node, backbone: Node, cfg: LossesConfig, options: ScorerOptions) -> dict[str, Node]:
-    """What ``Selector.extra`` returns: the artifact "losses", and "scorer" where that is a model of its own."""
-    return by_scorer(STAGE, pool, backbone, _identity(cfg), options)
+def by_scorer(pool: Node, backbone: Node, cfg: LossesConfig, options: ScorerOptions) -> Node:
+    """The losses of ``pool``'s responses under the model that ``options`` name."""
+    return scorer_stage.by_scorer(STAGE, pool, backbone, _identity(cfg), options)
 
 
 def _identity(cfg: LossesConfig) -> Identity:

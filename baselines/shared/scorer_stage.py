@@ -58,8 +58,8 @@ class Identity:
     unpinned: str | None = None  # hub id of a scorer whose revision is not known: planned, but refused when built
 
 
-def by_scorer(stage: Stage, pool: Node, backbone: Node, identity: Identity, options: ScorerOptions) -> dict[str, Node]:
-    """The artifact that ``stage`` makes of ``pool`` with the model that ``options`` name, under the stage's name.
+def by_scorer(stage: Stage, pool: Node, backbone: Node, identity: Identity, options: ScorerOptions) -> Node:
+    """The artifact that ``stage`` makes of ``pool`` with the model that ``options`` name.
 
     Needs no network. A hub scorer without a pinned revision can be planned; building it is refused.
     """
@@ -74,10 +74,10 @@ def by_scorer(stage: Stage, pool: Node, backbone: Node, identity: Identity, opti
         chosen = "backbone" if backbone.config.source == "embedded" else "gpt2"
     if chosen == "backbone" and options.scorer_path is None:
         losses = dataclasses.replace(losses, dtype=options.scorer_dtype)
-        return {stage.name: made(backbone.label, backbone, losses=losses)}
+        return made(backbone.label, backbone, losses=losses)
     name = "scorer" if chosen == "backbone" else chosen
     if options.scorer_path is None and options.scorer_revision in ("???", "", None):
-        return {stage.name: made(name, None, losses=losses, unpinned=chosen)}
+        return made(name, None, losses=losses, unpinned=chosen)
     source: dict[str, Any] = {"path": options.scorer_path}
     if options.scorer_path is None:
         if not hub.is_commit(options.scorer_revision):
@@ -88,7 +88,7 @@ def by_scorer(stage: Stage, pool: Node, backbone: Node, identity: Identity, opti
         source = {"hub": chosen, "revision": options.scorer_revision}
     dtype = "float32" if options.scorer_dtype == "auto" else options.scorer_dtype
     scorer = backbone_stage.node(BackboneConfig(name=name, dtype=dtype, **source))
-    return {"scorer": scorer, stage.name: made(scorer.label, scorer, losses=losses)}
+    return made(scorer.label, scorer, losses=losses)
 
 
 def shards(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from adg.selection.contract import ScoreTable, Selector, SelectorData
 from baselines.shared import checkpoints, scorer
 from baselines.shared.text_encoder import TextEncoder, in_shards
 
-STAGE = Stage("vectors", 1, "baselines.shared.vectors:build", gpu=True)
+STAGE = Stage("vectors", 1, "baselines.shared.vectors:build", gpus="tensor_parallel", work="records to read")
 SOURCES = ("bins", "backbone", "encoder", "auto")
 POOLINGS = ("mean", "last")
 REPORTED = 20  # failed rows listed in one message
@@ -104,15 +104,9 @@ class Identity:
 class VectorSelector(Selector):
     """A selector that compares records by their vectors; its ``Config`` inherits ``VectorOptions``."""
 
-    requires: ClassVar[tuple[str, ...]] = ("vectors",)
-
-    def needs(self) -> tuple[str, ...]:
-        """The bins' vectors are part of the grams."""
-        swap = {"vectors": "grams"} if self.config.vectors == "bins" else {}
-        return tuple(swap.get(name, name) for name in self.requires)
-
-    def extra(self, pool: Node, backbone: Node) -> dict[str, Node]:
-        return nodes(pool, backbone, self.config)
+    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
+        """The vectors; those of the bins are part of the grams."""
+        return inputs(cell, self.config)
 
     def note(self, backbone: Node) -> str:
         """What a table must say where an embedded backbone embeds in place of the sentence encoder."""
@@ -132,11 +126,11 @@ def about_mean(data: SelectorData, measure: Callable[[np.ndarray, np.ndarray], f
     return ScoreTable(score, invalid=invalid)
 
 
-def nodes(pool: Node, backbone: Node, options: VectorOptions) -> dict[str, Node]:
-    """What ``Selector.extra`` returns for these options: the artifact "vectors", or nothing for the bins' vectors."""
+def inputs(cell: Mapping[str, Node], options: VectorOptions) -> dict[str, Node]:
+    """What ``Selector.inputs`` returns for these options: "vectors", or "grams", which hold the bins' vectors."""
     if options.vectors == "bins":
-        return {}
-    o = options
+        return {"grams": cell["grams"]}
+    o, pool, backbone = options, cell["pool"], cell["backbone"]
     own = o.vectors == "backbone" or (o.vectors == "auto" and backbone.config.source == "embedded")
     text, pooling = (
         given or default for given, default in zip((o.vector_text, o.vector_pooling), o.defaults(own), strict=True)

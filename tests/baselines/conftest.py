@@ -86,7 +86,7 @@ def measured(tmp_path: Path, formula_model: Any) -> Callable[..., SelectorData]:
     """What a selector reads, with the losses of ``pool`` under the formula model."""
 
     def made(selector: Any, pool: list[Record], tokenizer: Any) -> SelectorData:
-        node = selector.extra(_node("pool"), _node("backbone"))["losses"]
+        node = selector.inputs({"pool": _node("pool"), "backbone": _node("backbone")})["losses"]
         layout = Layout(node.config.losses, tokenizer)
         losses = losses_stage.measure(pool, layout, lambda: Scorer(formula_model), tmp_path)
         losses_stage.save(tmp_path / "losses.parquet", losses)

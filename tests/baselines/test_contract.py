@@ -7,7 +7,7 @@ import json
 import random
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from adg.answers import stage as answers_stage
 from adg.answers.config import EngineConfig, SamplingConfig
+from adg.artifacts.artifact import Node
 from adg.artifacts.store import Store
 from adg.backbones import stage as backbone_stage
 from adg.backbones.config import BackboneConfig
@@ -42,18 +43,34 @@ def options(name: str) -> dict[str, Any]:
     return {k: v for k, v in raw.items() if not (isinstance(v, str) and v.startswith("${"))}
 
 
-@pytest.fixture(scope="session")
-def shared_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[SelectorData, dict, Store]:
-    """A real pool through the real stages: the tiny model answers, is embedded and clustered."""
-    store = Store(tmp_path_factory.mktemp("contract"), ExecConfig(device="cpu"))
-    pool = pool_stage.node(PoolConfig(name="mini_general", path="mini:general.jsonl", rows=23))
+def cell_of(pool: Node, new_tokens: int = 4) -> dict[str, Node]:
+    """The nodes that every cell can make: the tiny model answers, is embedded and clustered."""
     backbone = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
-    answers = answers_stage.node(pool, backbone, SamplingConfig(max_new_tokens=6), EngineConfig(batch_size=8))
+    answers = answers_stage.node(pool, backbone, SamplingConfig(max_new_tokens=new_tokens), EngineConfig(batch_size=8))
     grams = embedding_stage.node(answers, pool, backbone, EmbeddingConfig())
     bins = bins_stage.node(grams, BinsConfig())
-    nodes = {"backbone": backbone, "answers": answers, "grams": grams, "bins": bins, "pool": pool}
-    features = {role: store.ensure(node) for role, node in nodes.items() if role != "pool"}
-    return SelectorData(records.load(store.ensure(pool)), features, store.ensure(pool)), nodes, store
+    return {"pool": pool, "backbone": backbone, "answers": answers, "grams": grams, "bins": bins}
+
+
+def built(selector: Any, store: Store, cell: dict[str, Node]) -> SelectorData:
+    """What the selector reads, built for real. One whose YAML lacks a checkpoint must say so, and what to set; the rest
+    of the test is skipped."""
+    pool = store.ensure(cell["pool"])
+    try:
+        features = {name: store.ensure(node) for name, node in selector.inputs(cell).items()}
+    except NotRunnable as reason:
+        not_runnable(selector, reason)
+    return SelectorData(records.load(pool), features, pool)
+
+
+def not_runnable(selector: Any, reason: NotRunnable) -> NoReturn:
+    assert re.match(r"needs .+set selector\.\w+=", str(reason), re.DOTALL), reason
+    pytest.skip(f"{selector.name} is not runnable as configured: {reason}")
+
+
+@pytest.fixture(scope="session")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("contract"), ExecConfig(device="cpu"))
 
 
 @pytest.fixture(params=sorted(TYPES))
@@ -62,12 +79,10 @@ def selector(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def world(shared_world: tuple, selector: Any) -> tuple[SelectorData, dict]:
-    """The same with the artifacts that this selector adds."""
-    data, nodes, store = shared_world
-    extra = selector.extra(nodes["pool"], nodes["backbone"])
-    features = {name: store.ensure(node) for name, node in extra.items()}
-    return dataclasses.replace(data, features={**data.features, **features}), nodes
+def world(shared_store: Store, selector: Any) -> SelectorData:
+    """A real pool through the real stages."""
+    pool = pool_stage.node(PoolConfig(name="mini_general", path="mini:general.jsonl", rows=23))
+    return built(selector, shared_store, cell_of(pool, new_tokens=6))
 
 
 def chosen(selector: Any, data: SelectorData, budget: int) -> list[Any]:
@@ -82,12 +97,11 @@ def chosen(selector: Any, data: SelectorData, budget: int) -> list[Any]:
 
 
 def scored(selector: Any, data: SelectorData) -> ScoreTable:
-    """Its scores. One whose YAML lacks a checkpoint must say so, and what to set; the rest of the test is skipped."""
+    """Its scores; skips as ``built`` does."""
     try:
         return selector.scores(data)
     except NotRunnable as reason:
-        assert re.match(r"needs .+set selector\.\w+=", str(reason), re.DOTALL), reason
-        pytest.skip(f"{selector.name} is not runnable as configured: {reason}")
+        not_runnable(selector, reason)
 
 
 def test_every_selector_has_a_config_and_every_config_a_selector() -> None:
@@ -99,33 +113,33 @@ def test_every_selector_has_a_config_and_every_config_a_selector() -> None:
 
 
 @pytest.mark.parametrize("budget", [1, 7, 22, 23])
-def test_exact_budget_of_distinct_ids_from_the_pool(selector: Any, world: tuple, budget: int) -> None:
-    ids = chosen(selector, world[0], budget)
-    usable = int(scored(selector, world[0]).valid.sum())
+def test_exact_budget_of_distinct_ids_from_the_pool(selector: Any, world: SelectorData, budget: int) -> None:
+    ids = chosen(selector, world, budget)
+    usable = int(scored(selector, world).valid.sum())
     assert usable >= 7
     assert len(ids) == len(set(ids)) == (23 if selector.whole_pool else min(budget, usable))
-    assert set(ids) <= {r.id for r in world[0].records}
+    assert set(ids) <= {r.id for r in world.records}
 
 
-def test_same_seed_same_answer_and_no_global_generator(selector: Any, world: tuple) -> None:
+def test_same_seed_same_answer_and_no_global_generator(selector: Any, world: SelectorData) -> None:
     np.random.seed(1)  # noqa: NPY002 - the contract is about the global generators
     random.seed(1)
     before = np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
-    first = chosen(selector, world[0], 9)
+    first = chosen(selector, world, 9)
     assert (np.random.get_state()[1].tolist(), random.getstate()) == before, "a global generator was used"  # noqa: NPY002
     np.random.seed(2)  # noqa: NPY002
-    assert chosen(selector, world[0], 9) == first
+    assert chosen(selector, world, 9) == first
 
 
-def test_budget_above_the_pool_is_refused(selector: Any, world: tuple) -> None:
+def test_budget_above_the_pool_is_refused(selector: Any, world: SelectorData) -> None:
     if selector.whole_pool:
         pytest.skip("takes the whole pool whatever the budget")
     with pytest.raises(BadInput, match="the pool holds 23"):
-        chosen(selector, world[0], 24)
+        chosen(selector, world, 24)
 
 
-def test_scores_have_a_row_for_every_record(selector: Any, world: tuple) -> None:
-    table = scored(selector, world[0])
+def test_scores_have_a_row_for_every_record(selector: Any, world: SelectorData) -> None:
+    table = scored(selector, world)
     table.check(23)
     assert np.isfinite(table.score[table.valid]).all()
 
@@ -139,8 +153,7 @@ def test_the_order_of_the_file_does_not_matter(selector: Any, tmp_path: Path, ro
         (tmp_path / f"{i}.jsonl").write_text("\n".join(order) + "\n")
         store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
         pool = pool_stage.node(PoolConfig(name=f"p{i}", path=str(tmp_path / f"{i}.jsonl")))
-        artifact = store.ensure(pool)
-        data = SelectorData(records.load(artifact), _features(selector, store, pool), artifact)
+        data = built(selector, store, cell_of(pool))
         found.append(chosen(selector, data, 11))
     assert found[0] == found[1]
 
@@ -154,8 +167,7 @@ def test_copies_empty_and_one_token_responses(selector: Any, tmp_path: Path, roo
     (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
     pool = pool_stage.node(PoolConfig(name="hard", path=str(tmp_path / "hard.jsonl"), empty_output="keep"))
-    artifact = store.ensure(pool)
-    data = SelectorData(records.load(artifact), _features(selector, store, pool), artifact)
+    data = built(selector, store, cell_of(pool))
     table = scored(selector, data)
     table.check(len(rows))
     assert all(reason.strip() for reason in table.invalid.values())
@@ -170,7 +182,8 @@ def test_copies_empty_and_one_token_responses(selector: Any, tmp_path: Path, roo
 
 def reads_with_a_model(selector: Any) -> bool:
     """Whether a language model reads each record by itself: losses, token differences, ratings."""
-    return bool({"losses", "deltas", "ratings"} & set(selector.needs()))
+    pool = pool_stage.node(PoolConfig(name="mini_general", path="mini:general.jsonl"))
+    return bool({"losses", "deltas", "ratings"} & set(selector.inputs(cell_of(pool))))
 
 
 TEXTS = ("", "7", " ", "Yes.", "Two words", "A longer answer, with a number (12) and a line\nfeed.", "答案是四")
@@ -194,8 +207,7 @@ def test_any_pool_read_with_a_model(name: str, drawn: list, seed: int, tmp_path_
         (folder / f"{turn}.jsonl").write_text("".join(json.dumps(rows[i]) + "\n" for i in order))
         store = Store(folder / "runs", ExecConfig(device="cpu"))
         pool = pool_stage.node(PoolConfig(name=f"p{turn}", path=str(folder / f"{turn}.jsonl"), empty_output="keep"))
-        artifact = store.ensure(pool)
-        data = SelectorData(records.load(artifact), _features(selector, store, pool), artifact)
+        data = built(selector, store, cell_of(pool))
         table = selector.scores(data)
         table.check(len(rows))
         picks = [
@@ -212,17 +224,3 @@ def test_any_pool_read_with_a_model(name: str, drawn: list, seed: int, tmp_path_
             if getattr(selector.config, "part", "top") != "middle":
                 for ids in picks:
                     assert row["id"] not in ids or ids.index(twin) < ids.index(row["id"])
-
-
-def _features(selector: Any, store: Store, pool: Any) -> dict[str, Any]:
-    """What the selector reads, built for real from this pool."""
-    needs = selector.needs()
-    if not needs:
-        return {}
-    backbone = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
-    answers = answers_stage.node(pool, backbone, SamplingConfig(max_new_tokens=4), EngineConfig(batch_size=8))
-    grams = embedding_stage.node(answers, pool, backbone, EmbeddingConfig())
-    bins = bins_stage.node(grams, BinsConfig())
-    own = selector.extra(pool, backbone)
-    nodes = {"backbone": backbone, "answers": answers, "grams": grams, "bins": bins, **own}
-    return {name: store.ensure(nodes[name]) for name in needs}

@@ -270,9 +270,10 @@ def test_records_are_rated_by_the_given_checkpoints(tiny: tuple, tmp_path: Path)
         "quality_scorer_sha256": digest,
     }
     selector = Deita(DeitaConfig(**options))
-    assert selector.needs() == ("vectors", "ratings")
     model = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
-    features = {name: store.ensure(node) for name, node in selector.extra(pool, model).items()}
+    cell = {"pool": pool, "backbone": model}
+    features = {name: store.ensure(node) for name, node in selector.inputs(cell).items()}
+    assert list(features) == ["vectors", "ratings"]
     data = SelectorData(records.load(store.ensure(pool)), features, store.ensure(pool))
     table = selector.scores(data)
     rater = Rater(loading.load_model(backbone, "cpu"), loading.load_tokenizer(backbone))
@@ -282,4 +283,4 @@ def test_records_are_rated_by_the_given_checkpoints(tiny: tuple, tmp_path: Path)
 
     wrong = Deita(DeitaConfig(**{**options, "quality_scorer_sha256": "0" * 64}))
     with pytest.raises(BadInput, match=f"selector.quality_scorer_sha256={digest}"):
-        store.ensure(wrong.extra(pool, model)["ratings"])
+        store.ensure(wrong.inputs(cell)["ratings"])

@@ -27,7 +27,7 @@ def test_tokens_of_the_text_as_text(tiny_backbone: Any, tiny_tokenizer: Any) -> 
 
 def test_characters_need_no_tokenizer() -> None:
     selector = Longest(LongestConfig(unit="characters"))
-    assert selector.needs() == ()
+    assert selector.inputs({}) == {}
     assert selector.scores(SelectorData(POOL, {})).score.tolist() == [13, 0, 4, 6, 13]
     with pytest.raises(BadInput):
         LongestConfig(unit="words")

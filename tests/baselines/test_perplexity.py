@@ -62,7 +62,7 @@ def test_losses_are_shared_where_the_text_is_the_same() -> None:
     backbone = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
 
     def losses(selector: Any) -> str:
-        return selector.extra(pool, backbone)["losses"].fingerprint
+        return selector.inputs({"pool": pool, "backbone": backbone})["losses"].fingerprint
 
     assert losses(Perplexity(PerplexityConfig())) == losses(Superfiltering(SuperfilteringConfig()))
     assert losses(Perplexity(PerplexityConfig(part="lowest"))) == losses(Perplexity(PerplexityConfig()))

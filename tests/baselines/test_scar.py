@@ -13,14 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adg.artifacts.artifact import plain
+from adg.artifacts.artifact import Node, plain
+from adg.artifacts.store import Store
 from adg.errors import BadInput, BadMeasurement, NotRunnable
+from adg.execution import ExecConfig
+from adg.pools import stage as pool_stage
+from adg.pools.config import PoolConfig
 from adg.pools.records import Record
-from adg.selection.contract import SelectorData, select
+from adg.selection.contract import ScoreTable, SelectorData, select
 from baselines import scar
-from baselines.scar import HEAD, Ranker, Scar, ScarConfig
-from baselines.shared import checkpoints, near_duplicates
+from baselines.scar import Scar, ScarConfig
+from baselines.shared import checkpoints, near_duplicates, style_ranker
+from baselines.shared.style_ranker import HEAD, Ranker
 
+ONE = [Record(0, "what is two plus two ?", "", "four")]
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "scar.json").read_text())
 
 
@@ -78,6 +84,18 @@ def ranker() -> Ranker:
     return Ranker(sines(), Bytes(), head())
 
 
+def scored(selector: Scar, records: list[Record], ranker: Ranker) -> ScoreTable:
+    return selector.filtered(records, scar.ranked(records, ranker, selector.ranking))
+
+
+def ranking(folder: Path, records: list[Record], **options: Any) -> Node:
+    """The stage's node for a pool of these records."""
+    rows = [{"id": r.id, "instruction": r.instruction, "input": r.input, "output": r.output} for r in records]
+    (folder / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pool = pool_stage.node(PoolConfig(name="p", path=str(folder / "pool.jsonl"), empty_output="keep"))
+    return Scar(ScarConfig(**options)).inputs({"pool": pool})["ranking"]
+
+
 # -- against the official code -------------------------------------------------------------------------------
 
 
@@ -90,7 +108,7 @@ def test_scores_and_order_of_the_official_code(pool: list[Record]) -> None:
                 found = standin.score(pairs, int(name.removeprefix("scores_maxlen")), tokens_per_batch=3000)
                 np.testing.assert_allclose(found, scores, atol=1e-4)
         selector = Scar(ScarConfig())
-        table = selector.table(pool, standin)
+        table = scored(selector, pool, standin)
         ranked = [pool[row].id for row in select(selector, SelectorData(pool), table, 160)]
         assert ranked == variant["ranked_ids"]
 
@@ -124,17 +142,17 @@ def test_a_last_batch_of_one_is_no_special_case(ranker: Ranker, n: int) -> None:
 def test_equal_pairs_tie_exactly_and_the_lowest_id_wins(ranker: Ranker) -> None:
     records = [Record(i, f"question {i % 3}", "", "answer") for i in range(30)]
     selector = Scar(ScarConfig(tokens_per_batch=64))
-    table = selector.table(records, ranker)
+    table = scored(selector, records, ranker)
     best = int(np.argmax(table.score))
     assert select(selector, SelectorData(records), table, 10).tolist() == list(range(best, 30, 3))
 
 
 def test_empty_answers_get_a_score_and_nan_weights_raise(ranker: Ranker) -> None:
     records = [Record(0, "a", "", ""), Record(1, "a", "", "b")]
-    assert np.isfinite(Scar(ScarConfig()).table(records, ranker).score).all()
+    assert np.isfinite(scored(Scar(ScarConfig()), records, ranker).score).all()
     broken = {name: tensor * float("nan") for name, tensor in head().items()}
     with pytest.raises(BadMeasurement, match=r"2 records nan .first: id 0"):
-        Scar(ScarConfig()).table(records, Ranker(sines(), Bytes(), broken))
+        scored(Scar(ScarConfig()), records, Ranker(sines(), Bytes(), broken))
 
 
 def test_released_ignores_the_input_and_filters(ranker: Ranker) -> None:
@@ -143,15 +161,15 @@ def test_released_ignores_the_input_and_filters(ranker: Ranker) -> None:
         Record(1, "Name a town", "in Spain", "Lyon of course"),
         Record(2, "Compute it", "", "6 x 7 = 42."),
     ]
-    table = Scar(ScarConfig(variant="released")).table(records, ranker)
+    table = scored(Scar(ScarConfig(variant="released")), records, ranker)
     assert table.invalid == {
         1: "exact duplicate of an earlier record",
         2: "not English (70 percent letters or less)",
     }
     assert np.isnan(table.score[1:]).all()
-    corrected = Scar(ScarConfig()).table(records, ranker)
+    corrected = scored(Scar(ScarConfig()), records, ranker)
     assert corrected.invalid == {} and corrected.score[0] != corrected.score[1] != table.score[0]
-    kept = Scar(ScarConfig(variant="released", exact_duplicates=False, english=False)).table(records, ranker)
+    kept = scored(Scar(ScarConfig(variant="released", exact_duplicates=False, english=False)), records, ranker)
     assert kept.invalid == {} and kept.score[0] == kept.score[1]
 
 
@@ -163,7 +181,7 @@ def test_near_duplicates_go_after_the_other_filters(ranker: Ranker) -> None:
         Record(2, base + " now", "", "he lived"),
         Record(3, "something else entirely", "", "he lived"),
     ]
-    table = Scar(ScarConfig(english=True, near_duplicates=True)).table(records, ranker)
+    table = scored(Scar(ScarConfig(english=True, near_duplicates=True)), records, ranker)
     assert set(table.invalid) == {0, 2} and table.invalid[2] == "near-duplicate of an earlier record"
 
 
@@ -258,7 +276,7 @@ def checkpoint(folder: Path, kind: str) -> Any:
             }
             (folder / "encoder").mkdir(parents=True)
             (folder / "encoder" / "config.json").write_text(json.dumps(written))
-            encoder = AutoModel.from_config(scar.encoder_config(folder / "encoder" / "config.json")).eval()
+            encoder = AutoModel.from_config(style_ranker.encoder_config(folder / "encoder" / "config.json")).eval()
     encoder.save_pretrained(folder / "scratch")
     state = load_file(folder / "scratch" / "model.safetensors")
     save_file({**{f"encoder.{k}": v for k, v in state.items()}, **head(16, 6)}, folder / "model.safetensors")
@@ -275,7 +293,9 @@ def checkpoint(folder: Path, kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["roberta", "new"])
-def test_a_converted_checkpoint_scores_like_the_formula(tmp_path: Path, kind: str) -> None:
+def test_a_converted_checkpoint_scores_like_the_formula(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, kind: str
+) -> None:
     import torch
     from safetensors.torch import load_file
     from torch.nn.functional import linear, relu
@@ -289,7 +309,13 @@ def test_a_converted_checkpoint_scores_like_the_formula(tmp_path: Path, kind: st
         Record(1, "what is four ?", "the answer", "two plus two"),
         Record(2, "is the answer four ?", "", ""),
     ]
-    table = Scar(ScarConfig(device="cpu", **options)).scores(SelectorData(records))
+    work = tmp_path_factory.mktemp("work")
+    node = ranking(work, records, device="cpu", **options)
+    artifact = Store(work / "runs", ExecConfig(device="cpu")).ensure(node)
+    selector = Scar(ScarConfig(**options))
+    table = selector.scores(SelectorData(records, {"ranking": artifact}))
+    with pytest.raises(BadMeasurement, match="holds other records than the pool"):
+        selector.scores(SelectorData(records[:2], {"ranking": artifact}))
 
     tokenizer, tensors = tokenizer_into(tmp_path / "again"), head(16, 6)
     for record, found in zip(records, table.score, strict=True):
@@ -330,32 +356,40 @@ def test_rotary_frequencies_of_the_gte_encoder(tmp_path: Path) -> None:
         ({"type": "ntk", "factor": 2.0}, (2 * 160000.0) ** (-steps / width) / 2 ** (2 / width)),
     ):
         path.write_text(json.dumps({**given, "rope_scaling": scaling}))
-        model = AutoModel.from_config(scar.encoder_config(path))
+        model = AutoModel.from_config(style_ranker.encoder_config(path))
         np.testing.assert_allclose(model.rotary_emb.inv_freq.numpy(), expected, rtol=1e-5)
     for wrong in ({"rope_scaling": {"type": "ntk", "factor": 2.0, "mixed_b": 1}}, {"layer_norm_type": "rms_norm"}):
         path.write_text(json.dumps({**given, **wrong}))
         with pytest.raises(BadInput, match="cannot be run"):
-            scar.encoder_config(path)
+            style_ranker.encoder_config(path)
 
 
-def test_without_a_checkpoint_it_is_not_run(pool: list[Record]) -> None:
+def test_without_a_checkpoint_it_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(NotRunnable, match=r"needs checkpoint lizhuang144/scar-gte-base: set selector.checkpoint="):
-        Scar(ScarConfig()).scores(SelectorData(pool))
+        Store(tmp_path / "runs", ExecConfig(device="cpu")).ensure(ranking(tmp_path, ONE))
+
+
+def test_filters_and_devices_need_no_other_ranking(tmp_path: Path) -> None:
+    base = ranking(tmp_path, ONE)
+    for options in ({"english": True}, {"near_duplicates": True}, {"device": "cuda"}, {"tokens_per_batch": 7}):
+        assert ranking(tmp_path, ONE, **options).fingerprint == base.fingerprint
+    for other in ({"variant": "released"}, {"max_length": 9}, {"revision": "1" * 40}, {"hub": "a/b"}):
+        assert ranking(tmp_path, ONE, **other).fingerprint != base.fingerprint
 
 
 def test_a_checkpoint_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     with pytest.raises(BadInput, match="which is not a folder"):
-        Scar(ScarConfig(checkpoint=str(tmp_path / "none"))).scores(SelectorData([]))
+        ScarConfig(checkpoint=str(tmp_path / "none"))
     (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
     with pytest.raises(BadInput, match=r"is a pickle, which is never loaded here; convert it once.*weights_only=True"):
-        scar.load(tmp_path, "cpu")
+        style_ranker.load(tmp_path, "cpu")
     (tmp_path / "pytorch_model.bin").unlink()
     checkpoint(tmp_path, "roberta")
     digest = checkpoints.folder_digest(tmp_path)
     with pytest.raises(BadInput, match=f"selector.checkpoint_sha256={digest}"):
-        Scar(ScarConfig(checkpoint=str(tmp_path))).scores(SelectorData([]))
+        ScarConfig(checkpoint=str(tmp_path))
 
     state = load_file(tmp_path / "model.safetensors")
     for name, message in (
@@ -364,14 +398,14 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     ):
         save_file({k: v for k, v in state.items() if k != name}, tmp_path / "model.safetensors")
         with pytest.raises(BadInput, match=message):
-            scar.load(tmp_path, "cpu")
+            style_ranker.load(tmp_path, "cpu")
     save_file(state, tmp_path / "model.safetensors")
     (tmp_path / "encoder" / "config.json").write_text('{"model_type": "unheard_of"}')
     with pytest.raises(BadInput, match="model_type 'unheard_of'"):
-        scar.load(tmp_path, "cpu")
+        style_ranker.load(tmp_path, "cpu")
     (tmp_path / "encoder" / "config.json").unlink()
     with pytest.raises(BadInput, match=r"lacks encoder/config.json"):
-        scar.load(tmp_path, "cpu")
+        style_ranker.load(tmp_path, "cpu")
 
 
 def test_only_what_changes_a_score_is_identity(tmp_path: Path) -> None:

@@ -97,15 +97,14 @@ def test_a_tokenizer_without_single_numbers_is_refused(tiny_tokenizer: Any, monk
         selectit.rating_tokens(tiny_tokenizer)
 
 
-def extra(pool: Any = None, **options: Any) -> Any:
-    return Selectit(SelectitConfig(**options)).extra(pool or pool_stage.node(POOL), backbone_stage.node(TINY))[
-        "ratings"
-    ]
+def ratings(pool: Any = None, **options: Any) -> Any:
+    cell = {"pool": pool or pool_stage.node(POOL), "backbone": backbone_stage.node(TINY)}
+    return Selectit(SelectitConfig(**options)).inputs(cell)["ratings"]
 
 
 def test_the_stage_resumes_and_its_scores_have_a_row_for_every_record(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs", ExecConfig(device="cpu", tokens_per_batch=400))
-    wanted = extra()
+    wanted = ratings()
     artifact = store.ensure(wanted)
     pool = records.load(store.ensure(pool_stage.node(POOL)))
     selector = Selectit(SelectitConfig())
@@ -134,7 +133,7 @@ def test_faults_are_reasons_and_shift_nothing(
     rows[4] = {**rows[0], "id": 4}
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(loading, "load_model", lambda *args, **kwargs: spoilt)
-    wanted = extra(pool_stage.node(PoolConfig(name="p", path=str(tmp_path / "pool.jsonl"))))
+    wanted = ratings(pool_stage.node(PoolConfig(name="p", path=str(tmp_path / "pool.jsonl"))))
     with pytest.raises(BadMeasurement, match=r"their ids: 1"):
         Store(tmp_path / "a", ExecConfig(device="cpu")).ensure(wanted)
     artifact = Store(tmp_path / "b", ExecConfig(device="cpu", max_failed=1)).ensure(wanted)
@@ -152,17 +151,17 @@ def test_faults_are_reasons_and_shift_nothing(
 
 def test_released_asks_the_originals_prompts_with_the_line_feed_of_their_file(tmp_path: Path) -> None:
     with pytest.raises(NotRunnable, match=r"needs the original's rating prompts: set selector\.prompts="):
-        Store(tmp_path, ExecConfig(device="cpu")).ensure(extra(variant="released"))
+        Store(tmp_path, ExecConfig(device="cpu")).ensure(ratings(variant="released"))
     path = tmp_path / "prompts.txt"
     path.write_text("\n".join(f"Prompt {i}." for i in range(9)))
-    released = extra(variant="released", prompts=str(path)).config
+    released = ratings(variant="released", prompts=str(path)).config
     assert released.prompts == tuple(f"Prompt {i}.\n" for i in range(5)) and not released.lacking
-    assert extra(prompts=str(path), count=2).config.prompts == ("Prompt 0.", "Prompt 1.")
-    assert extra(prompts=str(path)).fingerprint != extra().fingerprint
+    assert ratings(prompts=str(path), count=2).config.prompts == ("Prompt 0.", "Prompt 1.")
+    assert ratings(prompts=str(path)).fingerprint != ratings().fingerprint
     with pytest.raises(BadInput, match="has 9 rating prompts"):
-        extra(prompts=str(path), count=10)
+        ratings(prompts=str(path), count=10)
     with pytest.raises(BadInput, match="which is not a file"):
-        extra(prompts=str(tmp_path / "none.txt"))
+        ratings(prompts=str(tmp_path / "none.txt"))
 
 
 def test_ties() -> None:

@@ -100,38 +100,35 @@ TINY = BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"
 HUB = BackboneConfig(name="big", hub="a/b", revision="0" * 40)
 
 
+def losses(backbone: BackboneConfig, **options: Any) -> Any:
+    cell = {"pool": pool_stage.node(POOL), "backbone": backbone_stage.node(backbone)}
+    return Superfiltering(SuperfilteringConfig(**options)).inputs(cell)["losses"]
+
+
 def test_an_embedded_backbone_scores_for_itself_and_a_hub_one_takes_gpt2() -> None:
-    pool, selector = pool_stage.node(POOL), Superfiltering(SuperfilteringConfig())
-    tiny = backbone_stage.node(TINY)
-    own = selector.extra(pool, tiny)
-    assert list(own) == ["losses"] and own["losses"].inputs["model"] is tiny
-    pinned = Superfiltering(SuperfilteringConfig(scorer_revision="1" * 40)).extra(pool, backbone_stage.node(HUB))
-    assert list(pinned) == ["scorer", "losses"]
-    assert pinned["scorer"].config.origin == {"hub": "gpt2", "revision": "1" * 40}
-    assert pinned["scorer"].config.dtype == "float32"
-    other = dataclasses.replace(HUB, name="other", hub="c/d")
-    again = Superfiltering(SuperfilteringConfig(scorer_revision="1" * 40)).extra(pool, backbone_stage.node(other))
-    assert again["losses"].fingerprint == pinned["losses"].fingerprint, "gpt2's losses are shared by all backbones"
+    assert losses(TINY).inputs["model"].fingerprint == backbone_stage.node(TINY).fingerprint
+    pinned = losses(HUB, scorer_revision="1" * 40)
+    assert pinned.inputs["model"].config.origin == {"hub": "gpt2", "revision": "1" * 40}
+    assert pinned.inputs["model"].config.dtype == "float32"
+    again = losses(dataclasses.replace(HUB, name="other", hub="c/d"), scorer_revision="1" * 40)
+    assert again.fingerprint == pinned.fingerprint, "gpt2's losses are shared by all backbones"
 
 
 def test_an_unknown_revision_is_planned_and_refused_when_built(tmp_path: Path) -> None:
-    node = Superfiltering(SuperfilteringConfig()).extra(pool_stage.node(POOL), backbone_stage.node(HUB))["losses"]
+    node = losses(HUB)
     assert "model" not in node.inputs
     store = Store(tmp_path, ExecConfig(device="cpu"))
     with pytest.raises(NotRunnable, match=r"needs a pinned revision of gpt2: set selector\.scorer_revision="):
         store.ensure(node)
     assert store.status(node).state == "not-run"
     with pytest.raises(BadInput, match="scorer_revision is 'main'"):
-        Superfiltering(SuperfilteringConfig(scorer_revision="main")).extra(
-            pool_stage.node(POOL), backbone_stage.node(HUB)
-        )
+        losses(HUB, scorer_revision="main")
 
 
 def test_a_folder_of_weights_takes_the_place_of_the_hub(tmp_path: Path) -> None:
     store = Store(tmp_path, ExecConfig(device="cpu"))
     folder = loading.model_path(store.ensure(backbone_stage.node(TINY)))
-    selector = Superfiltering(SuperfilteringConfig(scorer_path=str(folder)))
-    found = selector.extra(pool_stage.node(POOL), backbone_stage.node(HUB))
-    assert list(found) == ["scorer", "losses"] and found["scorer"].config.source == "local"
-    losses = store.ensure(found["losses"])
-    assert losses.info["rows_in"] == 9 and losses.info["scorer"] == "gpt2"
+    node = losses(HUB, scorer_path=str(folder))
+    assert node.inputs["model"].config.source == "local"
+    info = store.ensure(node).info
+    assert info["rows_in"] == 9 and info["scorer"] == "gpt2"

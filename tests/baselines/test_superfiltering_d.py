@@ -98,7 +98,6 @@ def test_released_ties_count_in_the_order_of_ifd(embedded: Callable) -> None:
 def test_texts_and_options() -> None:
     assert SuperfilteringDConfig().defaults(own=False) == ("record", "mean")
     assert SuperfilteringDConfig(variant="released").defaults(own=True) == ("lines", "mean")
-    assert SuperfilteringD(SuperfilteringDConfig()).needs() == ("losses", "vectors")
     for options in (
         {"variant": "x"},
         {"candidates": 0},

@@ -152,16 +152,21 @@ def test_of_the_2n_highest_the_n_steadiest_ties_to_the_lowest_id() -> None:
 # -- the stage -------------------------------------------------------------------------------------------
 
 
+def deltas(selector: Tshirt, pool: Any = None, backbone: Any = None) -> Any:
+    cell = {"pool": pool or pool_stage.node(POOL), "backbone": backbone or backbone_stage.node(TINY)}
+    return selector.inputs(cell)["deltas"]
+
+
 def node(**options: Any) -> Any:
     selector = Tshirt(TshirtConfig(**{"copies": 4, **options}))
-    return selector.extra(pool_stage.node(POOL), backbone_stage.node(TINY))["deltas"]
+    return deltas(selector)
 
 
 def test_without_noise_it_is_superfilterings_ratio_over_all_tokens(tmp_path: Path) -> None:
     store = Store(tmp_path, ExecConfig(device="cpu"))
     pool = records.load(store.ensure(pool_stage.node(POOL)))
     selector = Tshirt(TshirtConfig(noise=0.0, copies=2, ratio=1.0))
-    artifact = store.ensure(selector.extra(pool_stage.node(POOL), backbone_stage.node(TINY))["deltas"])
+    artifact = store.ensure(deltas(selector))
     data = SelectorData(pool, {"deltas": artifact})
     table = selector.scores(data)
     table.check(12)
@@ -206,7 +211,7 @@ def test_nan_is_a_reason_and_its_tokens_count_nowhere(
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(loading, "load_model", lambda *args, **kwargs: spoilt)
     pool = pool_stage.node(PoolConfig(name="p", path=str(tmp_path / "pool.jsonl")))
-    wanted = Tshirt(TshirtConfig(copies=2)).extra(pool, backbone_stage.node(TINY))["deltas"]
+    wanted = deltas(Tshirt(TshirtConfig(copies=2)), pool)
     with pytest.raises(BadMeasurement, match=r"1 records gave NaN .*exec.max_failed allows 0; their ids: 6"):
         Store(tmp_path / "a", ExecConfig(device="cpu")).ensure(wanted)
     artifact = Store(tmp_path / "b", ExecConfig(device="cpu", max_failed=1)).ensure(wanted)
@@ -227,10 +232,10 @@ def test_what_identifies_it() -> None:
 
 def test_gpt2_without_a_revision_is_planned_and_refused_when_built(tmp_path: Path) -> None:
     hub = backbone_stage.node(BackboneConfig(name="big", hub="a/b", revision="0" * 40))
-    wanted = Tshirt(TshirtConfig()).extra(pool_stage.node(POOL), hub)
-    assert list(wanted) == ["deltas"]
+    wanted = deltas(Tshirt(TshirtConfig()), backbone=hub)
+    assert list(wanted.inputs) == ["pool"]
     with pytest.raises(NotRunnable, match=r"needs a pinned revision of gpt2: set selector\.scorer_revision="):
-        Store(tmp_path, ExecConfig(device="cpu")).ensure(wanted["deltas"])
+        Store(tmp_path, ExecConfig(device="cpu")).ensure(wanted)
 
 
 @pytest.mark.parametrize(

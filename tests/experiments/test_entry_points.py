@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from adg.artifacts.store import Store
 from adg.errors import BadInput
 from adg.execution import ExecConfig
 from experiments import gpus, plan, run, status
-from experiments.cells import cells, distinct, refuse_same_names, report_folder
+from experiments.cells import Cell, cells, distinct, refuse_same_names, report_folder
 from experiments.report import rows, sweep
 from experiments.worker import Runner
 
@@ -71,8 +72,8 @@ def importable(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
 
 
-def node(stage: str, builder: str, gpu: bool = True, word: str = "a") -> Node:
-    return Node(Stage(stage, 1, f"{MODULE}:{builder}", gpu), f"{stage}-{word}", Nothing(word))
+def node(stage: str, builder: str, gpus: str = "tensor_parallel", word: str = "a", ray: bool = False) -> Node:
+    return Node(Stage(stage, 1, f"{MODULE}:{builder}", gpus=gpus, ray=ray), f"{stage}-{word}", Nothing(word))
 
 
 def test_a_kind_of_gpu_stage_has_one_process_that_ends_when_another_kind_starts(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_a_kind_of_gpu_stage_has_one_process_that_ends_when_another_kind_starts(
         store = Store(tmp_path, ExecConfig(isolation="process"), runner)
         first, again = (store.ensure(node("train", "write_pid", word=w)).info["pid"] for w in "ab")
         other = store.ensure(node("eval", "write_pid")).info["pid"]
-        here = store.ensure(node("pool", "write_pid", gpu=False)).info["pid"]
+        here = store.ensure(node("pool", "write_pid", gpus="")).info["pid"]
     assert first == again != other and os.getpid() not in (first, other) and here == os.getpid()
     deadline = time.time() + 20
     while any(os.path.exists(f"/proc/{pid}") for pid in (first, other)):
@@ -94,14 +95,18 @@ def test_two_cells_at_once_work_on_different_gpus(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,1")
     with Runner() as first, Runner() as second:
 
-        def seen(runner: Runner, word: str, stage: str = "train", **exec_: Any) -> str:
-            store = Store(tmp_path, ExecConfig(isolation="process", **exec_), runner)
-            return store.ensure(node(stage, "write_gpus", word=word)).info["gpus"]
+        def seen(runner: Runner, node: Node, **exec_: Any) -> str:
+            return Store(tmp_path, ExecConfig(isolation="process", **exec_), runner).ensure(node).info["gpus"]
 
-        assert (seen(first, "a"), seen(second, "b"), seen(first, "c")) == ("0", "2", "0")
-        assert seen(second, "d", "adapter", train_processes=2) == "2,1", "its own comes back before it takes others"
-        assert seen(first, "e", "answers", distributed="ray") == "0,2,1", "Ray shares them out itself"
-        assert seen(second, "f", device="cpu") == "0,2,1"
+        a, b, c, d, e, f = (node("score", "write_gpus", word=word) for word in "abcdef")
+        assert (seen(first, a), seen(second, b), seen(first, c)) == ("0", "2", "0")
+        training = node("train", "write_gpus", "train_processes")
+        assert seen(second, training, train_processes=2) == "2,1", "its own comes back before it takes others"
+        shared = node("sample", "write_gpus", ray=True)
+        assert seen(first, shared, distributed="ray") == "0,2,1", "Ray shares them out itself"
+        assert seen(first, d, distributed="ray") == "0", "a stage that Ray does not know takes one as ever"
+        assert seen(second, e, device="cpu") == "0,2,1"
+        assert seen(second, dataclasses.replace(f, stage=dataclasses.replace(f.stage, gpus=""))) == "0,2,1"
 
 
 def test_who_waits_for_an_artifact_holds_no_worker(tmp_path: Path) -> None:
@@ -130,7 +135,7 @@ def test_a_worker_ends_when_what_started_it_is_killed(tmp_path: Path) -> None:
         "from adg.artifacts.store import Store\n"
         f"from experiments.worker import Runner\nfrom {MODULE} import Nothing\n"
         "if __name__ == '__main__':\n"
-        f"    node = Node(Stage('train', 1, '{MODULE}:linger', True), 'a', Nothing({str(said)!r}))\n"
+        f"    node = Node(Stage('train', 1, '{MODULE}:linger', gpus='tensor_parallel'), 'a', Nothing({str(said)!r}))\n"
         f"    Store({str(tmp_path / 'runs')!r}, ExecConfig(isolation='process'), Runner()).ensure(node)\n"
     )
     (tmp_path / "host.py").write_text(script)
@@ -226,7 +231,7 @@ def test_a_checkpoint_that_is_missing_is_no_failure(tmp_path: Path) -> None:
     text = sweep.write([cell], store)
     assert "1 cell: 1 not run" in text and "FAILED" not in text
     table = tmp_path / "report" / "smoke-main+selector-scar" / "table.md"
-    assert "not run: scores: needs checkpoint" in table.read_text()
+    assert "not run: ranking: needs checkpoint" in table.read_text()
 
 
 def test_the_record_of_a_failed_cell_holds_no_secret(
@@ -255,6 +260,25 @@ def test_a_sweep_for_gpus_stops_where_there_is_none(tmp_path: Path, monkeypatch:
     assert "no NVIDIA GPU is visible" in told.read_text()
     monkeypatch.setattr(Store, "complete", lambda self, node: True)
     run.refuse_without_gpu(Store(tmp_path), cell)
+
+
+def test_what_runs_no_model_needs_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random subset is neither refused where there is no GPU nor does it wait for one."""
+
+    def only_selected(runs: Path) -> Cell:
+        (cell,) = cells(["profile=smoke", "selector=random", "exec.device=cuda", f"exec.runs={runs}"])
+        experiment = dataclasses.replace(cell.config.experiment, last="subset")
+        return Cell(dataclasses.replace(cell.config, experiment=experiment))
+
+    def refuse_lease(count: int) -> None:
+        raise AssertionError("a GPU was taken")
+
+    for listed in ((), ("GPU-a",)):
+        monkeypatch.setattr(gpus, "listed", lambda listed=listed: listed)
+        monkeypatch.setattr(gpus, "Lease", refuse_lease)
+        cell = only_selected(tmp_path / str(len(listed)))
+        assert list(cell.nodes) == ["pool", "scores", "subset"]
+        assert run.run_cell(cell) == "done"
 
 
 def test_two_cells_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -312,7 +336,8 @@ def test_stages_that_selectors_add_have_their_place_in_the_plan(tmp_path: Path) 
     stages = [line.split()[0] for line in text.splitlines() if len(line.split()) > 4 and line.split()[1].isdigit()]
     assert stages[:5] == ["pool", "backbone", "answers", "grams", "bins"]
     assert stages[-4:] == ["scores", "subset", "adapter", "eval"]
-    assert set(stages[5:-4]) == {"deltas", "ratings", "experience", "tuned", "losses"}
+    assert set(stages[5:-4]) == {"deltas", "selectit-ratings", "experience", "tuned", "losses"}
+    assert stages == [stage.name for stage in plan.in_order(n.stage for n in distinct(chosen))]
 
 
 def test_where_things_are_is_no_variant_and_a_preset_is(tmp_path: Path) -> None:

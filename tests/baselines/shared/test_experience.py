@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adg.artifacts.artifact import Node
 from adg.artifacts.store import Store
 from adg.backbones import loading
 from adg.backbones import stage as backbone_stage
@@ -27,6 +28,7 @@ from experiments import cells, compose
 
 POOL = pool_stage.node(PoolConfig(name="mini", path="mini:general.jsonl", rows=16))
 TINY = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+CELL = {"pool": POOL, "backbone": TINY}
 RECIPE = {
     "batch_size": 4,
     "max_length": 256,
@@ -77,6 +79,19 @@ def test_more_clusters_than_records() -> None:
 # -- the whole way ---------------------------------------------------------------------------------------
 
 
+def way(selector: Ifd) -> dict[str, Node]:
+    """The losses by the trained model, and what they are made of."""
+    losses = selector.inputs(CELL)["losses"]
+    experienced = losses.inputs["model"]
+    training = experienced.inputs["adapter"]
+    return {
+        "experience": training.inputs["subset"],
+        "training": training,
+        "experienced": experienced,
+        "losses": losses,
+    }
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("experience"), ExecConfig(device="cpu"))
@@ -86,7 +101,7 @@ def test_vectors_and_perplexities_are_those_of_the_whole_prompt(store: Store) ->
     import pyarrow.parquet as pq
     import torch
 
-    drawn = store.ensure(Ifd(IfdConfig(**OPTIONS)).extra(POOL, TINY)["experience"])
+    drawn = store.ensure(way(Ifd(IfdConfig(**OPTIONS)))["experience"])
     pool = records.load(store.ensure(POOL))
     table = pq.read_table(drawn.file("prompts.parquet")).to_pydict()
     assert table["id"] == [record.key for record in pool]
@@ -110,19 +125,18 @@ def test_vectors_and_perplexities_are_those_of_the_whole_prompt(store: Store) ->
 
 def test_ifd_scores_with_the_trained_model_and_builds_nothing_twice(store: Store) -> None:
     selector = Ifd(IfdConfig(**OPTIONS))
-    extra = selector.extra(POOL, TINY)
-    assert list(extra) == ["experience", "experience_training", "experienced", "losses"]
-    artifacts = {role: store.ensure(node) for role, node in extra.items()}
-    assert artifacts["experience_training"].info["rows_in"] == artifacts["experience"].info["rows_out"]
-    plain = store.ensure(Ifd(IfdConfig()).extra(POOL, TINY)["losses"])
+    nodes = way(selector)
+    artifacts = {role: store.ensure(node) for role, node in nodes.items()}
+    assert artifacts["training"].info["rows_in"] == artifacts["experience"].info["rows_out"]
+    plain = store.ensure(Ifd(IfdConfig()).inputs(CELL)["losses"])
     pool = records.load(store.ensure(POOL))
-    scores = [selector.scores(SelectorData(pool, {"losses": found})) for found in (artifacts["losses"], plain)]
+    scores = [selector.scores(SelectorData(pool, {"losses": losses})) for losses in (artifacts["losses"], plain)]
     assert (scores[0].parts["ifd"] != scores[1].parts["ifd"]).any()
     built: list[str] = []
-    store.ensure(extra["losses"], lambda node, event, seconds: built.append(event))
+    store.ensure(nodes["losses"], lambda node, event, seconds: built.append(event))
     assert built == ["cached"]
-    other = Ifd(IfdConfig(**{**OPTIONS, "max_tokens": 256})).extra(POOL, TINY)
-    assert other["experienced"].fingerprint == extra["experienced"].fingerprint, "trained once for every scoring"
+    other = way(Ifd(IfdConfig(**{**OPTIONS, "max_tokens": 256})))
+    assert other["experienced"].fingerprint == nodes["experienced"].fingerprint, "trained once for every scoring"
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -132,8 +146,8 @@ def test_the_merged_model_is_the_backbone_with_its_training(store: Store, method
     from transformers import AutoModelForCausalLM
 
     options = {**OPTIONS, "pre_finetune": {**RECIPE, "method": method, "name": method}}
-    extra = Ifd(IfdConfig(**options)).extra(POOL, TINY)
-    merged, training = (store.ensure(extra[role]) for role in ("experienced", "experience_training"))
+    nodes = way(Ifd(IfdConfig(**options)))
+    merged, training = (store.ensure(nodes[role]) for role in ("experienced", "training"))
     ids = torch.arange(5, 25)[None]
     if method == "lora":
         expected = PeftModel.from_pretrained(loading.load_model(store.ensure(TINY), "cpu"), training.path / "adapter")
@@ -152,8 +166,7 @@ def test_the_merged_model_is_the_backbone_with_its_training(store: Store, method
 
 
 def test_off_by_default_and_then_its_settings_identify_nothing() -> None:
-    plain = Ifd(IfdConfig()).extra(POOL, TINY)
-    assert list(plain) == ["losses"]
+    assert Ifd(IfdConfig()).inputs(CELL)["losses"].inputs["model"] is TINY
     off = cells.Cell(compose.compose(["selector=ifd"])).nodes
     changed = cells.Cell(compose.compose(["selector=ifd", "selector.pre_clusters=7"])).nodes
     assert {role: n.fingerprint for role, n in off.items()} == {role: n.fingerprint for role, n in changed.items()}
@@ -161,11 +174,12 @@ def test_off_by_default_and_then_its_settings_identify_nothing() -> None:
 
 def test_the_cells_own_recipe_with_one_epoch() -> None:
     cell = cells.Cell(compose.compose(["profile=mini", "selector=ifd", "selector.pre_experience=true"]))
-    recipe = cell.nodes["experience_training"].config.recipe
+    recipe = cell.nodes["losses.model.adapter"].config.recipe
     own = cell.nodes["adapter"].config.recipe
     assert recipe == dataclasses.replace(own, epochs=1)
-    assert list(cell.nodes)[:6] == ["pool", "backbone", "experience", "experience_training", "experienced", "losses"]
-    assert cell.nodes["losses"].inputs["model"] is cell.nodes["experienced"]
+    model = "losses.model"
+    assert list(cell.nodes)[:6] == ["pool", "backbone", f"{model}.adapter.subset", f"{model}.adapter", model, "losses"]
+    assert cell.nodes["losses"].inputs["model"] is cell.nodes[model]
     for change in ("pre_clusters=7", "pre_per_cluster=3", "pre_percentiles=[1,99]", "pre_epochs=2", "pre_seed=5"):
         asked = ["profile=mini", "selector=ifd", "selector.pre_experience=true", f"selector.{change}"]
         other = cells.Cell(compose.compose(asked)).nodes
@@ -191,4 +205,4 @@ def test_refusals(options: dict, message: str) -> None:
 def test_the_losses_of_a_plain_backbone_are_untouched() -> None:
     selector = Ifd(IfdConfig())
     direct = losses_stage.node(POOL, TINY, LossesConfig("alpaca", 512))
-    assert selector.extra(POOL, TINY)["losses"].fingerprint == direct.fingerprint
+    assert selector.inputs(CELL)["losses"].fingerprint == direct.fingerprint

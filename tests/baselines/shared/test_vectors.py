@@ -49,7 +49,7 @@ def pool_of(folder: Path, rows: list[dict[str, Any]], **options: Any) -> Any:
 
 
 def loaded(store: Store, pool: Any, options: VectorOptions) -> tuple[np.ndarray, dict[int, str], SelectorData]:
-    node = vectors.nodes(pool, BACKBONE, options)["vectors"]
+    node = of(pool, BACKBONE, options)
     artifact = store.ensure(pool)
     data = SelectorData(records.load(artifact), {"vectors": store.ensure(node)}, artifact)
     return *vectors.load(data), data
@@ -89,6 +89,11 @@ def checkpoint(folder: Path, kind: str = "bert") -> Any:
         model = AutoModel.from_config(AutoConfig.for_model(kind, **sizes)).eval()
     model.save_pretrained(folder)
     return model, tokenizer
+
+
+def of(pool: Any, backbone: Any, options: VectorOptions) -> Any:
+    """The node of the vectors."""
+    return vectors.inputs({"pool": pool, "backbone": backbone}, options)["vectors"]
 
 
 # -- texts ---------------------------------------------------------------------------------------------------
@@ -213,7 +218,7 @@ def test_the_bins_vectors_are_joined_by_id(tmp_path: Path) -> None:
     data = SelectorData([Record(i, "q") for i in range(3)], {"grams": artifact})
     found, missing = vectors.load(data)
     assert found.tolist() == [[1, 0], [0, 0], [0, 1]] and list(missing) == [1]
-    assert Kcenter(KcenterConfig()).needs() == ("grams",) and vectors.nodes(BACKBONE, BACKBONE, VectorOptions()) == {}
+    assert Kcenter(KcenterConfig()).inputs({"grams": BACKBONE}) == {"grams": BACKBONE}
 
 
 # -- an encoder's --------------------------------------------------------------------------------------------
@@ -243,7 +248,7 @@ def test_a_sentence_encoder_is_mean_pooled(store: Store, tmp_path: Path) -> None
     moved = tmp_path / "elsewhere"
     folder.rename(moved)
     there = VectorOptions(vectors="encoder", vector_text="lines", encoder=str(moved), encoder_sha256=digest)
-    nodes = [vectors.nodes(pool, BACKBONE, o)["vectors"].fingerprint for o in (options, there)]
+    nodes = [of(pool, BACKBONE, o).fingerprint for o in (options, there)]
     assert nodes[0] == nodes[1], "the place of a checkpoint is not identity"
 
 
@@ -280,15 +285,15 @@ def test_a_missing_or_unusable_encoder_is_refused(tmp_path: Path) -> None:
 def test_auto_is_the_embedded_backbone_or_the_encoder(tmp_path: Path) -> None:
     pool = pool_of(tmp_path, [{"id": 0, "instruction": "what"}])
     auto = VectorOptions(vectors="auto")
-    assert set(vectors.nodes(pool, BACKBONE, auto)["vectors"].inputs) == {"pool", "backbone"}
-    far = vectors.nodes(pool, HUB_LIKE, auto)["vectors"]
+    assert set(of(pool, BACKBONE, auto).inputs) == {"pool", "backbone"}
+    far = of(pool, HUB_LIKE, auto)
     assert set(far.inputs) == {"pool"} and far.config.hub == "sentence-transformers/all-MiniLM-L6-v2"
     for backbone, expected in ((BACKBONE, ("record", "mean")), (HUB_LIKE, ("conversation", "last"))):
-        identity = vectors.nodes(pool, backbone, DeitaConfig())["vectors"].config
+        identity = of(pool, backbone, DeitaConfig()).config
         assert (identity.text, identity.pooling, identity.tokens) == (*expected, 2048)
-    given = vectors.nodes(pool, HUB_LIKE, DeitaConfig(vector_text="lines", vector_pooling="mean"))["vectors"].config
+    given = of(pool, HUB_LIKE, DeitaConfig(vector_text="lines", vector_pooling="mean")).config
     assert (given.text, given.pooling) == ("lines", "mean")
-    assert set(vectors.nodes(pool, HUB_LIKE, VectorOptions(vectors="backbone"))["vectors"].inputs) == {
+    assert set(of(pool, HUB_LIKE, VectorOptions(vectors="backbone")).inputs) == {
         "pool",
         "backbone",
     }
@@ -305,7 +310,7 @@ def hard(store: Store, tmp_path_factory: pytest.TempPathFactory, golden: Path) -
         for row in json.loads((golden / "pool.json").read_text())["pool"]
     ]
     pool = pool_of(tmp_path_factory.mktemp("hard"), rows, empty_instruction="drop")
-    node = vectors.nodes(pool, BACKBONE, VectorOptions(vectors="backbone", vector_text="record", vector_tokens=64))
+    node = of(pool, BACKBONE, VectorOptions(vectors="backbone", vector_text="record", vector_tokens=64))
     artifact = store.ensure(pool)
     return SelectorData(records.load(artifact), {"vectors": store.ensure(node["vectors"])}, artifact)
 
