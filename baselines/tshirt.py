@@ -23,9 +23,9 @@ from adg.pools.records import Record
 from adg.selection.contract import ScoreTable, Selector, SelectorData, counted
 from adg.selection.quotas import top
 from baselines.shared import loss_texts, scorer_stage
-from baselines.shared.loss_texts import Layout, LossesConfig, Text
+from baselines.shared.loss_texts import LossesConfig, LossTexts, Text
 from baselines.shared.scorer import Scorer
-from baselines.shared.scorer_stage import Identity, Reader, ScorerOptions
+from baselines.shared.scorer_stage import LossesIdentity, Reader, ScorerOptions
 
 STAGE = Stage("deltas", 1, "baselines.tshirt:build", gpus="tensor_parallel", work="records to read")
 CHUNK = 4096  # records whose tokens are looked at together
@@ -54,7 +54,7 @@ class TshirtConfig(ScorerOptions):
 
 
 @dataclass(frozen=True)
-class NoisyIdentity(Identity):
+class NoisyIdentity(LossesIdentity):
     """What makes two artifacts of token differences the same, beside pool and model."""
 
     copies: int = 30
@@ -148,7 +148,7 @@ class Tshirt(Selector):
 # -- texts and noise -------------------------------------------------------------------------------------
 
 
-def texts(layout: Layout, record: Record) -> tuple[Text, Text] | str:
+def texts(layout: LossTexts, record: Record) -> tuple[Text, Text] | str:
     """The response after its prompt and alone, with the very same tokens of the response, or why there is none.
 
     The released code encodes both texts as a whole and stops where a token merges across the end of the prompt.

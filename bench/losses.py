@@ -27,7 +27,7 @@ def main() -> None:
     from adg.backbones import loading
     from adg.execution import ExecConfig
     from adg.pools.records import Record
-    from baselines.shared.loss_texts import Layout, LossesConfig, Text
+    from baselines.shared.loss_texts import LossesConfig, LossTexts, Text
     from baselines.shared.scorer import Scorer, batch_tokens
 
     device = loading.device(ExecConfig(device=args.device))
@@ -37,7 +37,7 @@ def main() -> None:
     rows = read_rows(args.pool, ("instruction", "input", "output"))
     chosen = rows[:: max(1, len(rows) // args.records)][: args.records]
     pool = [Record(i, r["instruction"], r.get("input") or "", r["output"]) for i, r in enumerate(chosen)]
-    layout = Layout(LossesConfig(prompt, limit, slack), tokenizer)
+    layout = LossTexts(LossesConfig(prompt, limit, slack), tokenizer)
     texts = [text for record in pool for text in layout.texts(record) if isinstance(text, Text)]
     scorer = Scorer(model, batch_tokens(args.tokens_per_batch, device))
     ways = {

@@ -103,7 +103,7 @@ def _score(folder: Path, records: int, tokens_per_batch: int) -> dict[str, Any]:
     from adg.backbones import stage as backbone_stage
     from adg.backbones.config import BackboneConfig
     from adg.embedding import stage as embedding_stage
-    from adg.embedding.config import EmbeddingConfig, Identity
+    from adg.embedding.config import EmbeddingConfig, GramsIdentity
     from adg.execution import ExecConfig
 
     exec_ = ExecConfig(device="cpu", tokens_per_batch=tokens_per_batch)
@@ -114,7 +114,7 @@ def _score(folder: Path, records: int, tokens_per_batch: int) -> dict[str, Any]:
         name: Artifact(folder, {"files": {f"{file}.parquet": {}}, "info": {}, "fingerprint": name})
         for name, file in (("pool", "records"), ("answers", "answers"))
     }
-    config = Identity(EmbeddingConfig(), prompts.HASH)
+    config = GramsIdentity(EmbeddingConfig(), prompts.HASH)
     job = Job(Node(embedding_stage.STAGE, "bench", config), folder / "out", {**made, "backbone": backbone}, exec_)
     job.folder.mkdir()
     before, started = peak_mib(), time.perf_counter()

@@ -70,7 +70,7 @@ class CellInfo:
         return self.fingerprint[:32]
 
 
-class Record:
+class CellOutcome:
     """What a cell reports while it runs; it is sent when the cell ends."""
 
     def __init__(self) -> None:
@@ -115,15 +115,15 @@ class Record:
 
 
 @contextmanager
-def track(cfg: TrackerConfig, cell: CellInfo) -> Iterator[Record]:
-    """Report one cell: fill the ``Record`` inside the block, it is sent when the block ends.
+def track(cfg: TrackerConfig, cell: CellInfo) -> Iterator[CellOutcome]:
+    """Report one cell: fill the ``CellOutcome`` inside the block, it is sent when the block ends.
 
     An exception passes through after the run was sent as failed. The same cell with the same content is sent once,
     however often it is run; new content replaces the run on disk and goes to the server under the same id.
     Raises ``BadInput`` at the start when ``mode=online`` and no API key is there.
     """
     mode = resolve_mode(cfg)
-    record = Record()
+    record = CellOutcome()
     try:
         yield record
     except Exception as error:
@@ -171,7 +171,7 @@ def _has_credentials() -> bool:
     return found is not None
 
 
-def _send(cfg: TrackerConfig, cell: CellInfo, record: Record, mode: str) -> None:
+def _send(cfg: TrackerConfig, cell: CellInfo, record: CellOutcome, mode: str) -> None:
     """Write the run and upload it, unless that was done; what is where stands in ``<dir>/wandb/cells/<id>.json``."""
     if mode == "off":
         return
@@ -234,7 +234,9 @@ def _note(path: Path) -> dict[str, Any]:
     return note if isinstance(note, dict) and note.get("schema") == SCHEMA else {}
 
 
-def _write_run(cfg: TrackerConfig, cell: CellInfo, record: Record, content: Mapping[str, Any], folder: Path) -> Path:
+def _write_run(
+    cfg: TrackerConfig, cell: CellInfo, record: CellOutcome, content: Mapping[str, Any], folder: Path
+) -> Path:
     """The run as wandb keeps it on disk; an older one of the same id is replaced. Opens no network socket."""
     import wandb
 

@@ -14,7 +14,7 @@ from adg.artifacts.sealed import read_sealed, write_sealed
 from adg.errors import HarnessError
 from finetune.config import FinetuneConfig
 from finetune.train import finished
-from finetune.trainer import layout
+from finetune.trainer import split_step
 
 HERE = Path(__file__).resolve().parent
 
@@ -26,7 +26,7 @@ def launch(job: Job) -> dict[str, Any]:
     """
     cfg: FinetuneConfig = job.config.recipe
     processes = job.exec.train_processes
-    layout(cfg.batch_size, processes, job.exec.train_micro_batch)
+    split_step(cfg.batch_size, processes, job.exec.train_micro_batch)
     request, failure = job.work / "request.json", job.work / "failure.json"
     failure.unlink(missing_ok=True)
     write_sealed(

@@ -28,7 +28,7 @@ from adg.progress import notice
 from adg.seeds import preserved_generators
 from finetune.config import FinetuneConfig
 from finetune.examples import check_rows, tokenise
-from finetune.trainer import last_checkpoint, layout, make_trainer
+from finetune.trainer import last_checkpoint, make_trainer, split_step
 
 OUTPUT = "output"  # in the work folder: what the training made, as it becomes the payload
 DONE = "done.json"  # beside it: the manifest's info and the digests of the output; written last
@@ -46,7 +46,7 @@ def train(job: Job) -> dict[str, Any]:
     cfg: FinetuneConfig = job.config.recipe
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     first = int(os.environ.get("RANK", "0")) == 0
-    split = layout(cfg.batch_size, processes, job.exec.train_micro_batch)
+    split = split_step(cfg.batch_size, processes, job.exec.train_micro_batch)
     device = loading.device(job.exec)
     backbone = job.inputs["backbone"]
     own = "bf16" if loading.dtype_of(backbone) == "bfloat16" else "fp32"

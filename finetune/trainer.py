@@ -21,7 +21,7 @@ COMPLETE = "complete.json"  # written last into a checkpoint; one without it is 
 
 
 @dataclass(frozen=True)
-class Layout:
+class StepSplit:
     """One optimizer step: ``processes`` x ``accumulation`` x ``micro_batch`` = the effective batch."""
 
     processes: int
@@ -32,7 +32,7 @@ class Layout:
         return f"{self.processes}x{self.accumulation}x{self.micro_batch}"
 
 
-def layout(batch_size: int, processes: int, micro_batch: int) -> Layout:
+def split_step(batch_size: int, processes: int, micro_batch: int) -> StepSplit:
     """The largest micro-batch up to ``micro_batch`` that divides each process's share of ``batch_size``."""
     if batch_size % processes:
         near = max(processes, batch_size // processes * processes)
@@ -44,10 +44,10 @@ def layout(batch_size: int, processes: int, micro_batch: int) -> Layout:
         raise BadInput(f"exec.train_micro_batch is {micro_batch}; expected at least 1")
     share = batch_size // processes
     micro = max(size for size in range(1, min(micro_batch, share) + 1) if share % size == 0)
-    return Layout(processes, micro, share // micro)
+    return StepSplit(processes, micro, share // micro)
 
 
-def sft_arguments(cfg: FinetuneConfig, split: Layout, precision: str, device: str, folder: Path) -> dict[str, Any]:
+def sft_arguments(cfg: FinetuneConfig, split: StepSplit, precision: str, device: str, folder: Path) -> dict[str, Any]:
     """Arguments of TRL's ``SFTConfig``: ours, and the libraries' defaults we rely on, spelled out."""
     return {
         "output_dir": str(folder),
@@ -121,7 +121,7 @@ def lora_arguments(cfg: FinetuneConfig) -> dict[str, Any]:
 
 def make_trainer(
     cfg: FinetuneConfig,
-    split: Layout,
+    split: StepSplit,
     precision: str,
     device: str,
     model: Any,

@@ -115,7 +115,7 @@ class EmbeddingConfig:
 
 
 @dataclass(frozen=True)
-class Identity:
+class GramsIdentity:
     """What makes two grams artifacts of the same answers the same."""
 
     embedding: EmbeddingConfig

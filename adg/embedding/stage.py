@@ -21,7 +21,7 @@ from adg.artifacts.artifact import Artifact, Job, Node, Stage
 from adg.artifacts.files import write_json
 from adg.artifacts.shards import Shard, Shards
 from adg.backbones import loading
-from adg.embedding.config import EmbeddingConfig, Identity
+from adg.embedding.config import EmbeddingConfig, GramsIdentity
 from adg.embedding.encoder import Encoder, Vectors
 from adg.errors import BadInput, BadMeasurement
 from adg.execution import ExecConfig
@@ -51,7 +51,7 @@ def node(answers: Node, pool: Node, backbone: Node, cfg: EmbeddingConfig) -> Nod
     return Node(
         STAGE,
         f"{pool.label}+{backbone.label}+{cfg.name}",
-        Identity(cfg, prompts.HASH),
+        GramsIdentity(cfg, prompts.HASH),
         {"answers": answers, "pool": pool, "backbone": backbone},
     )
 

@@ -51,7 +51,7 @@ class ExperienceConfig:
 
 
 @dataclass(frozen=True)
-class Identity:
+class ExperienceIdentity:
     """What makes two draws from the same pool with the same backbone the same."""
 
     draw: ExperienceConfig
@@ -63,7 +63,7 @@ def experienced(pool: Node, backbone: Node, cfg: ExperienceConfig, recipe: Finet
     drawn = Node(
         STAGE,
         f"{pool.label}+{backbone.label}",
-        Identity(cfg, loss_texts.templates(cfg.prompt)),
+        ExperienceIdentity(cfg, loss_texts.templates(cfg.prompt)),
         {"pool": pool, "model": backbone},
     )
     return merge.node(finetune_stage.node(drawn, backbone, recipe), backbone)

@@ -104,7 +104,7 @@ class Text:
         return hashlib.blake2b(self.ids.tobytes(), digest_size=16, salt=self.start.to_bytes(8, "big")).hexdigest()
 
 
-class Layout:
+class LossTexts:
     """``LossesConfig`` with a tokenizer: turns a record into its two texts."""
 
     def __init__(self, cfg: LossesConfig, tokenizer: Any) -> None:

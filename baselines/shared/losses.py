@@ -24,9 +24,9 @@ from adg.pools.records import Record
 from adg.progress import progress
 from adg.selection.contract import counted
 from baselines.shared import scorer_stage
-from baselines.shared.loss_texts import Layout, LossesConfig, Text, templates
+from baselines.shared.loss_texts import LossesConfig, LossTexts, Text, templates
 from baselines.shared.scorer import Scorer, VllmScorer
-from baselines.shared.scorer_stage import FAILED, REPORTED, Identity, Reader, ScorerOptions
+from baselines.shared.scorer_stage import FAILED, REPORTED, LossesIdentity, Reader, ScorerOptions
 
 STAGE = Stage("losses", 1, "baselines.shared.losses:build", gpus="tensor_parallel", work="records to read")
 
@@ -59,13 +59,13 @@ def by_scorer(pool: Node, backbone: Node, cfg: LossesConfig, options: ScorerOpti
     return scorer_stage.by_scorer(STAGE, pool, backbone, _identity(cfg), options)
 
 
-def _identity(cfg: LossesConfig) -> Identity:
-    return Identity(cfg, templates(cfg.prompt))
+def _identity(cfg: LossesConfig) -> LossesIdentity:
+    return LossesIdentity(cfg, templates(cfg.prompt))
 
 
 def measure(
     pool: Sequence[Record],
-    layout: Layout,
+    layout: LossTexts,
     scorer: Callable[[], Scorer | VllmScorer],
     work: Path,
     tokens_per_batch: int = 4096,

@@ -24,7 +24,7 @@ from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.options import location
 from adg.pools import records
 from adg.progress import progress
-from baselines.shared.loss_texts import Layout, LossesConfig
+from baselines.shared.loss_texts import LossesConfig, LossTexts
 from baselines.shared.scorer import Scorer, VllmScorer, batch_tokens
 
 REPORTED = 20  # failed rows listed in the manifest
@@ -50,7 +50,7 @@ class ScorerOptions:
 
 
 @dataclass(frozen=True)
-class Identity:
+class LossesIdentity:
     """What makes two losses artifacts of the same pool and model the same."""
 
     losses: LossesConfig
@@ -58,7 +58,7 @@ class Identity:
     unpinned: str | None = None  # hub id of a scorer whose revision is not known: planned, but refused when built
 
 
-def by_scorer(stage: Stage, pool: Node, backbone: Node, identity: Identity, options: ScorerOptions) -> Node:
+def by_scorer(stage: Stage, pool: Node, backbone: Node, identity: LossesIdentity, options: ScorerOptions) -> Node:
     """The artifact that ``stage`` makes of ``pool`` with the model that ``options`` name.
 
     Needs no network. A hub scorer without a pinned revision can be planned; building it is refused.
@@ -147,7 +147,7 @@ class Reader:
         self.max_failed = job.exec.max_failed
         self.pool = records.load(job.inputs["pool"])
         self.tokenizer = loading.load_tokenizer(self._model)
-        self.layout = Layout(cfg, self.tokenizer)
+        self.layout = LossTexts(cfg, self.tokenizer)
         self.tokens_per_batch = (
             job.exec.tokens_per_batch if cfg.engine == "vllm" else batch_tokens(job.exec.tokens_per_batch, self.device)
         )

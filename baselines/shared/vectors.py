@@ -89,7 +89,7 @@ class VectorOptions:
 
 
 @dataclass(frozen=True)
-class Identity:
+class VectorsIdentity:
     """What makes two vectors artifacts of the same pool the same; without ``hub`` they are the backbone's."""
 
     text: str
@@ -138,8 +138,10 @@ def inputs(cell: Mapping[str, Node], options: VectorOptions) -> dict[str, Node]:
     if own:
         label = f"{pool.label}+{backbone.label}+{text}"
         inputs = {"pool": pool, "backbone": backbone}
-        return {"vectors": Node(STAGE, label, Identity(text, pooling, o.vector_tokens), inputs)}
-    identity = Identity(text, pooling, o.vector_tokens, o.encoder_hub, o.encoder_revision, o.encoder_sha256, o.encoder)
+        return {"vectors": Node(STAGE, label, VectorsIdentity(text, pooling, o.vector_tokens), inputs)}
+    identity = VectorsIdentity(
+        text, pooling, o.vector_tokens, o.encoder_hub, o.encoder_revision, o.encoder_sha256, o.encoder
+    )
     label = f"{pool.label}+{o.encoder_hub.rsplit('/', 1)[-1]}+{text}"
     return {"vectors": Node(STAGE, label, identity, {"pool": pool})}
 
@@ -185,7 +187,7 @@ def build(job: Job) -> dict[str, Any]:
     after a kill. Raises ``NotRunnable`` without the encoder's checkpoint, ``BadMeasurement`` naming the records once
     more of them fail than ``exec.max_failed``.
     """
-    identity: Identity = job.config
+    identity: VectorsIdentity = job.config
     pool = records.load(job.inputs["pool"])
     texts = [TEXTS[identity.text](record) for record in pool]
     unique = list(dict.fromkeys(text for text in texts if text.strip()))
@@ -233,7 +235,7 @@ def build(job: Job) -> dict[str, Any]:
     }
 
 
-def _folder(identity: Identity) -> Path | None:
+def _folder(identity: VectorsIdentity) -> Path | None:
     """The encoder's folder, checked; None for the backbone."""
     if identity.hub is None:
         return None
@@ -245,7 +247,7 @@ def _folder(identity: Identity) -> Path | None:
     return checkpoints.folder("encoder", identity.path, identity.sha256)
 
 
-def _encoder(job: Job, identity: Identity, folder: Path | None) -> TextEncoder:
+def _encoder(job: Job, identity: VectorsIdentity, folder: Path | None) -> TextEncoder:
     device = loading.device(job.exec)
     if folder is None:
         backbone = job.inputs["backbone"]

@@ -15,7 +15,7 @@ from adg.artifacts.artifact import Artifact
 from adg.pools.records import Record
 from adg.selection.contract import SelectorData
 from baselines.shared import losses as losses_stage
-from baselines.shared.loss_texts import Layout
+from baselines.shared.loss_texts import LossTexts
 from baselines.shared.scorer import Scorer
 
 
@@ -87,7 +87,7 @@ def measured(tmp_path: Path, formula_model: Any) -> Callable[..., SelectorData]:
 
     def made(selector: Any, pool: list[Record], tokenizer: Any) -> SelectorData:
         node = selector.inputs({"pool": _node("pool"), "backbone": _node("backbone")})["losses"]
-        layout = Layout(node.config.losses, tokenizer)
+        layout = LossTexts(node.config.losses, tokenizer)
         losses = losses_stage.measure(pool, layout, lambda: Scorer(formula_model), tmp_path)
         losses_stage.save(tmp_path / "losses.parquet", losses)
         artifact = Artifact(tmp_path, {"files": {"losses.parquet": {}}, "info": {}})

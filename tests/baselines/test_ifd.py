@@ -15,7 +15,7 @@ from adg.pools.records import Record
 from adg.selection.contract import ScoreTable, SelectorData, select
 from baselines.ifd import Ifd, IfdConfig
 from baselines.shared import losses as losses_stage
-from baselines.shared.loss_texts import Layout, LossesConfig
+from baselines.shared.loss_texts import LossesConfig, LossTexts
 from baselines.shared.losses import Losses
 
 
@@ -48,7 +48,7 @@ def test_official_scores(run: Callable, official: dict, variant: str) -> None:
 def test_official_numbers_of_tokens(run: Callable, official: dict, golden_tokenizer: Callable) -> None:
     """Positions with a loss: those of the alone text begin after the head, of the other after the prompt."""
     _, data, table = run(variant="released")
-    layout = Layout(LossesConfig(slack=4), golden_tokenizer(True))
+    layout = LossTexts(LossesConfig(slack=4), golden_tokenizer(True))
     head = layout.head_tokens
     for row, (alone, conditioned) in enumerate(official["n_token_loss"]):
         if row in (144, 157):

@@ -25,7 +25,7 @@ from adg.selection.contract import ScoreTable, SelectorData, select
 from baselines import tshirt
 from baselines.shared import losses as losses_stage
 from baselines.shared import scorer_stage
-from baselines.shared.loss_texts import Layout, LossesConfig, Text
+from baselines.shared.loss_texts import LossesConfig, LossTexts, Text
 from baselines.shared.scorer import Scorer
 from baselines.tshirt import Deltas, NoisyIdentity, Tshirt, TshirtConfig
 
@@ -60,7 +60,7 @@ def losses(model: Any, ids: np.ndarray, noise: np.ndarray) -> np.ndarray:
 def test_differences_are_those_of_one_text_at_a_time(
     tiny_model: Any, tiny_tokenizer: Any, tiny_tokenizer_without_bos: Any, bos: bool, tokens_per_batch: int
 ) -> None:
-    layout = Layout(CFG.losses, tiny_tokenizer if bos else tiny_tokenizer_without_bos)
+    layout = LossTexts(CFG.losses, tiny_tokenizer if bos else tiny_tokenizer_without_bos)
     pairs = [pair for r in RECORDS if not isinstance(pair := tshirt.texts(layout, r), str)]
     assert len(pairs) == (5 if bos else 4)  # without a BOS the one token of "y" has no loss
     deltas, log_ifd = tshirt.measure(pairs, Scorer(tiny_model, tokens_per_batch), CFG, layout.head_tokens)
@@ -76,7 +76,7 @@ def test_differences_are_those_of_one_text_at_a_time(
 
 
 def test_both_sides_hold_the_same_tokens_even_where_one_would_merge_with_the_prompt(tiny_tokenizer: Any) -> None:
-    layout = Layout(CFG.losses, tiny_tokenizer)
+    layout = LossTexts(CFG.losses, tiny_tokenizer)
     for record in RECORDS:
         pair = tshirt.texts(layout, record)
         if record.id == 5:

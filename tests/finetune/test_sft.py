@@ -31,7 +31,7 @@ from finetune import train as training
 from finetune import trainer as trainer_
 from finetune.config import FinetuneConfig
 from finetune.examples import tokenise
-from finetune.trainer import Layout
+from finetune.trainer import StepSplit
 
 RECIPE = FinetuneConfig(
     lora_rank=4,
@@ -126,7 +126,7 @@ def test_labels_that_reach_the_model_are_ours(tiny: Any, tmp_path: Path) -> None
             seen.append({"input_ids": ids[:length].tolist(), "labels": labels[:length].tolist()})
 
     with preserved_generators():
-        trainer = trainer_.make_trainer(cfg, Layout(1, 2, 2), "fp32", "cpu", tiny.llama(), tokenizer, rows, tmp_path)
+        trainer = trainer_.make_trainer(cfg, StepSplit(1, 2, 2), "fp32", "cpu", tiny.llama(), tokenizer, rows, tmp_path)
         trainer.model.register_forward_pre_hook(look, with_kwargs=True)
         trainer.train()
     assert sorted(seen, key=str) == sorted(rows, key=str)
@@ -148,7 +148,7 @@ def test_the_logged_loss_is_the_mean_over_response_tokens(tiny: Any, tmp_path: P
             labels = torch.tensor(row["labels"][1:])
             losses.append(torch.nn.functional.cross_entropy(logits, labels, reduction="none")[labels != -100])
     with preserved_generators():
-        trainer = trainer_.make_trainer(cfg, Layout(1, 2, 2), "fp32", "cpu", model, tokenizer, rows, tmp_path)
+        trainer = trainer_.make_trainer(cfg, StepSplit(1, 2, 2), "fp32", "cpu", model, tokenizer, rows, tmp_path)
         trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(torch.cat(losses).mean().item(), abs=1e-6)
 
@@ -358,7 +358,7 @@ def test_a_damaged_output_is_said_and_made_again(
     assert again.info["resumed_at_step"] == 6 and payload(again) == payload(unbroken)
 
 
-def weights(tiny: Any, cfg: FinetuneConfig, split: Layout, rows: list[Any], folder: Path) -> dict[str, Any]:
+def weights(tiny: Any, cfg: FinetuneConfig, split: StepSplit, rows: list[Any], folder: Path) -> dict[str, Any]:
     with preserved_generators():
         trainer = trainer_.make_trainer(cfg, split, "fp32", "cpu", tiny.llama(), tiny.tokenizer(True), rows, folder)
         trainer.train()
@@ -372,8 +372,8 @@ def test_four_small_batches_are_one_large_one(tiny: Any, tmp_path: Path) -> None
     subset = [Record(i, "add " + "two " * (i + 1), "", "one " * (i % 4 + 1)) for i in range(7)]
     cfg = dataclasses.replace(RECIPE, lora_dropout=0.0, save_steps=100)
     rows = tokenise(tiny.tokenizer(True), subset, cfg).rows
-    small = weights(tiny, cfg, Layout(1, 1, 4), rows, tmp_path / "a")
-    large = weights(tiny, cfg, Layout(1, 4, 1), rows, tmp_path / "b")
+    small = weights(tiny, cfg, StepSplit(1, 1, 4), rows, tmp_path / "a")
+    large = weights(tiny, cfg, StepSplit(1, 4, 1), rows, tmp_path / "b")
     assert any(p.abs().max() > 1e-3 for name, p in small.items() if "lora_B" in name)
     for name, value in small.items():
         torch.testing.assert_close(value, large[name], rtol=1e-4, atol=1e-6, msg=name)
@@ -404,7 +404,7 @@ def test_global_generators_are_left_alone(tiny: Any, tmp_path: Path) -> None:
 
     before = state()
     rows = tokenise(tiny.tokenizer(True), [Record(0, "add one", "", "two")], RECIPE).rows
-    weights(tiny, dataclasses.replace(RECIPE, epochs=1), Layout(1, 1, 1), rows, tmp_path)
+    weights(tiny, dataclasses.replace(RECIPE, epochs=1), StepSplit(1, 1, 1), rows, tmp_path)
     assert state() == before
 
 
@@ -448,16 +448,16 @@ def test_a_training_without_a_learning_rate_is_refused(tmp_path: Path, nodes: An
     ],
 )
 def test_layout(batch: int, processes: int, wanted: int, expected: tuple[int, int]) -> None:
-    split = trainer_.layout(batch, processes, wanted)
+    split = trainer_.split_step(batch, processes, wanted)
     assert (split.micro_batch, split.accumulation) == expected
     assert split.micro_batch * split.accumulation * split.processes == batch
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(BadInput, match="64, which 3 processes"):
-        trainer_.layout(64, 3, 4)
+        trainer_.split_step(64, 3, 4)
     with pytest.raises(BadInput, match="train_micro_batch is 0"):
-        trainer_.layout(64, 1, 0)
+        trainer_.split_step(64, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -511,7 +511,7 @@ def libraries(cfg: FinetuneConfig, folder: Path) -> tuple[dict[str, Any], dict[s
     from peft import LoraConfig
     from trl import SFTConfig
 
-    arguments = SFTConfig(**trainer_.sft_arguments(cfg, Layout(1, 2, 2), "fp32", "cpu", folder)).to_dict()
+    arguments = SFTConfig(**trainer_.sft_arguments(cfg, StepSplit(1, 2, 2), "fp32", "cpu", folder)).to_dict()
     return arguments, LoraConfig(**trainer_.lora_arguments(cfg)).to_dict()
 
 

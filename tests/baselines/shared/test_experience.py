@@ -23,7 +23,7 @@ from baselines.ifd import Ifd, IfdConfig
 from baselines.shared import experience
 from baselines.shared import losses as losses_stage
 from baselines.shared.experience import ExperienceConfig
-from baselines.shared.loss_texts import Layout, LossesConfig
+from baselines.shared.loss_texts import LossesConfig, LossTexts
 from experiments import cells, compose
 
 POOL = pool_stage.node(PoolConfig(name="mini", path="mini:general.jsonl", rows=16))
@@ -107,7 +107,7 @@ def test_vectors_and_perplexities_are_those_of_the_whole_prompt(store: Store) ->
     assert table["id"] == [record.key for record in pool]
     backbone = store.ensure(TINY)
     model, tokenizer = loading.load_model(backbone, "cpu"), loading.load_tokenizer(backbone)
-    layout = Layout(LossesConfig("alpaca", 512), tokenizer)
+    layout = LossTexts(LossesConfig("alpaca", 512), tokenizer)
     vectors = []
     for record, perplexity in zip(pool, table["perplexity"], strict=True):
         ids = torch.tensor([layout.encode(layout.prompt(record))])

@@ -29,7 +29,7 @@ from adg.pools.records import Record
 from baselines.shared import loss_texts, scorer_stage
 from baselines.shared import losses as losses_stage
 from baselines.shared import scorer as scorer_
-from baselines.shared.loss_texts import Layout, LossesConfig, Text
+from baselines.shared.loss_texts import LossesConfig, LossTexts, Text
 from baselines.shared.scorer import Scorer
 
 TINY = BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
@@ -57,7 +57,7 @@ def one_at_a_time(model: Any, text: Text) -> float:
 
 
 def texts(tokenizer: Any, cfg: LossesConfig) -> list[Text]:
-    layout = Layout(cfg, tokenizer)
+    layout = LossTexts(cfg, tokenizer)
     return [text for record in RECORDS for text in layout.texts(record) if isinstance(text, Text)]
 
 
@@ -158,7 +158,7 @@ def test_a_model_that_changes_its_logits_is_refused(tiny_tokenizer: Any) -> None
 
 @pytest.mark.parametrize("prompt", sorted(loss_texts.PROMPTS))
 def test_both_texts_in_words(tiny_tokenizer: Any, prompt: str) -> None:
-    layout = Layout(LossesConfig(prompt, 4096), tiny_tokenizer)
+    layout = LossTexts(LossesConfig(prompt, 4096), tiny_tokenizer)
     head = loss_texts.PROMPTS[prompt].head
     for record in RECORDS:
         if not record.output:
@@ -176,25 +176,29 @@ def test_without_a_bos_the_first_token_of_a_bare_response_has_no_loss(
     tiny_tokenizer: Any, tiny_tokenizer_without_bos: Any
 ) -> None:
     cfg = LossesConfig("none", 256, 1)
-    _, bare = Layout(cfg, tiny_tokenizer_without_bos).texts(RECORDS[0])
-    _, led = Layout(cfg, tiny_tokenizer).texts(RECORDS[0])
+    _, bare = LossTexts(cfg, tiny_tokenizer_without_bos).texts(RECORDS[0])
+    _, led = LossTexts(cfg, tiny_tokenizer).texts(RECORDS[0])
     assert isinstance(bare, Text) and isinstance(led, Text)
     assert (bare.start, led.start) == (1, 1) and bare.tokens == led.tokens - 1
-    one = Layout(cfg, tiny_tokenizer_without_bos).texts(RECORDS[2])
+    one = LossTexts(cfg, tiny_tokenizer_without_bos).texts(RECORDS[2])
     assert isinstance(one[0], Text) and one[1] == "a response of one token has no loss without a prefix"
-    assert all(isinstance(text, Text) for text in Layout(LossesConfig(), tiny_tokenizer_without_bos).texts(RECORDS[2]))
+    assert all(
+        isinstance(text, Text) for text in LossTexts(LossesConfig(), tiny_tokenizer_without_bos).texts(RECORDS[2])
+    )
 
 
 def test_truncation_around_the_length_of_the_prompt(tiny_tokenizer: Any) -> None:
     """One token fewer, as many, and one more than the prompt has."""
     record = RECORDS[1]
-    prompt = len(Layout(LossesConfig(), tiny_tokenizer).encode(Layout(LossesConfig(), tiny_tokenizer).prompt(record)))
+    prompt = len(
+        LossTexts(LossesConfig(), tiny_tokenizer).encode(LossTexts(LossesConfig(), tiny_tokenizer).prompt(record))
+    )
     for limit in (prompt - 1, prompt):
-        assert Layout(LossesConfig(max_tokens=limit), tiny_tokenizer).texts(record) == (
+        assert LossTexts(LossesConfig(max_tokens=limit), tiny_tokenizer).texts(record) == (
             (f"the prompt fills all {limit} tokens",) * 2
         )
     for extra in (1, 2, 7):
-        layout = Layout(LossesConfig(max_tokens=prompt + extra), tiny_tokenizer)
+        layout = LossTexts(LossesConfig(max_tokens=prompt + extra), tiny_tokenizer)
         conditioned, alone = layout.texts(record)
         assert isinstance(conditioned, Text) and isinstance(alone, Text)
         assert conditioned.tokens == alone.tokens == extra
@@ -203,14 +207,14 @@ def test_truncation_around_the_length_of_the_prompt(tiny_tokenizer: Any) -> None
 
 def test_a_constant_for_another_tokenizer_is_carried_through(tiny_tokenizer: Any) -> None:
     """The official constant is that of LLaMA-1/2: with a longer head it cuts the alone text shorter, or away."""
-    record, layout = RECORDS[1], Layout(LossesConfig(), tiny_tokenizer)
+    record, layout = RECORDS[1], LossTexts(LossesConfig(), tiny_tokenizer)
     prompt = len(layout.encode(layout.prompt(record)))
     assert layout.head_tokens > 4, "this tokenizer's head is longer than LLaMA's"
     over = layout.head_tokens - 4
-    official = Layout(LossesConfig(max_tokens=prompt + over, slack=4), tiny_tokenizer)
+    official = LossTexts(LossesConfig(max_tokens=prompt + over, slack=4), tiny_tokenizer)
     conditioned, alone = official.texts(record)
     assert isinstance(conditioned, Text) and alone == "no token of the response is left"
-    generous = Layout(LossesConfig(max_tokens=prompt + 3, slack=layout.head_tokens + 1), tiny_tokenizer)
+    generous = LossTexts(LossesConfig(max_tokens=prompt + 3, slack=layout.head_tokens + 1), tiny_tokenizer)
     assert generous.texts(record)[1] == f"more of the response fits alone than beside its prompt in {prompt + 3} tokens"
 
 
@@ -271,7 +275,7 @@ def test_shards_are_found_again_and_what_is_not_finite_is_not_kept(tmp_path: Pat
 
 
 def test_every_record_has_two_losses_or_a_reason(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
-    layout = Layout(LossesConfig(max_tokens=128), tiny_tokenizer)
+    layout = LossTexts(LossesConfig(max_tokens=128), tiny_tokenizer)
     losses = losses_stage.measure(RECORDS, layout, lambda: Scorer(tiny_model), tmp_path)
     assert losses.ids == [record.key for record in RECORDS]
     assert losses.invalid() == {3: "the response is empty"}
@@ -293,14 +297,14 @@ def test_copies_are_run_once(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Pat
     original = scorer.batch
     scorer.batch = lambda some: run.extend(some) or original(some)  # type: ignore[method-assign]
     copies = [Record(i, "Name three primes.", "", "2, 3 and 5.") for i in range(50)]
-    losses = losses_stage.measure(copies, Layout(LossesConfig(), tiny_tokenizer), lambda: scorer, tmp_path)
+    losses = losses_stage.measure(copies, LossTexts(LossesConfig(), tiny_tokenizer), lambda: scorer, tmp_path)
     assert len(run) == 2 and len(set(losses.nll_conditioned)) == len(set(losses.nll_alone)) == 1
 
 
 def test_nan_is_a_reason_and_never_a_number(spoilt: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
     word = tiny_tokenizer.decode([500])
     pool = [*RECORDS, Record(9, "Say it.", "", f"so {word}{word} it is")]
-    layout = Layout(LossesConfig(), tiny_tokenizer)
+    layout = LossTexts(LossesConfig(), tiny_tokenizer)
     held = [i for i, r in enumerate(pool) if any(isinstance(t, Text) and 500 in t.ids[:-1] for t in layout.texts(r))]
     assert held and len(held) < len(pool) - 1
     with pytest.raises(BadMeasurement, match=rf"have a loss of NaN .*exec.max_failed allows 0.*{pool[held[-1]].key}"):
