@@ -145,16 +145,16 @@ def load(artifact: Artifact) -> dict[str, list[str]]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(artifact.file("answers.parquet"), columns=["id", "sample", "text"])
-    found: dict[str, list[str]] = {}
+    by_record: dict[str, list[str]] = {}
     for key, sample, text in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
-        answers = found.setdefault(key, [])
+        answers = by_record.setdefault(key, [])
         if sample != len(answers):
             raise BadInput(
                 f"{artifact.path}/answers.parquet: record {key} has sample {sample} where {len(answers)} "
                 f"was expected; delete the folder and run the same command again"
             )
         answers.append(text)
-    return found
+    return by_record
 
 
 def _encode(

@@ -124,20 +124,20 @@ class Store:
         ``on_build(node, event, seconds)`` is told "cached", "start", "done" or "failed" for each node reached.
         A stage that already failed in this process is not tried again.
         """
-        found = self.find(node)
-        if found is not None:
+        artifact = self.find(node)
+        if artifact is not None:
             if on_build:
                 on_build(node, "cached", 0.0)
-            return found
+            return artifact
         if node.fingerprint in self._failed:
             raise self._failed[node.fingerprint]
         inputs = {role: self.ensure(parent, on_build) for role, parent in sorted(node.inputs.items())}
         if on_build and _held(self._lock_file(node)):
             on_build(node, "waiting", 0.0)
         with self._locked(node), disk.in_words(self.root):
-            found = self.find(node) or self._adopt(node)
-            if found is not None:
-                return found
+            artifact = self.find(node) or self._adopt(node)
+            if artifact is not None:
+                return artifact
             return self._build(node, inputs, on_build)
 
     def _build(self, node: Node, inputs: Mapping[str, Artifact], on_build: Any) -> Artifact:
@@ -247,10 +247,10 @@ class Store:
                 shutil.rmtree(target)
             folder.rename(target)
             flush_folder(target.parent)
-        found = self.find(node)
+        artifact = self.find(node)
         if on_build:
             on_build(node, "done", seconds)
-        return found
+        return artifact
 
     def _lock_file(self, node: Node) -> Path:
         path = self.path(node)

@@ -216,18 +216,18 @@ def _batches(pool: Path, answers: Path) -> Iterator[list[tuple[Record, list[str]
     rows = _rows(answers, ["id", "sample", "text"])
     at = next(rows, None)
     batch: list[tuple[Record, list[str]]] = []
-    for key, instruction, given, output in _rows(pool, ["id", "instruction", "input", "output"]):
-        found: list[tuple[int, str]] = []
+    for key, instruction, input_, output in _rows(pool, ["id", "instruction", "input", "output"]):
+        pairs: list[tuple[int, str]] = []
         while at is not None and at[0] == key:
-            found.append((at[1], at[2]))
+            pairs.append((at[1], at[2]))
             at = next(rows, None)
-        found.sort(key=lambda pair: pair[0])
-        if [sample for sample, _ in found] != list(range(len(found))):
+        pairs.sort(key=lambda pair: pair[0])
+        if [sample for sample, _ in pairs] != list(range(len(pairs))):
             raise BadInput(
-                f"{answers}: record {key} has the samples {[sample for sample, _ in found]}; expected "
+                f"{answers}: record {key} has the samples {[sample for sample, _ in pairs]}; expected "
                 f"0, 1, 2, … each once. Delete that folder and run the same command again"
             )
-        batch.append((Record(records.from_key(key), instruction, given, output), [text for _, text in found]))
+        batch.append((Record(records.from_key(key), instruction, input_, output), [text for _, text in pairs]))
         if len(batch) == SHARD:
             yield batch
             batch = []

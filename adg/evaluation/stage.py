@@ -102,19 +102,19 @@ def can_complete(results: Mapping[str, Any], exec_: ExecConfig) -> bool:
     return any(task["status"] == NOT_RUN for task in results["tasks"].values()) and not _code_permission(exec_)[1]
 
 
-def _same_backbone(made_for: str | None, given: str, adapter: str, backbone: str) -> None:
-    if made_for != given:
+def _same_backbone(made_for: str | None, used: str, adapter: str, backbone: str) -> None:
+    if made_for != used:
         raise BadInput(
             f"the adapter {adapter} was trained on the backbone {(made_for or 'unknown')[:12]}, not on "
-            f"{given[:12]} ({backbone}); evaluate it with its own backbone, or train one for this one"
+            f"{used[:12]} ({backbone}); evaluate it with its own backbone, or train one for this one"
         )
 
 
 def _check_harness(suite: SuiteConfig) -> None:
-    found = version("lm-eval")
-    if found != suite.harness:
+    installed = version("lm-eval")
+    if installed != suite.harness:
         raise BadInput(
-            f"lm-eval {found} is installed, the suite {suite.name} expects {suite.harness}: scores of "
+            f"lm-eval {installed} is installed, the suite {suite.name} expects {suite.harness}: scores of "
             f"different versions do not compare; pip install lm-eval=={suite.harness}"
         )
 
