@@ -26,7 +26,7 @@ from adg.selection.contract import ScoreTable, Selector, SelectorData, counted
 from adg.selection.quotas import top
 from baselines.shared import scorer_stage
 from baselines.shared.loss_texts import LossesConfig, Text
-from baselines.shared.scorer_stage import Reader
+from baselines.shared.scorer_stage import PoolScorer
 
 STAGE = Stage("selectit-ratings", 1, "baselines.selectit:build", gpus="tensor_parallel", work="records to read")
 VARIANTS = ("corrected", "released")
@@ -170,15 +170,15 @@ def build(job: Job) -> dict[str, Any]:
     if cfg.lacking:
         raise NotRunnable(f"needs the original's rating prompts: set selector.prompts=<{ORIGINAL}>")
     k = len(cfg.prompts)
-    with Reader(job, LossesConfig("none", dtype=cfg.dtype)) as reader:
-        pool, words = reader.pool, rating_tokens(reader.tokenizer)
+    with PoolScorer(job, LossesConfig("none", dtype=cfg.dtype)) as scoring:
+        pool, words = scoring.pool, rating_tokens(scoring.tokenizer)
         limit = loading.positions(job.inputs["model"])
         texts: dict[str, Text] = {}
         owners: dict[str, list[tuple[int, int]]] = {}
         reasons = [""] * len(pool)
         for row, record in enumerate(pool):
             for place, prompt in enumerate(cfg.prompts):
-                ids = np.array(reader.layout.encode(question(prompt, record)), dtype=np.int32)
+                ids = np.array(scoring.layout.encode(question(prompt, record)), dtype=np.int32)
                 if limit is not None and len(ids) > limit:
                     reasons[row] = f"too long to be rated: more than the backbone's {limit} positions"
                 text = Text(ids, len(ids))
@@ -189,19 +189,19 @@ def build(job: Job) -> dict[str, Any]:
         failed: dict[str, None] = {}
 
         def run(batch: list[int]) -> dict[str, np.ndarray]:
-            return {"ratings": reader.scorer().following([texts[names[i]] for i in batch], words)}
+            return {"ratings": scoring.scorer().following([texts[names[i]] for i in batch], words)}
 
         def size(i: int) -> int:
             return len(texts[names[i]].ids)
 
-        for batch, arrays in scorer_stage.shards(names, size, run, job.work, reader.tokens_per_batch, "ratings"):
+        for batch, arrays in scorer_stage.shards(names, size, run, job.work, scoring.tokens_per_batch, "ratings"):
             for i, values in zip(batch, arrays["ratings"], strict=True):
                 for row, place in owners[names[i]]:
                     found[row, place] = values
                     if not np.isfinite(values).all():
                         reasons[row] = scorer_stage.FAILED
                         failed[pool[row].key] = None
-            scorer_stage.check_failed(list(failed), reader, "selector.dtype")
+            scorer_stage.check_failed(list(failed), scoring, "selector.dtype")
     np.save(job.folder / "ratings.npy", found)
     write_json(job.folder / "records.json", {"ids": [record.key for record in pool], "invalid": reasons})
     return {
@@ -210,7 +210,7 @@ def build(job: Job) -> dict[str, Any]:
         "invalid": counted(filter(None, reasons)),
         "failed": [[key, scorer_stage.FAILED] for key in failed][: scorer_stage.REPORTED],
         "failed_count": len(failed),
-        "dtype": reader.dtype,
+        "dtype": scoring.dtype,
         "prompts": k,
         "tokens": dict(zip(WORDS, words, strict=True)),
     }

@@ -25,7 +25,7 @@ from adg.selection.quotas import top
 from baselines.shared import loss_texts, scorer_stage
 from baselines.shared.loss_texts import LossesConfig, LossTexts, Text
 from baselines.shared.scorer import Scorer
-from baselines.shared.scorer_stage import LossesIdentity, Reader, ScorerOptions
+from baselines.shared.scorer_stage import LossesIdentity, PoolScorer, ScorerOptions
 
 STAGE = Stage("deltas", 1, "baselines.tshirt:build", gpus="tensor_parallel", work="records to read")
 CHUNK = 4096  # records whose tokens are looked at together
@@ -198,8 +198,8 @@ def measure(
 def build(job: Job) -> dict[str, Any]:
     """Stage "deltas": ``deltas.npy`` (D, R), ``log_ifd.npy`` (n, R) and ``records.json``; see ``Deltas``."""
     cfg: NoisyIdentity = job.config
-    with Reader(job, cfg.losses, cfg.unpinned) as reader:
-        pool, found = reader.pool, [texts(reader.layout, record) for record in reader.pool]
+    with PoolScorer(job, cfg.losses, cfg.unpinned) as scoring:
+        pool, found = scoring.pool, [texts(scoring.layout, record) for record in scoring.pool]
         invalid = {row: pair for row, pair in enumerate(found) if isinstance(pair, str)}
         pairs: dict[str, tuple[Text, Text]] = {}
         owners: dict[str, list[int]] = {}
@@ -220,13 +220,13 @@ def build(job: Job) -> dict[str, Any]:
         failed: list[str] = []
 
         def run(batch: list[int]) -> dict[str, np.ndarray]:
-            made, ratios = measure([pairs[names[i]] for i in batch], reader.scorer(), cfg, reader.layout.head_tokens)
+            made, ratios = measure([pairs[names[i]] for i in batch], scoring.scorer(), cfg, scoring.layout.head_tokens)
             return {"deltas": np.concatenate(made), "log_ifd": ratios}
 
         def size(i: int) -> int:
             return cfg.copies * len(pairs[names[i]][0].ids)
 
-        for batch, arrays in scorer_stage.shards(names, size, run, job.work, reader.tokens_per_batch, "token losses"):
+        for batch, arrays in scorer_stage.shards(names, size, run, job.work, scoring.tokens_per_batch, "token losses"):
             counts = [pairs[names[i]][1].tokens for i in batch]
             own = np.split(arrays["deltas"], np.cumsum(counts)[:-1])
             for i, values, ratios in zip(batch, own, arrays["log_ifd"], strict=True):
@@ -237,7 +237,7 @@ def build(job: Job) -> dict[str, Any]:
                     if not finite:
                         invalid[row] = scorer_stage.FAILED
                         failed.append(pool[row].key)
-            scorer_stage.check_failed(failed, reader)
+            scorer_stage.check_failed(failed, scoring)
     kept = np.where([row in invalid for row in range(len(pool))], 0, tokens)
     if failed:  # their tokens take no part in the threshold
         np.save(path, np.array(deltas)[np.repeat(kept > 0, tokens)])
@@ -257,7 +257,7 @@ def build(job: Job) -> dict[str, Any]:
         "failed": [[key, scorer_stage.FAILED] for key in failed[: scorer_stage.REPORTED]],
         "failed_count": len(failed),
         "scorer": job.node.inputs["model"].label,
-        "dtype": reader.dtype,
+        "dtype": scoring.dtype,
         "max_tokens": cfg.losses.max_tokens,
         "copies": cfg.copies,
         "tokens": int(kept.sum()),

@@ -16,7 +16,7 @@ from adg.errors import BadInput, BadMeasurement
 from adg.pools import records
 from baselines.shared import loss_texts, scorer_stage
 from baselines.shared.loss_texts import LossesConfig, Text
-from baselines.shared.scorer_stage import Reader
+from baselines.shared.scorer_stage import PoolScorer
 from finetune import merge
 from finetune import stage as finetune_stage
 from finetune.config import FinetuneConfig
@@ -95,8 +95,8 @@ def build(job: Job) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     cfg: ExperienceConfig = job.config.draw
-    with Reader(job, LossesConfig(cfg.prompt, cfg.max_tokens)) as reader:
-        pool, layout = reader.pool, reader.layout
+    with PoolScorer(job, LossesConfig(cfg.prompt, cfg.max_tokens)) as scoring:
+        pool, layout = scoring.pool, scoring.layout
         texts: dict[str, Text] = {}
         owners: dict[str, list[int]] = {}
         for row, record in enumerate(pool):
@@ -109,24 +109,24 @@ def build(job: Job) -> dict[str, Any]:
         failed: list[str] = []
 
         def run(batch: list[int]) -> dict[str, np.ndarray]:
-            found, nll = reader.scorer().vectors([texts[names[i]] for i in batch])
+            found, nll = scoring.scorer().vectors([texts[names[i]] for i in batch])
             return {"vectors": found.astype(np.float32), "losses": nll}
 
         def size(i: int) -> int:
             return len(texts[names[i]].ids)
 
-        for batch, arrays in scorer_stage.shards(names, size, run, job.work, reader.tokens_per_batch, "prompts"):
+        for batch, arrays in scorer_stage.shards(names, size, run, job.work, scoring.tokens_per_batch, "prompts"):
             if vectors is None:
                 vectors = np.empty((len(pool), arrays["vectors"].shape[1]), dtype=np.float32)
             for i, vector, loss in zip(batch, arrays["vectors"], arrays["losses"], strict=True):
                 vectors[owners[names[i]]], losses[owners[names[i]]] = vector, loss
                 if not (np.isfinite(vector).all() and np.isfinite(loss)):
                     failed += [pool[row].key for row in owners[names[i]]]
-            scorer_stage.check_failed(failed, reader, "backbone.dtype")
+            scorer_stage.check_failed(failed, scoring, "backbone.dtype")
     lost = set(failed)
     rows = np.array([row for row, record in enumerate(pool) if record.key not in lost], dtype=np.int64)
     if vectors is None or not len(rows):
-        raise BadMeasurement(f"none of the {len(pool)} prompts gave finite numbers in {reader.dtype}")
+        raise BadMeasurement(f"none of the {len(pool)} prompts gave finite numbers in {scoring.dtype}")
     labels = cluster(vectors[rows], cfg)
     perplexities = np.exp(losses[rows])
     chosen = draw(labels, perplexities, cfg)
@@ -139,7 +139,7 @@ def build(job: Job) -> dict[str, Any]:
         "failed": [[key, scorer_stage.FAILED] for key in failed],
         "clusters": len(np.unique(labels)),
         "prompt": cfg.prompt,
-        "dtype": reader.dtype,
+        "dtype": scoring.dtype,
     }
 
 

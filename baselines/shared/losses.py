@@ -26,7 +26,7 @@ from adg.selection.contract import counted
 from baselines.shared import scorer_stage
 from baselines.shared.loss_texts import LossesConfig, LossTexts, Text, templates
 from baselines.shared.scorer import Scorer, VllmScorer
-from baselines.shared.scorer_stage import FAILED, REPORTED, LossesIdentity, Reader, ScorerOptions
+from baselines.shared.scorer_stage import FAILED, REPORTED, LossesIdentity, PoolScorer, ScorerOptions
 
 STAGE = Stage("losses", 1, "baselines.shared.losses:build", gpus="tensor_parallel", work="records to read")
 
@@ -129,9 +129,9 @@ def _table(pool: Sequence[Record], pairs: Sequence[tuple[Text | str, Text | str]
 def build(job: Job) -> dict[str, Any]:
     """Stage "losses": payload ``losses.parquet``, a row for every record of the pool; see ``Losses``."""
     cfg: LossesConfig = job.config.losses
-    with Reader(job, cfg, job.config.unpinned) as reader:
-        layout, pool = reader.layout, reader.pool
-        losses = measure(pool, layout, reader.means, job.work, reader.tokens_per_batch, reader.max_failed)
+    with PoolScorer(job, cfg, job.config.unpinned) as scoring:
+        layout, pool = scoring.layout, scoring.pool
+        losses = measure(pool, layout, scoring.means, job.work, scoring.tokens_per_batch, scoring.max_failed)
     save(job.folder / "losses.parquet", losses)
     invalid = losses.invalid()
     failed = [losses.ids[row] for row, reason in invalid.items() if reason == FAILED]
@@ -142,7 +142,7 @@ def build(job: Job) -> dict[str, Any]:
         "failed": [[key, FAILED] for key in failed[:REPORTED]],
         "failed_count": len(failed),
         "scorer": job.node.inputs["model"].label,
-        "dtype": reader.dtype,
+        "dtype": scoring.dtype,
         "engine": cfg.engine,
         "prompt": cfg.prompt,
         "max_tokens": cfg.max_tokens,

@@ -117,18 +117,18 @@ def shards(
             bar.update(sum(map(size, batch)))
 
 
-def check_failed(keys: Sequence[str], reader: Reader, option: str = "selector.scorer_dtype") -> None:
+def check_failed(keys: Sequence[str], scoring: PoolScorer, option: str = "selector.scorer_dtype") -> None:
     """Raise ``BadMeasurement`` when more records than ``exec.max_failed`` gave a value that is not finite; ``option``
     sets the dtype."""
-    if len(keys) > reader.max_failed:
+    if len(keys) > scoring.max_failed:
         raise BadMeasurement(
-            f"{len(keys)} records gave NaN or infinity in {reader.dtype}, exec.max_failed allows "
-            f"{reader.max_failed}; their ids: {', '.join(keys[:REPORTED])}. Try {option}=float32, drop "
+            f"{len(keys)} records gave NaN or infinity in {scoring.dtype}, exec.max_failed allows "
+            f"{scoring.max_failed}; their ids: {', '.join(keys[:REPORTED])}. Try {option}=float32, drop "
             f"them from the pool, or allow failures with exec.max_failed=<n>"
         )
 
 
-class Reader:
+class PoolScorer:
     """What a stage that reads a pool with a scorer works with; its model is loaded when it is first asked for.
 
     Use as a context manager. Raises ``NotRunnable`` where the scorer's revision is not known.
@@ -168,7 +168,7 @@ class Reader:
             self._open.append(VllmScorer(self._model, self.dtype, self._exec, self._cfg.max_tokens))
         return self._open[0]
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> PoolScorer:
         return self
 
     def __exit__(self, *_: object) -> None:
