@@ -144,11 +144,11 @@ def read(cfg: PoolConfig, offline: bool) -> RawPool:
     problems: list[str] = []
     digests = []
     for file in files:
-        name = source if len(files) == 1 else str(file)
+        name = str(file) if path.is_dir() else source
         data, digest = _bytes(file)
         digests.append(digest)
         more, wrong = _read_file(data, name, file, cfg)
-        if len(files) > 1:
+        if path.is_dir():
             more = [RawRow(f"{file.relative_to(path)}: {where}", content) for where, content in more]
         rows += more
         problems += wrong

@@ -27,7 +27,7 @@ def parquet(data: bytes, source: str) -> tuple[list[RawRow], list[str]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(io.BytesIO(data))
+        table = pq.ParquetFile(io.BytesIO(data)).read()
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{source} is not a readable parquet file ({error}); check pool.path or pool.format") from error
     if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:

@@ -40,14 +40,25 @@ class Validated:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
 
 
+DROP = "pool.{}=drop leaves such rows out"
+KEEP = "pool.{}=keep takes them"
+REMEDIES = {  # what may be typed where a rule refuses rows: the options, and what they do
+    "no usable id": ("pool.number_rows=true takes a row's position as its id instead",),
+    "more than text": (DROP.format("not_text"),),
+    "missing or empty instruction": (DROP.format("empty_instruction"),),
+    "empty output": (DROP.format("empty_output"), KEEP.format("empty_output")),
+    "over-long": (DROP.format("over_long"), KEEP.format("over_long")),
+}
+
+
 @dataclass(frozen=True)
 class _Doubt:
-    """What is doubtful of a row, the rule that decides on it, and what may be typed where the rule refuses."""
+    """What is doubtful of a row, the rule that decides on it, and its kind in ``REMEDIES``."""
 
     count: str
     rule: str
     reason: str
-    remedy: str
+    kind: str
 
 
 def validate(raw: RawPool, cfg: PoolConfig) -> Validated:
@@ -58,7 +69,7 @@ def validate(raw: RawPool, cfg: PoolConfig) -> Validated:
     if fault := _about_all(raw.rows, cfg.fields, bool(problems)):  # every row would repeat the same complaint
         _refuse(source, [*problems, f"{source}: {fault}"], [], len(raw.rows))
     result = Validated()
-    remedies: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
     seen: dict[str, str] = {}
     for position, (where, row) in enumerate(raw.rows):
         if row is UNREADABLE:
@@ -70,14 +81,14 @@ def validate(raw: RawPool, cfg: PoolConfig) -> Validated:
         if id is not None and (first := seen.setdefault(key(id), where)) is not where:
             wrong = f"the id is already used at {first}"
         if wrong:
-            remedies["no usable id: pool.number_rows=true takes a row's position as its id instead"] += 1
+            kinds["no usable id"] += 1
         texts = fields.mapped(row, cfg.fields)
         record = Record(position if id is None else id, texts.instruction, texts.input, texts.output)
         doubts = _doubts(texts, cfg, bool(wrong or texts.problems))
         for name in [doubt.count for doubt in doubts] + sorted(texts.counts):
             result.counts[name] += 1
         refused = [doubt for doubt in doubts if doubt.rule == "refuse"]
-        remedies.update(doubt.remedy for doubt in refused)
+        kinds.update(doubt.kind for doubt in refused)
         faults = [*([wrong] if wrong else []), *texts.problems, *(doubt.reason for doubt in refused)]
         shown = "no usable id" if id is None else f"id {key(id)}"
         problems.extend(f"{source}: {where}: {shown}: {text}" for text in faults)
@@ -90,7 +101,7 @@ def validate(raw: RawPool, cfg: PoolConfig) -> Validated:
         listed = "; ".join(f"{count:,} x {reason}" for reason, count in why.most_common(3))
         problems = [f"{source}: all {len(raw.rows)} rows would be dropped ({listed})"]
     if problems:
-        _refuse(source, problems, _remedies(remedies, result.counts, cfg), len(raw.rows))
+        _refuse(source, problems, _remedies(kinds, result, cfg), len(raw.rows))
     result.kept.sort(key=lambda entry: order(entry[0].id))
     result.dropped.sort(key=lambda entry: order(entry[0]))
     return result
@@ -104,6 +115,8 @@ def _about_all(rows: Sequence[RawRow], mapping: FieldMap, read_in_part: bool) ->
     objects = [content for content in readable if isinstance(content, Mapping)]
     if len(readable) > 1 and not objects:
         return f"expected objects, found {type(readable[0]).__name__} in every row"
+    if len(objects) <= len(rows) / 2:  # too few were read to say what all lack
+        return ""
     return fields.unmapped(objects, mapping)
 
 
@@ -111,21 +124,17 @@ def _doubts(row: MappedRow, cfg: PoolConfig, faulty: bool) -> list[_Doubt]:
     """What the rules of the config decide on; of a row that is refused already only what does not follow from that."""
     doubts = []
     if not faulty and row.not_text:
-        text = "pool.not_text=drop leaves such rows out"
-        doubts.append(_Doubt("not_text", cfg.not_text, row.not_text, f"more than text: {text}"))
+        doubts.append(_Doubt("not_text", cfg.not_text, row.not_text, "more than text"))
     elif not faulty:
         if not row.instruction.strip():
             text = "missing or empty instruction"
-            remedy = f"{text}: pool.empty_instruction=drop leaves such rows out"
-            doubts.append(_Doubt("empty_instruction", cfg.empty_instruction, text, remedy))
+            doubts.append(_Doubt("empty_instruction", cfg.empty_instruction, text, text))
         if not row.output.strip():
             rule = "keep" if cfg.fields.output is None else cfg.empty_output  # null says that the rows have none
-            remedy = "empty output: pool.empty_output=drop leaves such rows out, pool.empty_output=keep takes them"
-            doubts.append(_Doubt("empty_output", rule, "empty output", remedy))
+            doubts.append(_Doubt("empty_output", rule, "empty output", "empty output"))
     if cfg.max_chars is not None and row.characters > cfg.max_chars:
         text = f"over-long ({row.characters} characters, limit {cfg.max_chars})"
-        remedy = "over-long: pool.over_long=drop leaves such rows out, pool.over_long=keep takes them"
-        doubts.append(_Doubt("over_long", cfg.over_long, text, remedy))
+        doubts.append(_Doubt("over_long", cfg.over_long, text, "over-long"))
     return doubts
 
 
@@ -141,12 +150,16 @@ def _id(row: Mapping[str, Any], position: int, name: str) -> tuple[int | str | N
     return value, ""
 
 
-def _remedies(remedies: Counter[str], counts: Mapping[str, int], cfg: PoolConfig) -> list[str]:
-    """A line for each kind of problem that an option settles, with the number of rows."""
-    lines = [f"{count:,} x {text}" for text, count in remedies.items()]
-    if counts["preference"] and any("empty output" in text for text in remedies) and cfg.fields.output == "output":
+def _remedies(kinds: Counter[str], result: Validated, cfg: PoolConfig) -> list[str]:
+    """A line for each kind of problem, with the number of rows and the options that settle it and leave some rows."""
+    lines = []
+    for kind, count in kinds.items():
+        remains = result.kept or len(kinds) > 1
+        options = [text for text in REMEDIES[kind] if remains or "=drop" not in text]
+        lines.append(f"{count:,} x {kind}" + (f": {', '.join(options)}" if options else ""))
+    if kinds["empty output"] and result.counts["preference"] and cfg.fields.output == FieldMap().output:
         lines.append(
-            f"{counts['preference']:,} rows are preference pairs (fields chosen, rejected): "
+            f"{result.counts['preference']:,} rows are preference pairs (fields chosen, rejected): "
             f"pool.fields.output=chosen takes the preferred answer"
         )
     return lines

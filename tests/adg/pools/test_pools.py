@@ -211,9 +211,12 @@ def test_all_problems_at_once_with_file_line_and_id(tmp_path):
 
 
 def test_the_printed_list_is_capped(tmp_path):
-    text = refusal(jsonl(tmp_path / "p.jsonl", [{"id": i, "instruction": "", "output": "x"} for i in range(33)]))
+    faulty = [{"id": i, "instruction": "", "output": "x"} for i in range(33)]
+    text = refusal(jsonl(tmp_path / "p.jsonl", [*faulty, {"instruction": "a", "output": "x"}]))
     assert text.count(": missing or empty instruction\n") == 20 and "33 problems" in text and "and 13 more" in text
     assert "\n33 x missing or empty instruction: pool.empty_instruction=drop leaves such rows out\n" in text
+    text = refusal(jsonl(tmp_path / "p.jsonl", faulty))
+    assert "\n33 x missing or empty instruction\n" in text and "=drop" not in text, "nothing would be left"
 
 
 @pytest.mark.parametrize(
