@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from adg.artifacts.artifact import Artifact
+from adg.artifacts.artifact import Artifact, Node
 from adg.pools.records import Record
 from adg.selection.contract import SelectorData
 from baselines.shared import losses as losses_stage
@@ -81,12 +81,26 @@ def golden_pool(golden: Path) -> list[Record]:
     return [Record(row["id"], row["instruction"], row.get("input", ""), row["output"]) for row in rows]
 
 
+@pytest.fixture(scope="session")
+def golden_cell() -> dict[str, Node]:
+    """What a cell offers to a selector whose losses are measured by hand."""
+    from adg.backbones import stage as backbone_stage
+    from adg.backbones.config import BackboneConfig
+    from adg.pools import stage as pool_stage
+    from adg.pools.config import PoolConfig
+
+    return {
+        "pool": pool_stage.node(PoolConfig(name="golden", path="mini:general.jsonl")),
+        "backbone": backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")),
+    }
+
+
 @pytest.fixture
-def measured(tmp_path: Path, formula_model: Any) -> Callable[..., SelectorData]:
+def measured(tmp_path: Path, formula_model: Any, golden_cell: dict[str, Node]) -> Callable[..., SelectorData]:
     """What a selector reads, with the losses of ``pool`` under the formula model."""
 
     def made(selector: Any, pool: list[Record], tokenizer: Any) -> SelectorData:
-        node = selector.inputs({"pool": _node("pool"), "backbone": _node("backbone")})["losses"]
+        node = selector.inputs(golden_cell)["losses"]
         layout = LossTexts(node.config.losses, tokenizer)
         losses = losses_stage.measure(pool, layout, lambda: Scorer(formula_model), tmp_path)
         losses_stage.save(tmp_path / "losses.parquet", losses)
@@ -94,17 +108,6 @@ def measured(tmp_path: Path, formula_model: Any) -> Callable[..., SelectorData]:
         return SelectorData(pool, {"losses": artifact})
 
     return made
-
-
-def _node(name: str) -> Any:
-    from adg.backbones import stage as backbone_stage
-    from adg.backbones.config import BackboneConfig
-    from adg.pools import stage as pool_stage
-    from adg.pools.config import PoolConfig
-
-    if name == "pool":
-        return pool_stage.node(PoolConfig(name="golden", path="mini:general.jsonl"))
-    return backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
 
 
 @pytest.fixture

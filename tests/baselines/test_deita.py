@@ -109,6 +109,19 @@ def test_released_batches_compare_with_what_they_reject(batch: int) -> None:
     assert diverse(chain, 0.85, batch=64).tolist() == [0, 1], "3 resembles 2, which is not kept"
 
 
+@pytest.mark.parametrize(("batch_size", "kept"), [(1, [0, 1, 3]), (2, [0, 1, 3]), (3, [0, 1]), (64, [0, 1])])
+def test_batches_of_the_released_selector(embedded: Callable, tmp_path: Path, batch_size: int, kept: list[int]) -> None:
+    """Cosines: 1 and 2 0.89, 2 and 3 0.92, 1 and 3 0.64; the threshold is 0.85, so that 1 rejects 2.
+
+    3 is rejected with it where both are in one batch. Batches begin at the second record: of three they are (1, 2, 3),
+    of two (1, 2) and (3).
+    """
+    files = write(tmp_path / "a.jsonl", [{"id": i, "complexity": 1, "quality": 6 - i} for i in range(4)])
+    options = {"variant": "released", "batch_size": batch_size, "threshold": 0.85, **files}
+    table = Deita(DeitaConfig(**options)).scores(embedded([[1, 0, 0], [0, 1, 0], [0, 1, 0.5], [0, 1, 1.2]]))
+    assert np.flatnonzero(table.valid).tolist() == kept
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10_000))
 def test_permuting_the_pool_permutes_what_is_kept(seed: int) -> None:

@@ -15,7 +15,7 @@ from adg.pools.records import Record
 from adg.selection.contract import ScoreTable, SelectorData, select
 from baselines.ifd import Ifd, IfdConfig
 from baselines.shared import losses as losses_stage
-from baselines.shared.loss_texts import LossesConfig, LossTexts
+from baselines.shared.loss_texts import LossesConfig, LossTexts, Text
 from baselines.shared.losses import Losses
 
 
@@ -67,6 +67,37 @@ def test_official_selections(run: Callable, official: dict) -> None:
     selector, data, table = run(variant="released_vic")
     assert select(selector, data, table, 20).tolist() == official["vic_first_20"]
     assert select(selector, data, table, 1).tolist() == [3]
+
+
+CHAT = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the user's questions. USER: Name a town"
+)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "plain", "with_input", "head", "constant"),
+    [
+        ("wiz", "Name a town\n\n### Response:", "Name a town\nin France\n\n### Response:", "### Response:", 4),
+        ("vicuna", f"{CHAT} ASSISTANT:", f"{CHAT}\nInput:\nin France ASSISTANT:", "ASSISTANT:", 6),
+    ],
+)
+def test_prompts_and_constants_of_the_later_scripts(
+    golden_cell: dict, golden_tokenizer: Callable, prompt: str, plain: str, with_input: str, head: str, constant: int
+) -> None:
+    """A long response: M tokens after its prompt P, and M - |P| + c alone, of which the head's have no loss."""
+    selector = Ifd(IfdConfig(prompt=prompt, variant="released_vic", max_tokens=300))
+    tokenizer = golden_tokenizer(True)
+    layout = LossTexts(selector.inputs(golden_cell)["losses"].config.losses, tokenizer)
+    for text, expected in (("", plain), ("in France", with_input)):
+        record = Record(0, "Name a town", text, "Lyon is one. " * 200)
+        assert layout.prompt(record) == expected
+        conditioned, alone = layout.texts(record)
+        assert isinstance(conditioned, Text) and isinstance(alone, Text)
+        size, own_head = len(tokenizer(expected).input_ids), len(tokenizer(head).input_ids)
+        assert (len(conditioned.ids), conditioned.start) == (300, size)
+        assert (len(alone.ids), alone.start) == (300 - size + constant, own_head)
+        assert tokenizer.decode(alone.ids[1:]).startswith(f"{head}Lyon is one.")
 
 
 def test_copies_tie_exactly_and_go_to_the_lowest_id(run: Callable) -> None:

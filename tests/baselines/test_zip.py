@@ -157,6 +157,21 @@ def test_corrected_never_repeats_and_meets_every_budget(pool: list[Record]) -> N
         assert len(rows) == len(set(rows)) == budget
 
 
+@pytest.mark.parametrize("k", [1, 2])
+def test_released_compares_ratios_as_float32(k: int) -> None:
+    """Noise that hardly compresses: the ratios of 60,001 and 60,000 bytes of it differ by 4e-9, and in float32 not.
+
+    With k = 1 the first stage decides, with k = 2 the last. The lowest id wins a tie, the smaller ratio otherwise.
+    """
+    noise = np.random.default_rng(0).bytes(60_001)
+    items = [noise, noise[:-1]]
+    ratios = np.array([Corpus().ratio(item) for item in items])
+    assert ratios[0] > ratios[1] and np.float32(ratios[0]) == np.float32(ratios[1])
+    sizes = {"k1": k, "k2": k, "k3": 1}
+    first = {v: zip_.select(items, ratios, 1, ZipConfig(variant=v, **sizes)).tolist() for v in zip_.VARIANTS}
+    assert first == {"corrected": [1], "released": [0]}
+
+
 def test_corrected_keeps_the_half_of_a_batch_that_was_not_chosen(pool: list[Record]) -> None:
     sizes = {"k1": 20, "k2": 20, "k3": 10}
     corrected = chosen(pool[:20], 20, **sizes)
