@@ -17,7 +17,7 @@ import numpy as np
 
 from adg import seeds
 from adg.artifacts.artifact import Artifact, Job, Node, Stage
-from adg.artifacts.files import write_json
+from adg.artifacts.files import new_npy, write_json
 from adg.errors import BadInput, BadMeasurement
 from adg.pools.records import Record
 from adg.selection.contract import ScoreTable, Selector, SelectorData, counted
@@ -216,7 +216,7 @@ def build(job: Job) -> dict[str, Any]:
         ends = np.cumsum(tokens)
         log_ifd = np.full((len(pool), cfg.copies), np.nan)
         path = job.folder / "deltas.npy"
-        deltas = np.lib.format.open_memmap(path, "w+", np.float32, (int(ends[-1]), cfg.copies))
+        deltas = new_npy(path, (int(ends[-1]), cfg.copies), np.float32)
         failed: list[str] = []
 
         def run(batch: list[int]) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adg import errors, prompts
+from adg.artifacts import disk
 from adg.artifacts.artifact import Artifact, Job, Node, read_artifact
 from adg.artifacts.files import write_json
 from adg.artifacts.sealed import read_sealed
@@ -38,7 +39,8 @@ def run_request(path: Path) -> dict[str, Any]:
     folder = Path(request["folder"])
     recipe = FinetuneConfig(**request.get("config", {}))
     job = Job(Node(STAGE, folder.name, Training(recipe, prompts.HASH)), folder, inputs, exec_)
-    info = train(job)
+    with disk.in_words(folder):
+        info = train(job)
     if info and not request.get("managed", False):
         write_json(folder / "info.json", info)
         shutil.rmtree(job.work)

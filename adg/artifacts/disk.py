@@ -43,12 +43,12 @@ def explained(error: BaseException, folder: Path) -> DiskError | None:
 
 @contextmanager
 def in_words(folder: Path) -> Iterator[None]:
-    """Raise ``DiskError`` in place of an ``OSError`` that ``explained`` has words for."""
+    """Raise ``DiskError`` in place of an error that ``explained`` has words for."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
         told = explained(error, folder)
-        if told is None:
+        if told is None or told is error:
             raise
         raise told from error
 

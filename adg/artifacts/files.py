@@ -27,13 +27,16 @@ def sha256_file(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None where there is no file. Raises ``BadInput`` when it is not JSON."""
+    """The object in a file; None where there is no file. Raises ``BadInput`` when it holds anything else."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not valid JSON ({error}); delete it and run the same command again") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} holds no JSON object; delete it and run the same command again")
+    return content
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -66,6 +69,17 @@ def _replaced(path: Path) -> Iterator[Any]:
         temporary.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
+
+
+def new_npy(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A new .npy file of ``shape`` to be filled in place, as an array in memory that the disk backs.
+
+    Its space is taken at once: a disk that fills up later would end the process by a signal, not by an error.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def flush_folder(folder: Path) -> None:

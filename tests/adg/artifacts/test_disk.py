@@ -17,7 +17,7 @@ STAGE = """
 import sys
 from pathlib import Path
 from adg.artifacts.artifact import Node, Stage
-from adg.artifacts.files import write_atomic
+from adg.artifacts.files import new_npy
 from adg.artifacts.shards import Shard, Shards
 from adg.artifacts.store import Store
 from adg.errors import HarnessError
@@ -26,6 +26,8 @@ import numpy as np
 def build(job):
     shards = Shards(job.work, "part")
     for i in range(job.config["parts"]):
+        if job.config.get("mapped"):
+            new_npy(job.folder / "mapped.npy", (2**16 * 6,), np.float64)[:] = 1
         if shards.find(i) is None:
             print("part", i, flush=True)
             shards.save(i, Shard(arrays={"x": np.arange(2**16, dtype=np.float64)}))  # half a MiB
@@ -34,7 +36,7 @@ def build(job):
 
 if __name__ == "__main__":
     import toy_disk_stage
-    node = Node(Stage("toy", 1, "toy_disk_stage:build"), "one", {"parts": 6})
+    node = Node(Stage("toy", 1, "toy_disk_stage:build"), "one", {"parts": 6, "mapped": sys.argv[2:] == ["mapped"]})
     try:
         Store(sys.argv[1]).ensure(node)
     except HarnessError as error:
@@ -76,6 +78,14 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_kept(tmp_path: Path, comma
     assert "the disk is full" in first and str(place) in first and "run the same command again" in first
     assert second.splitlines()[0] in ("part 3", "part 4") and second.endswith("code 0\n"), done
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_disk_too_small_for_a_mapped_file_is_one_line_and_no_signal(tmp_path: Path, command: list[str]) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    script = 'place=$1; shift; mount -t tmpfs -o size=2m none "$place" && "$@" "$place/runs" mapped'
+    done = run([*in_namespace(script), str(place), *command])
+    assert done.returncode == 1 and "the disk is full" in done.stdout and "Traceback" not in done.stdout + done.stderr
 
 
 def test_a_read_only_file_system_is_one_line(tmp_path: Path, command: list[str]) -> None:
