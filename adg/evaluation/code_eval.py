@@ -2,6 +2,7 @@
 
 The library would fetch it from the hub and run model-written programs on the machine itself. This one has the same
 call and the same meaning (program, line feed, test; all of it must run to the end) and keeps why a program failed.
+What a program could still do to pass without solving its task stands in ``adg/sandbox/host.py``.
 """
 
 from __future__ import annotations

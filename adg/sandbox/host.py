@@ -1,14 +1,18 @@
 """Run model-written programs confined: no network, a read-only tree, limits, and a verdict they cannot print.
 
 The host's side: it finds out by trying which kind of confinement works here (bubblewrap, or namespaces entered
-directly), starts one world for each program and reads the verdict. What runs inside is ``confined.py``.
+directly), starts one world for each program and reads the verdict. What runs inside is ``inside.py``.
 
 What a verdict rests on. The program and its test share one interpreter, as the benchmarks' tests demand (they pass
 live objects around). Passing takes a pass word that a supervisor, another process which the program can neither
 signal nor look into, puts into a pipe after the program's memory has been set up, and that is sent back only when
-the test has run to its end. So early exits, printing, patched builtins and killed parents fail. Not seen: a
-returned object that claims to equal everything, a patched standard module that the test itself uses, and a program
-written against this very protocol.
+the test has run to its end. So early exits, printing, patched builtins, killed parents and a trace set on the test
+(``sys.settrace``) fail.
+
+Not seen, because program and test are one process: a returned object that claims to equal everything; a patched
+standard module that the test itself uses; a function that reads the expected values out of the test, whose source and
+frames are in its reach (``sys._getframe``), and returns them; a trace set past Python (``ctypes``); and a program
+written against this very protocol. None of them harms the machine; each takes a program that means to cheat.
 """
 
 from __future__ import annotations
@@ -53,6 +57,7 @@ class Limits:
     processes: int = 32
     file_bytes: int = 16 << 20
     scratch_bytes: int = 64 << 20
+    inodes: int = 4096  # files, folders and links in the scratch folder: each takes memory of the kernel's
     output_bytes: int = 1 << 20
 
 
@@ -267,7 +272,7 @@ def _bubblewrap() -> tuple[str, bool]:
 
 
 def _command(kind: str, limits: Limits, uid: int) -> list[str]:
-    """The command that starts ``confined.py``'s supervisor inside a new world of this kind."""
+    """The command that starts ``inside.py``'s supervisor inside a new world of this kind."""
     binds, links = _tree()
     python = [_python(), "-I", "-S", "-c", _source()]
     if kind != "bubblewrap":
@@ -278,6 +283,7 @@ def _command(kind: str, limits: Limits, uid: int) -> list[str]:
             "links": links,
             "parents": _parents(binds),
             "scratch_bytes": limits.scratch_bytes,
+            "inodes": limits.inodes,
             "environment": _environment(),
         }
         return [*python, "isolate", json.dumps(setup)]

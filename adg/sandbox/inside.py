@@ -3,7 +3,7 @@
 ``isolate`` builds a world of its own (mount, pid, net, ipc and uts namespaces, a read-only tree, an unused user id);
 bubblewrap can do that part instead. ``supervise`` is process 1 of that world: it forks one child that runs program
 and test, watches its limits, writes one line of JSON, and by ending takes every process left in there with it.
-``adg.evaluation.sandbox`` is the side that calls this.
+``adg.sandbox.host`` is the side that calls this.
 """
 
 from __future__ import annotations
@@ -30,25 +30,15 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 
 KEPT_FLAGS = 0x1 | 0x2 | 0x4 | 0x8 | 0x400 | 0x800 | 0x200000  # ro, nosuid, nodev, noexec, no(dir)atime, relatime
 PIVOT_ROOT, CAPSET = {"x86_64": 155, "aarch64": 41}, {"x86_64": 126, "aarch64": 91}
 DEVICES = ("null", "zero", "full", "random", "urandom")
-
-
-# audit architecture, then numbers of: clone, kill, and the calls that are refused outright (socket, ptrace, mount,
-# umount2, pivot_root, chroot, unshare, setns, memfd_create, process_vm_readv, process_vm_writev, keyctl, add_key,
-# request_key, bpf, userfaultfd, perf_event_open, io_uring_setup, pidfd_open, pidfd_send_signal, open_by_handle_at)
-SYSCALLS = {
-    "x86_64": (
-        0xC000003E,
-        56,
-        62,
-        (41, 101, 165, 166, 155, 161, 272, 308, 319, 310, 311, 250, 248, 249, 321, 323, 298, 425, 434, 424, 304),
-    ),
-    "aarch64": (
-        0xC00000B7,
-        220,
-        129,
-        (198, 117, 40, 39, 41, 51, 97, 268, 279, 270, 271, 219, 217, 218, 280, 282, 241, 425, 434, 424, 265),
-    ),
+# numbers of the calls that are refused outright: socket, ptrace, mount, umount2, pivot_root, chroot, unshare, setns,
+# memfd_create, process_vm_readv, process_vm_writev, keyctl, add_key, request_key, bpf, userfaultfd, perf_event_open,
+# io_uring_setup, pidfd_open, pidfd_send_signal, open_by_handle_at; and shmget, semget, msgget, mq_open, whose memory
+# belongs to no process that could be measured
+REFUSED = {
+    "x86_64": "41 101 165 166 155 161 272 308 319 310 311 250 248 249 321 323 298 425 434 424 304 29 64 68 240",
+    "aarch64": "198 117 40 39 41 51 97 268 279 270 271 219 217 218 280 282 241 425 434 424 265 194 190 186 180",
 }
+ARCHITECTURE = {"x86_64": (0xC000003E, 56, 62), "aarch64": (0xC00000B7, 220, 129)}  # audit name, clone, kill
 
 
 def call(result: int, what: str) -> None:
@@ -116,8 +106,8 @@ def isolate(setup: dict) -> None:
     """Become process 1 of a new world without any privilege; the process that calls stays outside and waits.
 
     ``setup``: user_namespace (bool), uid (to become), binds [[source, target]], links [[target, name]], parents
-    (folders on the way to a bind: passed through, not listed), scratch_bytes, environment. Raises ``OSError`` where
-    the system refuses.
+    (folders on the way to a bind: passed through, not listed), scratch_bytes, inodes, environment. Raises ``OSError``
+    where the system refuses.
     """
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if setup["user_namespace"]:
@@ -148,7 +138,8 @@ def isolate(setup: dict) -> None:
     os.makedirs(f"{new}/proc")
     mount("proc", f"{new}/proc", "proc", MS_NOSUID | MS_NODEV | 8)
     os.makedirs(f"{new}/tmp")
-    mount("tmpfs", f"{new}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={setup['scratch_bytes']},mode=1777")
+    room = f"size={setup['scratch_bytes']},nr_inodes={setup['inodes']},mode=1777"
+    mount("tmpfs", f"{new}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, room)
     os.makedirs(f"{new}/old")
     os.chdir(new)
     call(LIBC.syscall(PIVOT_ROOT[MACHINE], b".", b"old"), "pivot_root")
@@ -172,9 +163,9 @@ def isolate(setup: dict) -> None:
 # -- watching one program -----------------------------------------------------------------------------
 def refuse_calls() -> None:
     """Refuse system calls that a benchmark answer has no use for (seccomp); nothing on an unknown machine type."""
-    if MACHINE not in SYSCALLS:
+    if MACHINE not in REFUSED:
         return
-    arch, clone, kill, refused = SYSCALLS[MACHINE]
+    arch, clone, kill = ARCHITECTURE[MACHINE]
     load, equal, above, masked, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, kill_process, eperm, enosys = 0x7FFF0000, 0x80000000, 0x50001, 0x50026
     new_namespace = 0x7E020000
@@ -186,7 +177,7 @@ def refuse_calls() -> None:
         (above, 0, 1, 0x40000000),
         (give, 0, 0, eperm),
     ]
-    for number in refused:
+    for number in map(int, REFUSED[MACHINE].split()):
         rules += [(equal, 0, 1, number), (give, 0, 0, eperm)]
     rules += [(equal, 0, 1, 435), (give, 0, 0, enosys)]  # clone3: libraries fall back to clone, whose flags show
     rules += [
@@ -214,9 +205,10 @@ def run_program(program: str, test: str, token: int, result: int) -> None:
     """Run ``program`` and then ``test`` in one namespace; report on ``result``; never returns.
 
     What reports success was bound before the program ran and reads the pass word only after the test ended, so
-    leaving early, printing, or replacing builtins does not pass.
+    leaving early, printing, or replacing builtins does not pass. From the test's first line on nothing may trace it.
     """
     run, read, write, leave, no_trace, no_profile = exec, os.read, os.write, os._exit, sys.settrace, sys.setprofile
+    watch_events = sys.addaudithook
     pristine = dict(vars(builtins))
     try:
         first = compile(program, "<program>", "exec", dont_inherit=True)
@@ -225,6 +217,7 @@ def run_program(program: str, test: str, token: int, result: int) -> None:
         run(first, names)
         no_trace(None)
         no_profile(None)
+        watch_events(refuse_tracing)
         names["__builtins__"] = pristine
         run(second, names)
     except BaseException as error:
@@ -232,6 +225,12 @@ def run_program(program: str, test: str, token: int, result: int) -> None:
         leave(1)
     write(result, b"passed " + read(token, 64))
     leave(0)
+
+
+def refuse_tracing(event: str, _: tuple) -> None:
+    """An audit hook: a traced test could be led past its own assertions."""
+    if event in ("sys.settrace", "sys.setprofile"):
+        raise PermissionError("a program may not trace its test")
 
 
 def start(request: dict, token: int, result: int, output: int) -> None:
@@ -320,6 +319,9 @@ def watch(child: int, secret: bytes, result: int, output: int, limits: dict) -> 
                 return f"started more than {limits['processes']} processes"
             if resident_bytes(processes) > limits["memory_bytes"]:
                 return f"held more than {limits['memory_bytes']} bytes of memory"
+            scratch = os.statvfs("/tmp")
+            if scratch.f_files - scratch.f_ffree > limits["inodes"]:  # bubblewrap's own tmpfs has no such limit
+                return f"made more than {limits['inodes']} files"
         status = reap(child)
     while result in pipes and select.select([result], [], [], 0)[0]:
         data = os.read(result, 1 << 16)

@@ -73,6 +73,21 @@ HOSTILE = {
         "unshare",
     ),
     "fills the disk": ("for i in range(20):\n    open(f'/tmp/{{i}}', 'wb').write(bytes(15 << 20))", "space"),
+    "fills the disk with empty files": ("for i in range(10**6):\n    open(f'/tmp/{{i}}', 'w').close()", ""),
+    "fills the disk with links": (
+        "import os\nopen('/tmp/a', 'w').close()\nfor i in range(10**6):\n    os.link('/tmp/a', f'/tmp/{{i}}')",
+        "",
+    ),
+    "keeps memory that no process holds": (
+        "import ctypes\nc = ctypes.CDLL(None, use_errno=True)\n"
+        "if c.shmget(0, 1 << 20, 0o1600) < 0: raise OSError(ctypes.get_errno(), 'shmget')",
+        "shmget",
+    ),
+    "keeps messages in the kernel": (
+        "import ctypes\nc = ctypes.CDLL(None, use_errno=True)\n"
+        "if c.msgget(0, 0o1600) < 0: raise OSError(ctypes.get_errno(), 'msgget')",
+        "msgget",
+    ),
     "writes a large file": ("open('/tmp/large', 'wb').write(bytes(100 << 20))", ""),
     "prints 1 GiB": ("import sys\nfor _ in range(1024): sys.stdout.write('x' * (1 << 20))", "printed more"),
     "prints 1 GiB on stderr": ("import os\nfor _ in range(1024): os.write(2, b'x' * (1 << 20))", "printed more"),
@@ -142,8 +157,44 @@ def test_wrong_answer_cannot_fake_a_pass(box: Sandbox, name: str) -> None:
     assert not outcome.passed and outcome.error
 
 
+CHEAT = """import sys
+def add(a, b):
+    def skip(frame, event, arg):
+        if event == "line" and frame.f_lineno == 2:
+            frame.f_lineno = 3
+        return skip
+    sys._getframe(1).f_trace = skip
+    sys.{call}(skip)
+    return 0
+"""
+
+
+@pytest.mark.parametrize("call", ["settrace", "setprofile"])
+def test_a_function_cannot_trace_the_test_that_calls_it(box: Sandbox, call: str) -> None:
+    outcome = box.run(CHEAT.format(call=call), "result = add(2, 3)\nassert result == 5\ndone = 1\n")
+    assert outcome.error == "PermissionError: a program may not trace its test"
+
+
+def test_files_are_limited_in_number(box: Sandbox) -> None:
+    """What the kernel keeps of an empty file is in no process's memory."""
+    made = "i = 0\ntry:\n    while True:\n        open(f'/tmp/{i}', 'w').close(); i += 1\nexcept OSError: pass\n"
+    outcome = box.run(made + GOOD, "assert i < 500, i\n" + TEST, Limits(inodes=500))
+    assert outcome.error == "" or "made more than 500 files" in outcome.error
+
+
+def test_the_supervisor_counts_files_where_the_file_system_does_not(monkeypatch, box: Sandbox) -> None:
+    """As in bubblewrap, whose tmpfs takes no number of files."""
+    source = sandbox.INSIDE.read_text()
+    assert ",nr_inodes=" in source
+    monkeypatch.setattr(sandbox, "_source", lambda: source.replace(",nr_inodes={setup['inodes']}", ""))
+    made = "import time\nfor i in range(5000):\n    open(f'/tmp/{i}', 'w').close()\ntime.sleep(5)\n"
+    assert box.run(made + GOOD, TEST).error == "made more than 4096 files"
+
+
 HONEST = {
     "plain": GOOD,
+    "many scratch files": "for i in range(2000): open(f'/tmp/{i}', 'w').close()\n" + GOOD,
+    "doctest": 'import doctest\ndef two():\n    """\n    >>> 1 + 1\n    2\n    """\ndoctest.testmod()\n' + GOOD,
     "prints": "print('working')\n" + GOOD,
     "uses the standard library": "import math, re, collections, functools, heapq, hashlib, datetime\n" + GOOD,
     "uses numpy": "import numpy\ndef add(a, b):\n    return int(numpy.sum([a, b]))\n",

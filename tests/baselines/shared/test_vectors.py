@@ -312,7 +312,7 @@ def hard(store: Store, tmp_path_factory: pytest.TempPathFactory, golden: Path) -
     pool = pool_of(tmp_path_factory.mktemp("hard"), rows, empty_instruction="drop")
     node = of(pool, BACKBONE, VectorOptions(vectors="backbone", vector_text="record", vector_tokens=64))
     artifact = store.ensure(pool)
-    return SelectorData(records.load(artifact), {"vectors": store.ensure(node["vectors"])}, artifact)
+    return SelectorData(records.load(artifact), {"vectors": store.ensure(node)}, artifact)
 
 
 @pytest.mark.parametrize("budget", [1, 37, 159])
