@@ -14,7 +14,7 @@ import numpy as np
 
 from adg.batching import batches
 from adg.embedding.config import EmbeddingConfig
-from adg.embedding.forward import WindowSums
+from adg.embedding.pooling import WindowSums
 from adg.embedding.texts import CannotEmbed, RecordTexts, WeightedText
 from adg.pools.records import Record
 

@@ -1,4 +1,4 @@
-"""One pass of a batch through the blocks that are needed, pooled as it goes: no stack of hidden states is kept."""
+"""Hidden states pooled: one pass of a batch through the blocks that are needed, summed as it goes, no stack kept."""
 
 from __future__ import annotations
 
