@@ -6,7 +6,8 @@ the method, and one trained elsewhere is another selector. The diversity filter 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -231,20 +232,23 @@ def build(job: Job) -> dict[str, Any]:
     for side, path in zip(SIDES, job.config.paths, strict=True):
         folder = checkpoints.folder(f"{side}_scorer", path, getattr(job.config, side)[2])
         texts = [prompt(record, side) for record in pool]
-        unique = list(dict.fromkeys(texts))
-        rater: list[Rater] = []
-
-        def run(some: list[str], folder: Path = folder, rater: list[Rater] = rater) -> np.ndarray:
-            if not rater:
-                rater.append(Rater(*checkpoints.pretrained(folder, device, head=True), tokens))
-            return rater[0].rate(some)
-
-        found = dict(
-            zip(unique, text_encoder.in_shards(unique, job.work, side, run, nan_is_a_result=True), strict=True)
-        )
-        columns[side] = pa.array([found[text] for text in texts], pa.float64(), from_pandas=True)
+        rater = functools.partial(_rater, folder, device, tokens)
+        columns[side] = pa.array(_rated_once(texts, job.work, side, rater), pa.float64(), from_pandas=True)
     write_atomic(job.folder / "ratings.parquet", parquet(pa.table(columns)))
     return {"rows_in": len(pool), "rows_out": len(pool), "too_long": {side: columns[side].null_count for side in SIDES}}
+
+
+def _rater(folder: Path, device: str, tokens_per_batch: int) -> Rater:
+    return Rater(*checkpoints.pretrained(folder, device, head=True), tokens_per_batch)
+
+
+def _rated_once(texts: Sequence[str], work: Path, side: str, rater: Callable[[], Rater]) -> list[float]:
+    """The rating of each text; ``rater`` is called when the first text is not in ``work`` yet."""
+    loaded = functools.cache(rater)
+    unique = list(dict.fromkeys(texts))
+    ratings = text_encoder.in_shards(unique, work, side, lambda some: loaded().rate(some), nan_is_a_result=True)
+    rating_of = dict(zip(unique, ratings.tolist(), strict=True))
+    return [rating_of[text] for text in texts]
 
 
 # -- the selector ----------------------------------------------------------------------------------------
@@ -276,12 +280,12 @@ class Deita(VectorSelector):
 
     def scores(self, data: SelectorData) -> ScoreTable:
         c = self.config
-        found = self.annotations(data) if c.complexity_scorer is None else self._rated(data)
+        annotated = self.annotations(data) if c.complexity_scorer is None else self._rated(data)
         points, missing = vectors_.load(data)
-        invalid = {i: value for i, value in enumerate(found) if isinstance(value, str)}
-        whole = np.array([np.nan if isinstance(value, str) else sum(value) for value in found])
+        invalid = {i: value for i, value in enumerate(annotated) if isinstance(value, str)}
+        whole = np.array([np.nan if isinstance(value, str) else sum(value) for value in annotated])
         invalid = {**missing, **invalid}
-        rows = np.array([i for i in range(len(found)) if i not in invalid], dtype=np.int64)
+        rows = np.array([i for i in range(len(annotated)) if i not in invalid], dtype=np.int64)
         ranked = rows[np.argsort(-whole[rows], kind="stable")]
         if c.variant == "released" and c.threshold < 0:
             kept = ranked[:1]  # it compares a record with itself as 0
@@ -289,27 +293,27 @@ class Deita(VectorSelector):
             kept = ranked[diverse(points[ranked], c.threshold, batch=c.batch_size)]
         left_out = SIMILAR.format(threshold=c.threshold)
         invalid |= dict.fromkeys(sorted(set(rows.tolist()) - set(kept.tolist())), left_out)
-        score = np.full(len(found), np.nan)
+        score = np.full(len(annotated), np.nan)
         score[kept] = whole[kept]
         return ScoreTable(score, {"deita": whole}, invalid)
 
     def annotations(self, data: SelectorData) -> list[list[float] | str]:
         """Complexity x quality of each turn of each record, or what the record lacks."""
         c = self.config
-        found, source = read(
+        annotated, source = read(
             data,
             c.annotations,
             c.annotations_sha256,
             lambda row: products(row, c.quality, c.complexity) or "no quality or complexity score",
         )
-        if all(isinstance(value, str) for value in found):
+        if all(isinstance(value, str) for value in annotated):
             raise NotRunnable(
                 f"needs checkpoints {c.complexity_hub} and {c.quality_hub}, or their scores: no record has "
                 f"'{c.complexity}' and '{c.quality}' in {source}; set selector.annotations=<JSON Lines with id and "
                 f"these fields>, or selector.complexity_scorer=<folder> and selector.quality_scorer=<folder> with the "
                 f"scorers' files, weights as safetensors"
             )
-        return found
+        return annotated
 
     def _rated(self, data: SelectorData) -> list[list[float] | str]:
         import pyarrow.parquet as pq

@@ -96,18 +96,18 @@ class _Gains:
     def block(self, candidates: np.ndarray) -> np.ndarray:
         """Gains of ``candidates`` (m,), whose pairs are held from now on."""
         n = len(self.points)
-        found = np.empty((len(candidates), n))
+        similar = np.empty((len(candidates), n))
         gains, left = np.zeros(len(candidates)), self.points[candidates]
         for start in range(0, n, CHUNK):
             part = slice(start, min(start + CHUNK, n))
             values = similarity(left @ self.points[part].T, self.kernel, self.points.shape[1])
             own = np.flatnonzero((candidates >= start) & (candidates < part.stop))
             values[own, candidates[own] - start] = GRID  # rounding must not make a record unlike itself
-            found[:, part] = values
+            similar[:, part] = values
             values -= self.covered[part]
             np.maximum(values, 0.0, out=values)
             gains += values @ self.counts[part]
-        for candidate, similarities in zip(candidates.tolist(), found, strict=True):
+        for candidate, similarities in zip(candidates.tolist(), similar, strict=True):
             self._hold(candidate, np.flatnonzero(similarities > self.covered).astype(np.int32), similarities)
         return gains
 

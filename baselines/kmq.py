@@ -125,9 +125,9 @@ class Kmq(VectorSelector):
         parts: dict[str, np.ndarray] = {}
         quality = np.zeros(n)  # equal chances where none is read
         if self.config.within == "quality":
-            found = self.annotations(data)
-            quality = np.array([np.nan if isinstance(value, str) else float(np.mean(value)) for value in found])
-            invalid = {**invalid, **{i: value for i, value in enumerate(found) if isinstance(value, str)}}
+            annotated = self.annotations(data)
+            quality = np.array([np.nan if isinstance(value, str) else float(np.mean(value)) for value in annotated])
+            invalid = {**invalid, **{i: value for i, value in enumerate(annotated) if isinstance(value, str)}}
             parts["quality"] = quality
         valid = np.array([i for i in range(n) if i not in invalid], dtype=np.int64)
         cluster, distance = np.full(n, -1, dtype=np.int64), np.full(n, np.nan)
@@ -143,19 +143,19 @@ class Kmq(VectorSelector):
     def annotations(self, data: SelectorData) -> list[list[float] | str]:
         """The quality of each turn of each record, or what the record lacks."""
         c = self.config
-        found, source = read(
+        annotated, source = read(
             data,
             c.annotations,
             c.annotations_sha256,
             lambda row: turns(row, c.quality, low=-np.inf) or "no quality score",  # a reward may be negative
         )
-        if all(isinstance(value, str) for value in found):
+        if all(isinstance(value, str) for value in annotated):
             raise NotRunnable(
                 f"needs quality scores: no record has '{c.quality}' in {source}; set selector.annotations=<JSON Lines "
                 f"with id and this field>, selector.quality=<name of the field>, or selector.within=random or median, "
                 f"which read none"
             )
-        return found
+        return annotated
 
     def _clusters(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cluster of each row (m,), and its distance to the cluster's centre (m,)."""
@@ -175,8 +175,8 @@ class Kmq(VectorSelector):
         model = KMeans(clusters, n_init=c.n_init, max_iter=c.max_iter, random_state=c.seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than clusters
-            found = model.fit_predict(np.ascontiguousarray(points)).astype(np.int64)
-        return found, np.linalg.norm(points.astype(np.float64) - model.cluster_centers_[found], axis=1)
+            labels = model.fit_predict(np.ascontiguousarray(points)).astype(np.int64)
+        return labels, np.linalg.norm(points.astype(np.float64) - model.cluster_centers_[labels], axis=1)
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
         rows = np.flatnonzero(table.valid)

@@ -113,14 +113,16 @@ def annotate(data: SelectorData, config: MigConfig) -> list[Annotation | str]:
 
     Raises ``NotRunnable`` when no record has one, ``BadMeasurement`` naming the records whose annotation is wrong.
     """
-    found, source = read(data, config.annotations, config.annotations_sha256, lambda row: read_annotation(row, config))
-    if not any(isinstance(a, Annotation) for a in found):
+    annotated, source = read(
+        data, config.annotations, config.annotations_sha256, lambda row: read_annotation(row, config)
+    )
+    if not any(isinstance(a, Annotation) for a in annotated):
         raise NotRunnable(
             f"needs InsTagger tags and DEITA scores: no record has '{config.tags}', '{config.quality}' and "
             f"'{config.complexity}' in {source}; set selector.annotations=<JSON Lines with id and these fields>, or "
             f"selector.tags, selector.quality and selector.complexity to the names of the fields"
         )
-    return found
+    return annotated
 
 
 # -- label graph -----------------------------------------------------------------------------------------
@@ -177,9 +179,9 @@ def label_matrix(annotations: Sequence[Annotation | None], labels: Sequence[str]
     starts, columns, values = [0], [], []
     for annotation in annotations:
         if annotation is not None:
-            given = [place[label] for label in annotation.labels if label in place]
-            share = annotation.score / len(given) if norm and given else annotation.score
-            distinct = sorted(set(given))
+            valid = [place[label] for label in annotation.labels if label in place]
+            share = annotation.score / len(valid) if norm and valid else annotation.score
+            distinct = sorted(set(valid))
             columns += distinct
             values += [share] * len(distinct)
         starts.append(len(columns))
@@ -263,27 +265,27 @@ class Mig(Selector):
         )
 
     def scores(self, data: SelectorData) -> ScoreTable:
-        found = annotate(data, self.config)
-        labels = self._labels(found)
+        annotated = annotate(data, self.config)
+        labels = self._labels(annotated)
         self._graph(labels)  # a missing encoder is said now, not after the scores are written
         known = set(labels)
-        score = np.array([a.score if isinstance(a, Annotation) else np.nan for a in found])
-        counts = [len({*a.labels} & known) if isinstance(a, Annotation) else 0 for a in found]
-        invalid = {i: a for i, a in enumerate(found) if isinstance(a, str)}
+        score = np.array([a.score if isinstance(a, Annotation) else np.nan for a in annotated])
+        counts = [len({*a.labels} & known) if isinstance(a, Annotation) else 0 for a in annotated]
+        invalid = {i: a for i, a in enumerate(annotated) if isinstance(a, str)}
         return ScoreTable(score, {"labels": np.array(counts, dtype=np.int64)}, invalid)
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
-        found = annotate(data, self.config)
-        labels = self._labels(found)
+        annotated = annotate(data, self.config)
+        labels = self._labels(annotated)
         graph = self._graph(labels)
-        matrix = label_matrix([a if isinstance(a, Annotation) else None for a in found], labels, self.config.norm)
+        matrix = label_matrix([a if isinstance(a, Annotation) else None for a in annotated], labels, self.config.norm)
         spread = matrix if graph is None else matrix @ propagation(graph, self.config.prop_weight)
         rows = np.flatnonzero(table.valid).tolist()
         return np.array(greedy(spread, rows, budget, slope(self.config)), dtype=np.int64)
 
-    def _labels(self, found: Sequence[Annotation | str]) -> list[str]:
+    def _labels(self, annotated: Sequence[Annotation | str]) -> list[str]:
         """The valid labels that occur, in alphabetical order."""
-        used = {label for a in found if isinstance(a, Annotation) for label in a.labels}
+        used = {label for a in annotated if isinstance(a, Annotation) for label in a.labels}
         if self.config.valid_tags is None:
             return sorted(used)
         path = checkpoints.file("valid_tags", self.config.valid_tags, self.config.valid_tags_sha256)

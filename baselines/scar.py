@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from adg.artifacts.artifact import Job, Node, Stage
+from adg.artifacts.files import write_atomic
+from adg.artifacts.shards import parquet
 from adg.backbones import loading
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.options import aside, location
@@ -140,7 +142,6 @@ def ranked(pool: Sequence[Record], ranker: Ranker, cfg: RankingConfig) -> np.nda
 def build(job: Job) -> dict[str, Any]:
     """Stage "scar-scores": ``ranking.parquet``, id and score of every record of the pool."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     cfg: RankingConfig = job.config
     if cfg.path is None:
@@ -152,7 +153,7 @@ def build(job: Job) -> dict[str, Any]:
     pool = records_.load(job.inputs["pool"])
     ranker = load(folder, loading.device(dataclasses.replace(job.exec, device=cfg.device)))
     columns = {"id": [record.key for record in pool], "score": ranked(pool, ranker, cfg)}
-    pq.write_table(pa.table(columns), job.folder / "ranking.parquet")
+    write_atomic(job.folder / "ranking.parquet", parquet(pa.table(columns)))
     return {"rows_in": len(pool), "rows_out": len(pool), "failed": []}
 
 

@@ -108,9 +108,9 @@ class Selectit(Selector):
         return {"ratings": Node(STAGE, f"{pool.label}+{backbone.label}", identity, {"pool": pool, "model": backbone})}
 
     def scores(self, data: SelectorData) -> ScoreTable:
-        found, reasons = load(data.features["ratings"], data.keys)
+        log_probabilities, reasons = load(data.features["ratings"], data.keys)
         invalid = {row: reason for row, reason in enumerate(reasons) if reason}
-        score, ratings, deviation = rate(found, self.config.alpha, self.config.variant == "released")
+        score, ratings, deviation = rate(log_probabilities, self.config.alpha, self.config.variant == "released")
         for values in (score, ratings, deviation):
             values[list(invalid)] = np.nan
         return ScoreTable(score, {"rating": ratings, "deviation": deviation}, invalid)
@@ -153,14 +153,14 @@ def question(prompt: str, record: Record) -> str:
 
 def rating_tokens(tokenizer: Any) -> list[int]:
     """Ids of the tokens "1" to "5" as they follow the end of a question."""
-    found = [prompts.encode(tokenizer, END + word)[-1] for word in WORDS]
-    texts = tuple(tokenizer.decode([token]) for token in found)
+    tokens = [prompts.encode(tokenizer, END + word)[-1] for word in WORDS]
+    texts = tuple(tokenizer.decode([token]) for token in tokens)
     if texts != WORDS:
         raise BadInput(
             f"this tokenizer ends a question and its rating with the tokens {texts}; expected {WORDS}, so that ratings "
             f"can be read as single tokens. SelectIT cannot run with this backbone"
         )
-    return found
+    return tokens
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def build(job: Job) -> dict[str, Any]:
                 texts.setdefault(text.digest, text)
                 owners.setdefault(text.digest, []).append((row, place))
         names = [name for name, rows in owners.items() if not any(reasons[row] for row, _ in rows)]
-        found = np.full((len(pool), k, len(WORDS)), np.nan)
+        ratings = np.full((len(pool), k, len(WORDS)), np.nan)
         failed: dict[str, None] = {}
 
         def run(batch: list[int]) -> dict[str, np.ndarray]:
@@ -197,12 +197,12 @@ def build(job: Job) -> dict[str, Any]:
         for batch, arrays in scorer_stage.shards(names, size, run, job.work, scoring.tokens_per_batch, "ratings"):
             for i, values in zip(batch, arrays["ratings"], strict=True):
                 for row, place in owners[names[i]]:
-                    found[row, place] = values
+                    ratings[row, place] = values
                     if not np.isfinite(values).all():
                         reasons[row] = scorer_stage.FAILED
                         failed[pool[row].key] = None
             scorer_stage.check_failed(list(failed), scoring, "selector.dtype")
-    np.save(job.folder / "ratings.npy", found)
+    np.save(job.folder / "ratings.npy", ratings)
     write_json(job.folder / "records.json", {"ids": [record.key for record in pool], "invalid": reasons})
     return {
         "rows_in": len(pool),

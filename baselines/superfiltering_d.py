@@ -84,12 +84,13 @@ class SuperfilteringD(VectorSelector):
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
         usable = int(table.valid.sum())
-        wanted = SHARE * budget if self.config.candidates is None else self.config.candidates
-        if wanted < budget:
+        candidates = SHARE * budget if self.config.candidates is None else self.config.candidates
+        if candidates < budget:
             raise BadInput(
-                f"selector.candidates is {wanted:,} but the budget {budget:,}; set it to the budget or more, or to null"
+                f"selector.candidates is {candidates:,} but the budget {budget:,}; set it to the budget or more, or to "
+                f"null"
             )
-        number = usable if self.config.lower is not None else min(wanted, usable)
+        number = usable if self.config.lower is not None else min(candidates, usable)
         rows = top(table.score, table.valid, number)
         released = self.config.variant == "released"
         if not released or self.config.lower is not None:  # the official list of candidates is in the order of IFD

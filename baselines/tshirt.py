@@ -119,11 +119,11 @@ class Tshirt(Selector):
         return self.config.note(self.name, backbone, "gpt2")
 
     def scores(self, data: SelectorData) -> ScoreTable:
-        found = load(data.features["deltas"], data.keys)
-        mean, deviation, threshold = found.spread(self.config.ratio)
+        deltas = load(data.features["deltas"], data.keys)
+        mean, deviation, threshold = deltas.spread(self.config.ratio)
         with np.errstate(over="ignore"):
-            noisy = np.exp(found.log_ifd).mean(1)
-        invalid = dict(found.invalid)
+            noisy = np.exp(deltas.log_ifd).mean(1)
+        invalid = dict(deltas.invalid)
         for row in map(int, np.flatnonzero(~(np.isfinite(mean) & np.isfinite(deviation) & np.isfinite(noisy)))):
             invalid.setdefault(row, "its ratio of perplexities exceeds the largest number")
         invalid |= {
@@ -135,7 +135,7 @@ class Tshirt(Selector):
             "s_ifd": mean,
             "s_ifd_deviation": deviation,
             "ifd_noisy": noisy,
-            "tokens": found.tokens,
+            "tokens": deltas.tokens,
             "threshold": np.full(len(score), threshold),
         }
         return ScoreTable(score, parts, invalid)
@@ -192,6 +192,28 @@ def measure(
     return [np.stack(copies, axis=1) for copies in deltas], log_ifd
 
 
+def distinct_texts(
+    layout: LossTexts, pool: Sequence[Record]
+) -> tuple[dict[str, tuple[Text, Text]], dict[str, list[int]], dict[int, str]]:
+    """The different pairs of texts by digest, the rows of each, and the rows that have none with the reason.
+
+    Raises ``BadMeasurement`` where no record has any.
+    """
+    pairs: dict[str, tuple[Text, Text]] = {}
+    owners: dict[str, list[int]] = {}
+    invalid: dict[int, str] = {}
+    for row, record in enumerate(pool):
+        pair = texts(layout, record)
+        if isinstance(pair, str):
+            invalid[row] = pair
+        else:
+            pairs.setdefault(pair[0].digest, pair)
+            owners.setdefault(pair[0].digest, []).append(row)
+    if not pairs:
+        raise BadMeasurement(f"none of the {len(pool)} records can be measured: {counted(invalid.values())}")
+    return pairs, owners, invalid
+
+
 # -- the stage -------------------------------------------------------------------------------------------
 
 
@@ -199,17 +221,9 @@ def build(job: Job) -> dict[str, Any]:
     """Stage "deltas": ``deltas.npy`` (D, R), ``log_ifd.npy`` (n, R) and ``records.json``; see ``Deltas``."""
     cfg: NoisyIdentity = job.config
     with PoolScorer(job, cfg.losses, cfg.unpinned) as scoring:
-        pool, found = scoring.pool, [texts(scoring.layout, record) for record in scoring.pool]
-        invalid = {row: pair for row, pair in enumerate(found) if isinstance(pair, str)}
-        pairs: dict[str, tuple[Text, Text]] = {}
-        owners: dict[str, list[int]] = {}
-        for row, pair in enumerate(found):
-            if not isinstance(pair, str):
-                pairs.setdefault(pair[0].digest, pair)
-                owners.setdefault(pair[0].digest, []).append(row)
+        pool = scoring.pool
+        pairs, owners, invalid = distinct_texts(scoring.layout, pool)
         names = list(pairs)
-        if not pairs:
-            raise BadMeasurement(f"none of the {len(pool)} records can be measured: {counted(invalid.values())}")
         tokens = np.zeros(len(pool), dtype=np.int64)
         for name, rows in owners.items():
             tokens[rows] = pairs[name][1].tokens

@@ -130,9 +130,9 @@ def by_role(named: Mapping[str, Node], last: Node) -> dict[str, Node]:
     return ordered
 
 
-def cells(asked: Sequence[str]) -> list[Cell]:
+def cells(overrides: Sequence[str]) -> list[Cell]:
     """The cells that ``experiments.run -m`` would run for these overrides."""
-    lines = compose.grid(quoted(asked))
+    lines = compose.grid(quoted(overrides))
     configs = compose.compose_many(lines)
     return [Cell(c, tuple(line)) for c, line in zip(configs, lines, strict=True)]
 

@@ -19,11 +19,11 @@ def cell_status(cell: Cell, store: Store) -> tuple[str, Status]:
     else the first that is not there.
     """
     states = {role: store.status(node) for role, node in cell.nodes.items()}
-    for wanted in (("running",), ("failed", "not-run"), ("upstream-failed", "partial", "missing")):
+    for telling in (("running",), ("failed", "not-run"), ("upstream-failed", "partial", "missing")):
         for role, status in states.items():
-            if status.state in wanted:
+            if status.state in telling:
                 return role, status
-    return role, status
+    return list(states.items())[-1]
 
 
 def render(chosen: list[Cell], store: Store) -> str:

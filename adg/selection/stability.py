@@ -13,7 +13,7 @@ import numpy as np
 
 from adg import geometry, seeds
 from adg.errors import BadInput
-from adg.selection.quotas import binwise
+from adg.selection.quotas import PARTS, binwise
 
 LAMBDAS = tuple(round(0.1 * i, 1) for i in range(11))
 QUADRANTS = ("high D, high I", "high D, low I", "low D, high I", "low D, low I")
@@ -163,11 +163,11 @@ def stability(terms: Terms, reference: Choice, counts: Sequence[int], draws_: in
     matrices = terms.matrices
     n, k = len(matrices.grams), matrices.answers
     size = k if reference.answers is None else len(reference.answers)
-    found: list[Variation] = []
+    variations: list[Variation] = []
 
     def add(axis: str, setting: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], first: float | None) -> None:
         whole = all(len(a) and len(b) for a, b in pairs)
-        found.append(
+        variations.append(
             Variation(
                 axis,
                 setting,
@@ -190,27 +190,7 @@ def stability(terms: Terms, reference: Choice, counts: Sequence[int], draws_: in
         pairs = [(terms.subset(replace(reference, answers=a)), whole) for a, _ in draws(k, count, draws_, seed)]
         mine = terms.subset(replace(reference, answers=tuple(range(count))))
         add("K", f"{count} instead of {k}", pairs, overlap(mine, whole) if len(mine) and len(whole) else None)
-    others: list[tuple[str, str, Choice]] = []
-    others += [
-        ("lam", f"{lam:g} instead of {reference.lam:g}", replace(reference, lam=lam))
-        for lam in lambdas(size)
-        if lam != reference.lam
-    ]
-    first_window = reference.window or matrices.windows[0]
-    others += [
-        ("layer window", f"{window} instead of {first_window}", replace(reference, window=window))
-        for window in matrices.windows
-        if window != first_window
-    ]
-    if reference.bins:
-        others.append(("bins", "none", replace(reference, bins=False, rule="largest_remainder")))
-        rule = "released" if reference.rule == "largest_remainder" else "largest_remainder"
-        others.append(("quota rule", f"{rule} instead of {reference.rule}", replace(reference, rule=rule)))
-    others += [
-        ("part", f"{part} instead of {reference.part}", replace(reference, part=part))
-        for part in ("top", "middle", "bottom")
-        if part != reference.part
-    ]
+    others = _changed_alone(reference, size, matrices.windows)
     sets = [a for a, _ in draws(k, size, draws_, seed)] if size < k else [tuple(range(k))]
     collected: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in others]
     for answers in sets:
@@ -222,7 +202,32 @@ def stability(terms: Terms, reference: Choice, counts: Sequence[int], draws_: in
     for pairs, (axis, setting, other) in zip(collected, others, strict=True):
         mine = terms.subset(replace(other, answers=head))
         add(axis, setting, pairs, overlap(base, mine) if len(base) and len(mine) else None)
-    return found
+    return variations
+
+
+def _changed_alone(reference: Choice, size: int, windows: Sequence[str]) -> list[tuple[str, str, Choice]]:
+    """Axis, setting and choice for every setting but the answers, each changed alone; ``size`` answers are used."""
+    others = [
+        ("lam", f"{lam:g} instead of {reference.lam:g}", replace(reference, lam=lam))
+        for lam in lambdas(size)
+        if lam != reference.lam
+    ]
+    first_window = reference.window or windows[0]
+    others += [
+        ("layer window", f"{window} instead of {first_window}", replace(reference, window=window))
+        for window in windows
+        if window != first_window
+    ]
+    if reference.bins:
+        others.append(("bins", "none", replace(reference, bins=False, rule="largest_remainder")))
+        rule = "released" if reference.rule == "largest_remainder" else "largest_remainder"
+        others.append(("quota rule", f"{rule} instead of {reference.rule}", replace(reference, rule=rule)))
+    others += [
+        ("part", f"{part} instead of {reference.part}", replace(reference, part=part))
+        for part in PARTS
+        if part != reference.part
+    ]
+    return others
 
 
 def pairwise(subsets: Sequence[np.ndarray | Sequence[object] | None]) -> list[list[float | None]]:
@@ -241,12 +246,12 @@ def examples(d: np.ndarray, i: np.ndarray) -> list[int | None]:
     """The row that lies deepest in each of ``QUADRANTS`` by rank (ties: the first row), None for an empty one."""
     where, _ = quadrants(d, i)
     ranks = [np.argsort(np.argsort(v, kind="stable"), kind="stable") / max(1, len(v) - 1) for v in (d, i)]
-    found: list[int | None] = []
+    deepest: list[int | None] = []
     for quadrant in range(4):
         depth = np.minimum(ranks[0] if quadrant < 2 else 1 - ranks[0], ranks[1] if quadrant % 2 == 0 else 1 - ranks[1])
         rows = np.flatnonzero(where == quadrant)
-        found.append(int(rows[np.argmax(depth[rows])]) if len(rows) else None)
-    return found
+        deepest.append(int(rows[np.argmax(depth[rows])]) if len(rows) else None)
+    return deepest
 
 
 def _plain(values: Sequence[object] | np.ndarray) -> list[object]:

@@ -94,17 +94,17 @@ def read(
         source, rows = str(file), read_rows(file)
     else:
         source, rows = "the pool", {} if data.pool is None else records.load_original(data.pool)
-    found: list[T | str] = []
+    annotated: list[T | str] = []
     wrong = []
     for key in data.keys:
         try:
-            found.append(parse(rows[key]) if key in rows else "no annotation")
+            annotated.append(parse(rows[key]) if key in rows else "no annotation")
         except ValueError as error:
             wrong.append(f"id {key}: {error}")
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise BadMeasurement(f"{len(wrong)} annotations in {source} are wrong: {'; '.join(wrong[:SHOWN])}{more}")
-    return found, source
+    return annotated, source
 
 
 # -- the stage -------------------------------------------------------------------------------------------
@@ -133,8 +133,8 @@ def checked(pool: Node, selector: Annotated, fields: tuple[str, ...], sha256: st
 def build(job: Job) -> dict[str, Any]:
     """Stage "annotated": ``annotated.json``, how many records have the annotation and what the others lack."""
     pool = job.inputs["pool"]
-    found = job.config.selector.annotations(SelectorData(records.load(pool), {}, pool))
-    lacks = [value for value in found if isinstance(value, str)]
-    facts = {"rows_in": len(found), "rows_out": len(found) - len(lacks), "missing": counted(lacks)}
+    annotated = job.config.selector.annotations(SelectorData(records.load(pool), {}, pool))
+    lacks = [value for value in annotated if isinstance(value, str)]
+    facts = {"rows_in": len(annotated), "rows_out": len(annotated) - len(lacks), "missing": counted(lacks)}
     write_json(job.folder / "annotated.json", facts)
     return facts

@@ -32,18 +32,18 @@ def check_paths(config: Any, *files: str, folders: Sequence[str] = ()) -> None:
 
 def file(option: str, path: str, sha256: str | None) -> Path:
     """The file at ``path``, checked against ``sha256``. ``option`` is the name of the config's option."""
-    found = Path(path).expanduser()
-    if not found.is_file():
+    place = Path(path).expanduser()
+    if not place.is_file():
         raise BadInput(f"selector.{option} is {path!r}, which is not a file; expected a path to one")
-    return _checked(option, found, digests.of_files([found])[found], sha256)
+    return _checked(option, place, digests.of_files([place])[place], sha256)
 
 
 def folder(option: str, path: str, sha256: str | None) -> Path:
     """The folder at ``path``, checked against ``sha256``: of the names and digests of all files in it."""
-    found = Path(path).expanduser()
-    if not found.is_dir():
+    place = Path(path).expanduser()
+    if not place.is_dir():
         raise BadInput(f"selector.{option} is {path!r}, which is not a folder; expected a path to one")
-    return _checked(option, found, folder_digest(found), sha256)
+    return _checked(option, place, folder_digest(place), sha256)
 
 
 def folder_digest(path: Path) -> str:
@@ -53,8 +53,8 @@ def folder_digest(path: Path) -> str:
         for p in path.rglob("*")
         if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
     )
-    found = digests.of_files(files)
-    return sha256_text("\n".join(f"{found[p]}  {p.relative_to(path).as_posix()}" for p in files))
+    digest_of = digests.of_files(files)
+    return sha256_text("\n".join(f"{digest_of[p]}  {p.relative_to(path).as_posix()}" for p in files))
 
 
 def pretrained(path: Path, device: str, head: bool = False) -> tuple[Any, Any]:
@@ -98,11 +98,11 @@ def _check_files(path: Path, kind: str) -> None:
         )
 
 
-def _checked(option: str, path: Path, found: str, expected: str | None) -> Path:
-    if expected != found:
+def _checked(option: str, path: Path, digest: str, expected: str | None) -> Path:
+    if expected != digest:
         state = "is not set" if expected is None else f"is {expected}"
         raise BadInput(
-            f"selector.{option}_sha256 {state}, but the content of {path} has {found}; it is part of the result's "
-            f"identity, so add selector.{option}_sha256={found}, or restore the file that was meant"
+            f"selector.{option}_sha256 {state}, but the content of {path} has {digest}; it is part of the result's "
+            f"identity, so add selector.{option}_sha256={digest}, or restore the file that was meant"
         )
     return path

@@ -109,8 +109,8 @@ def build(job: Job) -> dict[str, Any]:
         failed: list[str] = []
 
         def run(batch: list[int]) -> dict[str, np.ndarray]:
-            found, nll = scoring.scorer().vectors([texts[names[i]] for i in batch])
-            return {"vectors": found.astype(np.float32), "losses": nll}
+            means, nll = scoring.scorer().vectors([texts[names[i]] for i in batch])
+            return {"vectors": means.astype(np.float32), "losses": nll}
 
         def size(i: int) -> int:
             return len(texts[names[i]].ids)

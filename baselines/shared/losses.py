@@ -115,13 +115,13 @@ def _table(pool: Sequence[Record], pairs: Sequence[tuple[Text | str, Text | str]
     columns: dict[str, Any] = {}
     for side, name in enumerate(("conditioned", "alone")):
         texts = [pair[side] for pair in pairs]
-        found = [known.get(text.digest) if isinstance(text, Text) else None for text in texts]
+        values = [known.get(text.digest) if isinstance(text, Text) else None for text in texts]
         tokens = [text.tokens if isinstance(text, Text) else 0 for text in texts]
-        columns[f"nll_{name}"] = np.array([np.nan if value is None else value for value in found], dtype=np.float64)
+        columns[f"nll_{name}"] = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
         columns[f"tokens_{name}"] = np.array(tokens, dtype=np.int64)
         columns[f"invalid_{name}"] = [
             text if isinstance(text, str) else FAILED if value is None else ""
-            for text, value in zip(texts, found, strict=True)
+            for text, value in zip(texts, values, strict=True)
         ]
     return Losses([record.key for record in pool], **columns)
 
@@ -169,10 +169,10 @@ def load(artifact: Artifact, ids: Sequence[str] | None = None) -> Losses:
     import pyarrow.parquet as pq
 
     table = pq.read_table(artifact.file("losses.parquet"))
-    found = table["id"].to_pylist()
-    if ids is not None and found != list(ids):
+    stored = table["id"].to_pylist()
+    if ids is not None and stored != list(ids):
         raise BadMeasurement(
-            f"{artifact.path} holds {len(found)} records, the pool {len(ids)}; they must be the same "
+            f"{artifact.path} holds {len(stored)} records, the pool {len(ids)}; they must be the same "
             f"ids in the same order. Delete that folder and run the same command again"
         )
     arrays = {
@@ -180,4 +180,4 @@ def load(artifact: Artifact, ids: Sequence[str] | None = None) -> Losses:
         for f in dataclasses.fields(Losses)
         if f.name != "ids"
     }
-    return Losses(found, **arrays)
+    return Losses(stored, **arrays)

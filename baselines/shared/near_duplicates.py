@@ -100,11 +100,11 @@ class _Index:
         parts = [self.postings[a:b] for a, b in zip(low[used].tolist(), high[used].tolist(), strict=True)]
         if not parts:
             return []
-        found, shared = np.unique(np.concatenate(parts), return_counts=True)
+        others, shared = np.unique(np.concatenate(parts), return_counts=True)
         # what they share beyond both prefixes lies behind the prefix that ends first
-        more = np.where(self.last[p] <= self.last[found], self.rest[p], self.rest[found])
-        needed = _ceil(self.t / (1 + self.t) * (self.sizes[p] + self.sizes[found]))
-        return found[shared + more >= needed].tolist()
+        more = np.where(self.last[p] <= self.last[others], self.rest[p], self.rest[others])
+        needed = _ceil(self.t / (1 + self.t) * (self.sizes[p] + self.sizes[others]))
+        return others[shared + more >= needed].tolist()
 
 
 def _ceil(values: np.ndarray) -> np.ndarray:

@@ -75,11 +75,11 @@ class Scorer:
         last = torch.tensor([len(text.ids) - 1 for text in texts])
         with torch.inference_mode():
             states = self._states(self._padded(texts))[torch.arange(len(texts)), last]
-            found = [
+            blocks = [
                 torch.log_softmax(self._float(self._head(states[first : first + self._block])), dim=-1)[:, list(words)]
                 for first in range(0, len(states), self._block)
             ]
-            return torch.cat(found).double().cpu().numpy()
+            return torch.cat(blocks).double().cpu().numpy()
 
     def vectors(self, texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray]:
         """Mean of the last hidden states over all tokens of each text, (n, d) float64, and its mean NLL, (n,)."""
@@ -145,12 +145,12 @@ class Scorer:
         """NLL of ``targets`` (P,) after ``states`` (P, d), float64; log-softmax in float32, block by block."""
         import torch
 
-        found = []
+        blocks = []
         for first in range(0, len(states), self._block):
             logits = self._float(self._head(states[first : first + self._block]))
             loss = torch.nn.functional.cross_entropy(logits, targets[first : first + self._block], reduction="none")
-            found.append(loss.double().cpu().numpy())
-        return np.concatenate(found)
+            blocks.append(loss.double().cpu().numpy())
+        return np.concatenate(blocks)
 
     @staticmethod
     def _float(logits: torch.Tensor) -> torch.Tensor:
@@ -213,8 +213,8 @@ class VllmScorer:
                 f"a text has {width} tokens but vLLM takes {self._longest} of this model; set "
                 f"selector.max_tokens={self._longest} or less, or selector.scorer_engine=hf"
             )
-        found = self._engine.log_probabilities([text.ids.tolist() for text in texts])
-        losses = [-line[text.start :] for text, line in zip(texts, found, strict=True)]
+        lines = self._engine.log_probabilities([text.ids.tolist() for text in texts])
+        losses = [-line[text.start :] for text, line in zip(texts, lines, strict=True)]
         return _means(np.concatenate(losses), np.array([text.tokens for text in texts]))
 
     def close(self) -> None:

@@ -6,7 +6,9 @@ Identity: how texts are made (``LossesConfig``), the prompt's words and the mode
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +143,7 @@ class PoolScorer:
                 f"selector.scorer_path=<folder> of its weights, or selector.scorer=backbone"
             )
         self._model, self._exec, self._cfg = job.inputs["model"], job.exec, cfg
-        self._open: list[Scorer | VllmScorer] = []
+        self._engines = ExitStack()
         self.device = loading.device(job.exec)
         self.dtype = loading.dtype_of(self._model) if cfg.dtype == "auto" else cfg.dtype
         self.max_failed = job.exec.max_failed
@@ -154,23 +156,26 @@ class PoolScorer:
 
     def scorer(self) -> Scorer:
         """The model behind transformers."""
-        if not self._open:
-            self._open.append(Scorer(loading.load_model(self._model, self.device, self.dtype), self.tokens_per_batch))
-        (found,) = self._open
-        assert isinstance(found, Scorer)
-        return found
+        return self._transformers
+
+    @functools.cached_property
+    def _transformers(self) -> Scorer:
+        scorer = Scorer(loading.load_model(self._model, self.device, self.dtype), self.tokens_per_batch)
+        self._engines.callback(scorer.close)
+        return scorer
+
+    @functools.cached_property
+    def _vllm(self) -> VllmScorer:
+        scorer = VllmScorer(self._model, self.dtype, self._exec, self._cfg.max_tokens)
+        self._engines.callback(scorer.close)
+        return scorer
 
     def means(self) -> Scorer | VllmScorer:
         """The model behind the engine of the config, for mean losses."""
-        if self._cfg.engine == "hf":
-            return self.scorer()
-        if not self._open:
-            self._open.append(VllmScorer(self._model, self.dtype, self._exec, self._cfg.max_tokens))
-        return self._open[0]
+        return self.scorer() if self._cfg.engine == "hf" else self._vllm
 
     def __enter__(self) -> PoolScorer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for engine in self._open:
-            engine.close()
+        self._engines.close()

@@ -6,6 +6,7 @@ artifact of their own ("vectors"). All have length 1, so that Euclidean distance
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -133,7 +134,7 @@ def inputs(cell: Mapping[str, Node], options: VectorOptions) -> dict[str, Node]:
     o, pool, backbone = options, cell["pool"], cell["backbone"]
     own = o.vectors == "backbone" or (o.vectors == "auto" and backbone.config.source == "embedded")
     text, pooling = (
-        given or default for given, default in zip((o.vector_text, o.vector_pooling), o.defaults(own), strict=True)
+        option or default for option, default in zip((o.vector_text, o.vector_pooling), o.defaults(own), strict=True)
     )
     if own:
         label = f"{pool.label}+{backbone.label}+{text}"
@@ -155,11 +156,11 @@ def load(data: SelectorData) -> tuple[np.ndarray, dict[int, str]]:
         artifact = data.features["vectors"]
         ids = json.loads(artifact.file("ids.json").read_text())
         missing = json.loads(artifact.file("missing.json").read_text())
-        found = np.load(artifact.file("vectors.npy"), allow_pickle=False)
+        rows = np.load(artifact.file("vectors.npy"), allow_pickle=False)
     else:
         artifact = data.features["grams"]
         grams = embedding_stage.load(artifact)
-        ids, missing, found = grams.ids, {}, np.asarray(grams.instructions)
+        ids, missing, rows = grams.ids, {}, np.asarray(grams.instructions)
     place = {key: i for i, key in enumerate(data.keys)}
     strangers = sorted(set(ids) - place.keys())
     if strangers:
@@ -167,8 +168,8 @@ def load(data: SelectorData) -> tuple[np.ndarray, dict[int, str]]:
             f"{artifact.path} holds {len(strangers)} records that the pool does not, first {strangers[0]}; "
             f"delete that folder and run the same command again"
         )
-    matrix = np.zeros((len(place), found.shape[1]), dtype=np.float32)
-    matrix[[place[key] for key in ids]] = found
+    matrix = np.zeros((len(place), rows.shape[1]), dtype=np.float32)
+    matrix[[place[key] for key in ids]] = rows
     here = set(ids)
     return matrix, {row: missing.get(key, NO_BIN_VECTOR) for key, row in place.items() if key not in here}
 
@@ -194,12 +195,13 @@ def build(job: Job) -> dict[str, Any]:
     folder = _folder(identity)
     if not unique:
         raise BadMeasurement(f"all {len(pool)} records have an empty text ({identity.text}); there is nothing to embed")
-    encoder: list[TextEncoder] = []
+
+    @functools.cache
+    def encoder() -> TextEncoder:  # loaded when the first text is not there yet
+        return _encoder(job, identity, folder)
 
     def run(some: list[str]) -> np.ndarray:
-        if not encoder:
-            encoder.append(_encoder(job, identity, folder))
-        return encoder[0].encode(some, end=identity.text == "conversation")
+        return encoder().encode(some, end=identity.text == "conversation")
 
     vectors = in_shards(unique, job.work, "vectors", run)
     place = {text: i for i, text in enumerate(unique)}
