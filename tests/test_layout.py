@@ -61,7 +61,7 @@ DOCUMENTS = (
 )
 HEAVY = {"torch", "transformers", "vllm", "trl", "peft", "lm_eval", "wandb", "datasets", "sklearn", "scipy", "ray"}
 LONGEST_FILE = 400  # lines
-LONGEST_FUNCTION = 100
+LONGEST_FUNCTION = 92
 SHORTEST_DOCSTRING = 15  # characters
 
 
