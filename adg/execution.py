@@ -5,11 +5,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from adg.errors import BadInput
+from adg import limits
+from adg.errors import BadInput, nearest
+from adg.limits import ABOVE_ZERO, at_least
 
 ENGINES = ("hf", "vllm")  # what runs a language model: transformers, or vLLM
 DTYPES = ("float32", "bfloat16", "float16")  # of weights in memory
 SECRET_NAMES = re.compile(r"(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)  # of variables
+LIMITS = {
+    **dict.fromkeys(("threads", "max_failed", "workers", "actors"), at_least(0)),
+    **dict.fromkeys(
+        ("tokens_per_batch", "train_micro_batch", "eval_batch_size", "tensor_parallel", "train_processes"), at_least(1)
+    ),
+    "gpu_memory": ABOVE_ZERO,
+}
 
 
 @dataclass(frozen=True)
@@ -41,4 +50,7 @@ class ExecConfig:
         ):
             value = getattr(self, name)
             if value not in allowed:
-                raise BadInput(f"exec.{name} is {value!r}; expected one of {', '.join(allowed)}")
+                raise BadInput(f"exec.{name} is {value!r}{nearest(str(value), allowed)}; expected {', '.join(allowed)}")
+        limits.check("exec", self, LIMITS)
+        if not self.runs.strip():
+            raise BadInput("exec.runs is empty; expected the folder that artifacts are kept in, such as runs")

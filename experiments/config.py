@@ -14,6 +14,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from adg.answers.config import EngineConfig, SamplingConfig
 from adg.backbones.config import BackboneConfig
 from adg.embedding.config import EmbeddingConfig
+from adg.embedding.windows import parse_window
 from adg.errors import BadInput, nearest
 from adg.evaluation.config import SuiteConfig
 from adg.evaluation.overlap import ContaminationConfig
@@ -54,6 +55,9 @@ class PresetConfig:
     name: str = aside("paper")
     quota: str = "largest_remainder"
     window: str = "last4"  # the layer window it scores with, first of those that the analyses keep
+
+    def __post_init__(self) -> None:
+        parse_window(self.window, "preset.window")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from adg.evaluation import stage as evaluation_stage
 from adg.progress import notice
 from adg.redaction import without_secrets
 from adg.selection import contract
-from experiments import app, gpus, tracking
+from experiments import app, early, gpus, tracking
 from experiments.cells import Cell, asked_for, refuse_same_names
 from experiments.config import Config
 from experiments.tracking import CellInfo
@@ -182,6 +182,8 @@ class CellFailed(HarnessError):
 def main(config: Config) -> None:
     cell = Cell(config, app.task_overrides())
     tag, eta = _position()
+    if not tag:
+        early.check([cell])
     if run_cell(cell, tag, eta) == "failed":
         raise CellFailed(f"{cell.name} failed; repair the cause and run the same command again")
     if not tag:  # a sweep ends with the table of all its cells
@@ -200,6 +202,7 @@ def entry() -> None:
         for cell in chosen:
             _ = cell.nodes
         refuse_same_names(chosen)
+        early.check(chosen)
         os.environ[_TOTAL] = str(len(chosen))
     from experiments.report import sweep
 

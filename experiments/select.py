@@ -21,7 +21,7 @@ from adg.artifacts.artifact import Artifact, Node
 from adg.pools.notices import notices
 from adg.pools.records import from_key, load_left_out, order
 from adg.pools.sources import files_of, local_path
-from experiments import app, outputs
+from experiments import app, early, outputs
 from experiments.cells import Cell
 from experiments.config import Config
 from experiments.run import refuse_budget, say, store_of
@@ -34,6 +34,7 @@ def select(config: Config) -> Path:
     read = read_by(config)
     outputs.refuse_unsafe(files, read, config.overwrite)
     cell = Cell(config)
+    early.check([cell], training=False)
     stages = {node.stage.name for node in cell.nodes["subset"].walk()}
     if "backbone" in stages and config.backbone.statement:
         say(f"{config.backbone.name}: {config.backbone.statement}; backbone=<name> chooses another")

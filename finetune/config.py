@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adg import errors
+from adg import errors, limits
 from adg.errors import BadInput
+from adg.limits import BELOW_ONE, NOT_NEGATIVE, POSITIVE, WHOLE, at_least
 from adg.options import aside
 
 LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target")
@@ -17,6 +18,13 @@ CHOICES = {
     "precision": ("auto", "bf16", "fp32"),
     "loss_on": ("response", "all"),
     "no_response": ("drop", "refuse"),
+}
+LIMITS = {
+    **dict.fromkeys(("lora_rank", "lora_alpha", "epochs", "batch_size", "max_length", "save_steps"), at_least(1)),
+    **dict.fromkeys(("lora_dropout", "warmup_ratio", "adam_beta1", "adam_beta2"), BELOW_ONE),
+    **dict.fromkeys(("learning_rate", "adam_epsilon", "neftune_alpha"), POSITIVE),
+    **dict.fromkeys(("weight_decay", "max_grad_norm"), NOT_NEGATIVE),
+    "seed": WHOLE,
 }
 
 
@@ -63,14 +71,9 @@ class FinetuneConfig:
                     f"finetune.{name} is {value!r}{errors.nearest(str(value), list(allowed))}; "
                     f"expected one of {', '.join(allowed)}"
                 )
-        for name in ("lora_rank", "lora_alpha", "epochs", "batch_size", "max_length", "save_steps"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"finetune.{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("lora_dropout", "warmup_ratio"):
-            if not 0 <= getattr(self, name) < 1:
-                raise BadInput(f"finetune.{name} is {getattr(self, name)}; expected a share in [0, 1)")
-        if not self.learning_rate > 0:
-            raise BadInput(f"finetune.learning_rate is {self.learning_rate}; expected a positive number")
+        limits.check("finetune", self, LIMITS, optional=("neftune_alpha",))
+        if not all(name.strip() for name in self.lora_target.split(",")):
+            raise BadInput(f"finetune.lora_target is {self.lora_target!r}; expected all-linear, or module names, a,b")
         if self.packing:
             raise BadInput(
                 "finetune.packing is true; packed rows attend across examples without flash attention and "

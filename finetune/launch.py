@@ -11,10 +11,11 @@ from typing import Any
 from adg import errors
 from adg.artifacts.artifact import Job, plain
 from adg.artifacts.sealed import read_sealed, write_sealed
+from adg.backbones import loading
 from adg.errors import HarnessError
+from finetune import checks
 from finetune.config import FinetuneConfig
 from finetune.train import finished
-from finetune.trainer import split_step
 
 HERE = Path(__file__).resolve().parent
 
@@ -26,7 +27,7 @@ def launch(job: Job) -> dict[str, Any]:
     """
     cfg: FinetuneConfig = job.config.recipe
     processes = job.exec.train_processes
-    split_step(cfg.batch_size, processes, job.exec.train_micro_batch)
+    checks.check(cfg, loading.read_config(job.inputs["backbone"]), processes, job.exec.train_micro_batch)
     request, failure = job.work / "request.json", job.work / "failure.json"
     failure.unlink(missing_ok=True)
     write_sealed(

@@ -26,6 +26,7 @@ from adg.errors import BadMeasurement, HarnessError
 from adg.pools import records
 from adg.progress import notice
 from adg.seeds import preserved_generators
+from finetune import checks
 from finetune.config import FinetuneConfig
 from finetune.examples import check_rows, tokenise
 from finetune.trainer import last_checkpoint, make_trainer, split_step
@@ -46,9 +47,10 @@ def train(job: Job) -> dict[str, Any]:
     cfg: FinetuneConfig = job.config.recipe
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     first = int(os.environ.get("RANK", "0")) == 0
+    backbone = job.inputs["backbone"]
+    checks.check(cfg, loading.read_config(backbone), processes, job.exec.train_micro_batch)
     split = split_step(cfg.batch_size, processes, job.exec.train_micro_batch)
     device = loading.device(job.exec)
-    backbone = job.inputs["backbone"]
     own = "bf16" if loading.dtype_of(backbone) == "bfloat16" else "fp32"
     precision = own if cfg.precision == "auto" else cfg.precision
 

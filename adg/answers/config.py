@@ -9,13 +9,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from adg import limits
 from adg.errors import BadInput, BadMeasurement, nearest
 from adg.execution import DTYPES, ENGINES
+from adg.limits import ABOVE_ZERO, NOT_NEGATIVE, WHOLE, at_least
 from adg.options import aside
 
 
 def _vllm(default: Any, identity: bool = True) -> Any:
     return field(default=default, metadata={"vllm": True, "identity": identity})
+
+
+SAMPLING_LIMITS = {
+    **dict.fromkeys(("n", "max_new_tokens"), at_least(1)),
+    "temperature": NOT_NEGATIVE,
+    "top_p": ABOVE_ZERO,
+    "top_k": at_least(0),
+    "prompt_tokens": at_least(2),
+    "seed": WHOLE,
+}
+ENGINE_LIMITS = dict.fromkeys(("batch_size", "max_num_seqs", "max_num_batched_tokens", "cpu_cache_gb"), at_least(1))
 
 
 @dataclass(frozen=True)
@@ -34,17 +47,7 @@ class SamplingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        limits = {
-            "n": (self.n >= 1, "1 or more"),
-            "temperature": (self.temperature >= 0, "0 or more"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "top_k": (self.top_k >= 0, "0 (off) or more"),
-            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
-            "prompt_tokens": (self.prompt_tokens is None or self.prompt_tokens >= 2, "2 or more, or null for no cut"),
-        }
-        for name, (right, expected) in limits.items():
-            if not right:
-                raise BadInput(f"sampling.{name} is {getattr(self, name)}; expected {expected}")
+        limits.check("sampling", self, SAMPLING_LIMITS, optional=("prompt_tokens",))
         if self.temperature == 0 and self.n > 1:
             raise BadInput(
                 f"sampling.temperature is 0, so the {self.n} answers of a record would be one and the "
@@ -72,9 +75,7 @@ class EngineConfig:
             )
         if self.dtype not in ("auto", *DTYPES):
             raise BadInput(f"engine.dtype is {self.dtype!r}; expected one of auto, {', '.join(DTYPES)}")
-        for name in ("batch_size", "max_num_seqs", "max_num_batched_tokens", "cpu_cache_gb"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"engine.{name} is {getattr(self, name)}; expected 1 or more")
+        limits.check("engine", self, ENGINE_LIMITS)
 
 
 @dataclass(frozen=True)

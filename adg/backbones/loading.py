@@ -77,14 +77,19 @@ def remedy_for(source: Mapping[str, Any], place: Path) -> str:
     )
 
 
+def read_config(artifact: Artifact) -> dict[str, Any]:
+    """The ``config.json`` of the model."""
+    return model_config.read(model_path(artifact))
+
+
 def positions(artifact: Artifact) -> int | None:
     """Tokens a text may have at most, by the model's config; None where it names no limit."""
-    return model_config.positions(model_config.read(model_path(artifact)))
+    return model_config.positions(read_config(artifact))
 
 
 def blocks(artifact: Artifact) -> int | None:
     """Blocks of the model, by its config; None where it does not say."""
-    return model_config.blocks(model_config.read(model_path(artifact)))
+    return model_config.blocks(read_config(artifact))
 
 
 def load_tokenizer(artifact: Artifact) -> Any:

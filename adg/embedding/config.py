@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from adg import limits
 from adg.artifacts.artifact import UNLESS_DEFAULT
 from adg.embedding.windows import parse_window
 from adg.errors import BadInput, nearest
 from adg.execution import DTYPES
+from adg.limits import Limit, at_least
 from adg.options import aside
 
 # What the presets set; every other field means the same in both (paper.md: "differ exactly here").
@@ -43,11 +45,8 @@ class BinsConfig:
     max_iter: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("clusters", "n_init", "max_iter"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"embedding.bins.{name} is {getattr(self, name)!r}; expected 1 or more")
-        if not 0 <= self.seed < 2**32:
-            raise BadInput(f"embedding.bins.seed is {self.seed!r}; expected 0 to 2**32 - 1")
+        limits.check("embedding.bins", self, dict.fromkeys(("clusters", "n_init", "max_iter"), at_least(1)))
+        limits.check("embedding.bins", self, {"seed": Limit("0 to 2**32 - 1", lambda seed: 0 <= seed < 2**32, True)})
 
 
 @dataclass(frozen=True)
@@ -93,9 +92,7 @@ class EmbeddingConfig:
         _choice("pooling", self.pooling, POOLINGS)
         _choice("empty_answer", self.empty_answer, EMPTY)
         _choice("dtype", self.dtype, ("auto", *DTYPES))
-        for name in ("max_tokens", "instruction_tokens"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"embedding.{name} is {getattr(self, name)!r}; expected 1 or more")
+        limits.check("embedding", self, dict.fromkeys(("max_tokens", "instruction_tokens"), at_least(1)))
         if not self.declared or len(set(self.declared)) != len(self.declared):
             raise BadInput(f"embedding.windows is {list(self.declared)!r}; expected one or more names, each once")
         for window in self.declared:

@@ -23,6 +23,7 @@ from adg.artifacts.shards import Shard, Shards
 from adg.backbones import loading
 from adg.embedding.config import EmbeddingConfig, GramsIdentity
 from adg.embedding.encoder import Encoder, Vectors
+from adg.embedding.windows import resolve_windows
 from adg.errors import BadInput, BadMeasurement
 from adg.execution import ExecConfig
 from adg.pools import records
@@ -130,6 +131,9 @@ def build(job: Job) -> dict[str, Any]:
 
 
 def _encoder(backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig) -> Encoder:
+    blocks = loading.blocks(backbone)
+    if blocks is not None:
+        resolve_windows(cfg.declared, blocks)  # refused before anything large is read
     model = loading.load_model(backbone, loading.device(exec_), cfg.dtype, headless=True)
     return Encoder(model, loading.load_tokenizer(backbone), cfg, exec_.tokens_per_batch)
 

@@ -46,8 +46,8 @@ def resolve_windows(windows: Sequence[str], blocks: int) -> tuple[tuple[int, ...
     return tuple(found)
 
 
-def parse_window(window: str) -> tuple[str, float, float]:
-    """(form, low, high) of a declared window."""
+def parse_window(window: str, option: str = "embedding.windows") -> tuple[str, float, float]:
+    """(form, low, high) of a declared window. Raises ``BadInput`` naming the ``option`` that holds it."""
     if window == "released":
         return "tensors", -4, -2
     if match := re.fullmatch(r"last([1-9]\d*)", window):
@@ -60,7 +60,10 @@ def parse_window(window: str) -> tuple[str, float, float]:
         low, high = float(match[1]), float(match[2])
         if 0 <= low < high <= 1:
             return "relative", low, high
+        raise BadInput(
+            f"{option}: {window!r} goes from {low:g} to {high:g} of the depth; expected the lower first, both of 0 to 1"
+        )
     raise BadInput(
-        f"embedding.windows: {window!r} is not a layer window; expected last4, released, hidden states "
+        f"{option}: {window!r} is not a layer window; expected last4, released, hidden states "
         f"like -4:-2, blocks like 24-27, or a relative depth like rel:0.75-1.0"
     )
