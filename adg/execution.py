@@ -43,6 +43,8 @@ class ExecConfig:
     offline: bool = False  # never ask a hub
 
     def __post_init__(self) -> None:
+        if not self.runs.strip():
+            raise BadInput("exec.runs is empty; expected a folder for the artifacts, or leave it out for runs/")
         for name, allowed in (
             ("device", ("auto", "cpu", "cuda")),
             ("isolation", ("auto", "process", "none")),

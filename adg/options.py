@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import Field, field
 from typing import Any
 
+from adg.errors import BadInput
+
 
 def aside(default: Any) -> Any:
     """A field that decides nothing of a result: where things are, how they are run, what they are called."""
@@ -36,6 +38,32 @@ def location(default: Any = None, counts: str = "") -> Any:
 def counts(option: Field[Any]) -> bool:
     """Whether two values of the option make two results."""
     return bool(option.metadata.get("identity", True) or option.metadata.get("counts"))
+
+
+KINDS: dict[str, tuple[Any, str]] = {
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "true or false"),
+    "str": (str, "a text"),
+}
+
+
+def check_types(where: str, kind: type, values: Any) -> None:
+    """Raise ``BadInput`` where a value of ``where`` is not what the dataclass ``kind`` says; unknown keys pass.
+
+    For configs that Hydra does not check itself. Only numbers, texts and truth values, each or none, are looked at.
+    """
+    if not isinstance(values, Mapping):
+        raise BadInput(f"{where} is {values!r}; expected options by name")
+    for option in dataclasses.fields(kind):
+        said, _, none = str(option.type).partition(" | ")
+        value = values.get(option.name)
+        if said not in KINDS or (value is None and (none == "None" or option.name not in values)):
+            continue
+        kinds, expected = KINDS[said]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and said != "bool"):
+            more = ", or null" if none == "None" else ""
+            raise BadInput(f"{where}.{option.name} is {value!r}; expected {expected}{more}")
 
 
 def at_home(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -19,11 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != ROOT / "evaluate"]
 sys.path.insert(0, str(ROOT))
 
+from adg import command  # noqa: E402
 from adg.artifacts.store import Store  # noqa: E402
 from adg.backbones import embedded  # noqa: E402
 from adg.backbones import stage as backbone_stage  # noqa: E402
 from adg.backbones.config import BackboneConfig  # noqa: E402
-from adg.errors import BadInput, HarnessError, nearest  # noqa: E402
+from adg.errors import BadInput, nearest  # noqa: E402
 from adg.evaluation import external_adapter  # noqa: E402
 from adg.evaluation import stage as evaluation_stage  # noqa: E402
 from adg.evaluation.config import SuiteConfig  # noqa: E402
@@ -36,7 +38,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="model folder, hub id, or embedded backbone")
     parser.add_argument("--revision", help="commit of a hub model")
     parser.add_argument("--dtype", help="weights in memory (default: bfloat16; float32 for embedded backbones)")
-    parser.add_argument("--adapter", type=Path, help="folder of a PEFT adapter trained on that model")
+    parser.add_argument(
+        "--adapter", type=lambda text: Path(text).expanduser(), help="folder of a PEFT adapter trained on that model"
+    )
     parser.add_argument("--suite", default="mini", help="a file of conf/suite (default: mini)")
     parser.add_argument("--data-root", help="local data in place of the suite's own")
     parser.add_argument("--backend", choices=("hf", "vllm"), help="of lm-eval (default: the suite's)")
@@ -92,6 +96,9 @@ def backbone(args: argparse.Namespace) -> BackboneConfig:
 
 def main() -> None:
     args = arguments()
+    for name in ("model", "data_root", "runs"):
+        if getattr(args, name) is not None:
+            setattr(args, name, os.path.expanduser(getattr(args, name)))
     base = backbone_stage.node(backbone(args))
     adapter = external_adapter.node(args.adapter, base, args.model) if args.adapter else None
     node = evaluation_stage.node(adapter, base, suite(args))
@@ -117,7 +124,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with command.command():
         main()
-    except HarnessError as error:
-        sys.exit(f"error: {error}")

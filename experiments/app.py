@@ -1,4 +1,4 @@
-"""What every command does around its work: Hydra, errors in one line.
+"""What the commands of ``experiments`` share: Hydra's application, help, what may stand on a command line.
 
 Nothing here bears identity.
 """
@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from adg.artifacts import disk
-from adg.errors import HarnessError
+from adg.command import command, end_with, show_warnings, stoppable
+from adg.errors import BadInput, HarnessError, nearest
 from experiments.compose import resolve
 from experiments.config import Config
 from experiments.explain import explain
 from experiments.quoting import quoted
 from experiments.schema import CONF, register
+
+LISTED = ("profile", "experiment", "backbone", "pool", "selector", "preset", "engine", "finetune", "suite", "tracker")
 
 
 def task_overrides() -> tuple[str, ...]:
@@ -37,41 +37,72 @@ def job() -> tuple[int, int]:
     return hydra.job.num, max(1, int(hydra.launcher.get("n_jobs") or 1))
 
 
-def hydra_app(main: Callable[[Config], int | None]) -> Callable[[], None]:
-    """Wrap ``main`` as a Hydra application (multirun, launchers, --cfg, --help) with one-line errors."""
+def hydra_app(main: Callable[[Config], int | None]) -> None:
+    """Run ``main`` as a Hydra application (multirun, launchers, --cfg). Raises what it refuses first."""
+    import hydra
 
-    def entry() -> None:
-        import hydra
+    register()
+    sys.argv[1:] = quoted(sys.argv[1:])
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of being printed by Hydra
+    began = os.getpid()
+    refused: list[HarnessError] = []
 
-        register()
-        sys.argv[1:] = quoted(sys.argv[1:])
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of being printed by Hydra
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def run(composed: Any) -> int:
+        if os.getpid() == began:
+            return attempt(composed)
+        show_warnings()  # in a process of a launcher
+        if os.getppid() == began:
+            end_with(began)
+        with stoppable(quiet=True):
+            return attempt(composed)
 
-        @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-        def run(composed: Any) -> int:
+    def attempt(composed: Any) -> int:
+        try:  # Hydra would print the overrides first
             return main(resolve(composed)) or 0
+        except HarnessError as error:
+            refused.append(error)
+            if os.getpid() != began:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            return 1
 
-        with plain_errors():
-            run()
+    run()
+    if refused:
+        raise refused[0]
 
-    return entry
+
+def overrides(switches: Sequence[str] = ()) -> list[str]:
+    """The overrides of the command line; ``-m`` may be left out or given. Raises ``BadInput`` for other switches."""
+    known = ("--multirun", "--help", *switches)
+    for argument in sys.argv[1:]:
+        if argument.startswith("-") and argument not in ("-m", "-h", *known):
+            raise BadInput(f"{argument} is no switch of this command{nearest(argument, known)}; --help says what is")
+    return [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+
+
+def help_of(doc: str | None) -> str:
+    """The help of a command that takes overrides: its module's words and what an override may be."""
+    groups = [f"  {group}=" + "|".join(sorted(p.stem for p in (CONF / group).glob("*.yaml"))) for group in LISTED]
+    return "\n".join(
+        [
+            (doc or "").strip(),
+            "",
+            "Overrides are key=value; several values of a sweep are written a,b. Groups:",
+            *(line if len(line) <= 120 else line[:117] + "..." for line in groups),
+            "Keys: budget=1000 seed=42 pool.path=<file> exec.runs=<folder> exec.device=cpu selector.lam=0.4 ...",
+            "All of them: python -m experiments.run selector=<name> --cfg job",
+        ]
+    )
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """Print what a user can act on in one paragraph and exit with 1; anything else keeps its traceback."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+def plain_errors(doc: str | None = None) -> Iterator[None]:
+    """Around a command: see ``adg.command.command``; errors of Hydra are put in words. ``doc``: what --help prints."""
+    with command(None if doc is None else help_of(doc)):
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
 
-    try:
-        yield
-    except HarnessError as error:
-        sys.exit(f"error: {error}")
-    except BrokenProcessPool:  # of joblib's launcher
-        sys.exit("error: a process of this sweep was killed (out of memory?); the same command continues")
-    except OSError as error:
-        if (told := disk.explained(error, Path.cwd())) is None:
-            raise
-        sys.exit(f"error: {told}")
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {explain(error, sys.argv[1:])}")
+        try:
+            yield
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explain(error, sys.argv[1:]) from error

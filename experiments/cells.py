@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from adg.selection import contract
 from adg.selection import stage as selection_stage
 from adg.selection.contract import Selector
 from baselines import selector_types
-from experiments import compose, names
+from experiments import app, compose, names
 from experiments.config import Config
 from experiments.quoting import quoted
 from finetune import stage as finetune_stage
@@ -146,11 +145,6 @@ def report_folder(chosen: Sequence[Cell], store: Store) -> tuple[Path, str]:
     return store.root / "report" / names.report_folder(chosen[0].config, said), said
 
 
-def overrides() -> list[str]:
-    """The command line without its switches."""
-    return [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-
-
 def refuse_same_names(chosen: Sequence[Cell]) -> None:
     """Raise ``BadInput`` where different cells would stand under one name in a table."""
     seen: dict[str, Cell] = {}
@@ -166,7 +160,7 @@ def refuse_same_names(chosen: Sequence[Cell]) -> None:
 
 def asked_for() -> tuple[list[Cell], Store]:
     """The cells of the command line's overrides, and the store of their artifacts."""
-    chosen = cells(overrides())
+    chosen = cells(app.overrides())
     return chosen, Store(Path(chosen[0].config.exec.runs))
 
 

@@ -241,7 +241,7 @@ def write(chosen: Sequence[Cell], store: Store, compared: Sequence[Pairing]) -> 
 
 
 def main() -> None:
-    with plain_errors():
+    with plain_errors(__doc__):
         chosen, store = asked_for()
         compared = pairings(chosen, store)
         print(render(compared))

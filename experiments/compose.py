@@ -10,11 +10,11 @@ from typing import Any
 
 from adg.backbones.config import BackboneConfig
 from adg.errors import BadInput, HarnessError
-from adg.evaluation.config import SuiteConfig
-from adg.options import at_home
+from adg.evaluation.config import SuiteConfig, TaskConfig
+from adg.options import at_home, check_types
 from baselines import selector_types
 from experiments.config import Config
-from experiments.explain import explain
+from experiments.explain import explain, wrong_value
 from experiments.schema import session
 
 
@@ -31,6 +31,9 @@ def resolve(composed: Any) -> Config:
             if composed[name] is not None
         }
         tree: Any = OmegaConf.masked_copy(composed, [key for key in composed if key not in ("hydra", *own)])
+        check_types("suite", SuiteConfig, own["suite"])
+        for name, task in (own["suite"].get("tasks") or {}).items():
+            check_types(f"suite.tasks.{name}", TaskConfig, task)
         values = {
             **OmegaConf.to_object(tree),
             "selecting": BackboneConfig(**own["selecting"]) if "selecting" in own else None,
@@ -46,13 +49,16 @@ def resolve(composed: Any) -> Config:
         cause = error.__cause__
         if isinstance(cause, HarnessError):
             raise cause from error
-        raise BadInput(f"config: {error}") from error
+        raise BadInput(wrong_value(str(error))) from error
 
 
 def _selector(options: dict[str, Any]) -> dict[str, Any]:
     """A selector's options with the home folder in their paths; whether it knows them it says itself."""
     kind = selector_types().get(str(options.get("name")))
-    return options if kind is None else at_home(kind.Config, options)
+    if kind is None:
+        return options
+    check_types("selector", kind.Config, options)
+    return at_home(kind.Config, options)
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -80,11 +86,12 @@ def grid(overrides: Sequence[str]) -> list[list[str]]:
     """The override lists of the cells that ``experiments.run -m`` would run for these overrides."""
     from hydra import compose as hydra_compose
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    parser = OverridesParser.create()
     with session():
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())  # which glob(*) reads
         try:
             single = [o.input_line for o in parser.parse_overrides(list(overrides)) if not o.is_sweep_override()]
             composed = hydra_compose("config", single, return_hydra_config=True)

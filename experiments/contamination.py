@@ -98,7 +98,7 @@ def render(cells: Sequence[Cell], store: Store, artifact: Artifact) -> str:
 
 
 def main() -> None:
-    with plain_errors(), Runner() as runner:
+    with plain_errors(__doc__), Runner() as runner:
         chosen, store = asked_for()
         store.runner, store.exec = runner, chosen[0].config.exec
         groups: dict[str, list[Cell]] = {}

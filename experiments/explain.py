@@ -12,6 +12,41 @@ from collections.abc import Sequence
 from adg.errors import BadInput, HarnessError, nearest
 from experiments.schema import CONF, known_keys
 
+# What Hydra's grammar refuses: a pattern of its message, and what to say of it.
+GRAMMAR = (
+    (
+        r"Ambiguous value for argument '([^=]+)=(.*)'",
+        "{0}={1} names several values, which is a sweep: add -m. For one text with commas type '{0}=\"{1}\"', for a "
+        "list '{0}=[{1}]', quotes and all",
+    ),
+    (r"Sweep parameters '(.*)' requires --multirun", "{0} names several values, which is a sweep: add -m"),
+    (r"Multiple values for ([\w/@]+)\.", "{0} is chosen already, so it is not added; type {0}=... without the +"),
+    (
+        r"Error parsing override '([^'=]+)'",
+        "{0} is no override; expected key=value, as in budget=1000 (python -m experiments.run --help)",
+    ),
+    (
+        r"Error parsing override '([^=]+)=(.*)'",
+        "{0}={1} cannot be read; a value with such characters stands in quotes, and the whole in quotes of the shell: "
+        "'{0}=\"...\"'",
+    ),
+)
+
+
+EXPECTED = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+
+
+def wrong_value(told: str, key: str = "", value: str = "") -> str:
+    """What OmegaConf says of a value of the wrong type, with its key first. ``told`` is its message."""
+    line = told.splitlines()[0]
+    full = re.search(r"full_key: (\S+)", told)
+    source = re.match(r"While dereferencing interpolation '\$\{([^}]+)\}': (.*)", line)
+    key = key or (source[1] if source else full[1] if full else "config")
+    line = source[2] if source else line
+    if kind := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
+        return f"{key} is {kind[1]!r}; expected {EXPECTED.get(kind[2], kind[2])}"
+    return f"{key} is {value!r}: {line}" if value else f"{key}: {line}"
+
 
 def _unknown_option(option: str, overrides: Sequence[str]) -> BadInput | None:
     """What to say of ``selector.<option>``, which the selector that ``overrides`` choose does not have."""
@@ -55,6 +90,9 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> BadInput:
             f"unknown config key '{key}'{nearest(full.group(1) if full else key, known)}; "
             f"python -m experiments.run --cfg job prints all keys"
         )
+    for pattern, words in GRAMMAR:
+        if found := re.search(pattern, text):
+            return BadInput(words.format(*found.groups()))
     option = re.search(r"Could not find '([^/']+)/([^']+)'", text)
     if option:
         group, name = option.groups()
@@ -63,6 +101,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> BadInput:
             groups = sorted(p.name for p in CONF.iterdir() if p.is_dir())
             return BadInput(f"unknown config group '{group}'{nearest(group, groups)}; known: {', '.join(groups)}")
         return BadInput(f"{group}={name} is not known{nearest(name, known)}; known: {', '.join(known)}")
+    if merged := re.match(r"Error merging override ([^=]+)=(.*)", text):
+        return BadInput(wrong_value(str(error.__cause__), *merged.groups()))
     reasons = []
     cause: BaseException | None = error
     while cause is not None:

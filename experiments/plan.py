@@ -205,7 +205,7 @@ def amount(stage: Stage, nodes: list[Node], owner: Mapping[str, Cell]) -> str:
 
 
 def main() -> None:
-    with plain_errors():
+    with plain_errors(__doc__):
         print(render(*asked_for()))
 
 

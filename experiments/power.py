@@ -84,7 +84,7 @@ def _results(chosen: Sequence[Cell], store: Store) -> list[dict]:
 
 
 def main() -> None:
-    with plain_errors():
+    with plain_errors(__doc__):
         chosen, store = asked_for()
         if chosen[0].config.experiment.last != "eval":
             raise BadInput(f"experiment {chosen[0].config.experiment.name} evaluates nothing; choose one that does")

@@ -12,12 +12,15 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
+from adg import command
 from adg.artifacts import disk
 from adg.artifacts.artifact import Artifact, Node, file_name, plain
-from adg.artifacts.files import write_json
+from adg.artifacts.files import read_json, write_json
 from adg.artifacts.store import Store
 from adg.errors import BadInput, HarnessError, NotRunnable
 from adg.evaluation import stage as evaluation_stage
@@ -32,7 +35,7 @@ from experiments.worker import Runner
 
 _store: Store | None = None  # one a process, so that a stage that failed is not tried again by the next cell
 # switches of Hydra that run nothing
-SHOWS = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p"}
+SHOWS = {"--hydra-help", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p"}
 _TOTAL = "ADG_SWEEP_CELLS"  # environment: cells of this sweep, for every process that runs some of them
 _worked: list[float] = []  # seconds of the cells that had something to build
 
@@ -51,7 +54,10 @@ def say(text: str) -> None:
 
 
 def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
-    """Build every artifact of ``cell`` that is not there yet; returns "done", "not-run" or "failed"."""
+    """Build every artifact of ``cell`` that is not there yet; returns "done", "not-run" or "failed".
+
+    The cell's record says the same, "running" until then, and "interrupted" where the process was stopped.
+    """
     config, started, built = cell.config, time.time(), 0
     if config.exec.threads:
         os.environ["OMP_NUM_THREADS"] = str(config.exec.threads)
@@ -59,59 +65,74 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
 
     def on_build(node: Node, event: str, seconds: float) -> None:
         nonlocal built
-        if event == "start":
-            built += 1
-            say(f"{tag}    {node.stage.name:<9} {node.label} ...")
-        elif event == "waiting":
-            say(f"{tag}    {node.stage.name:<9} {node.label} is being built by another process, waiting")
-        elif event != "cached":
-            say(f"{tag}    {node.stage.name:<9} {event} in {seconds:.1f} s")
+        built += event == "start"
+        _say_event(tag, node, event, seconds)
 
-    record: dict[str, Any] = {
-        "cell": cell.name,
-        "fingerprint": cell.fingerprint,
-        "overrides": list(cell.overrides),
-        "nodes": {role: node.folder for role, node in cell.nodes.items()},
-    }
     store = store_of(config)
-    path = store.root / "cells" / f"{file_name(cell.name.replace('/', '+'))}-{cell.fingerprint[:8]}.json"
-    try:
-        refuse_without_gpu(store, cell)
-        with Runner() as runner, tracking.track(config.tracker, _info(cell)) as tracked:
-            store.runner, store.exec = runner, config.exec
-            _reopen_if_more_can_run(store, cell)
-            artifacts = {}
-            for role, node in cell.nodes.items():
-                artifacts[role] = store.ensure(node, on_build)
-                if role == "pool":
-                    refuse_budget(store, cell, artifacts[role])
-            if "adapter" in artifacts:
-                tracked.training(_lines(artifacts["adapter"].file("training.jsonl")))
-            if "eval" in artifacts:  # the experiment may end with the subset
-                tracked.results(json.loads(artifacts["eval"].file("results.json").read_text()))
-            if "subset" in artifacts:
-                tracked.subset(artifacts["subset"].file("subset.jsonl"), artifacts["subset"].info)
-    except NotRunnable as error:
-        _keep_record(path, {**record, "state": "not-run", "reason": str(error)})
-        say(f"{tag}    not run: {error}")
-        return "not-run"
-    except Exception as error:
-        told = disk.explained(error, store.root) or error
-        _keep_record(path, {**record, "state": "failed", "reason": str(told), "traceback": traceback.format_exc()})
-        say(f"{tag}    FAILED: {without_secrets(str(told))}\n    traceback in {path}")
-        return "failed"
-    if built:
-        _worked.append(time.time() - started)
-    _keep_record(path, {**record, "state": "done"})
-    return "done"
+    path = record_path(cell, store)
+
+    def record(state: str, **more: str) -> None:
+        nodes = {role: node.folder for role, node in cell.nodes.items()}
+        about = {"cell": cell.name, "fingerprint": cell.fingerprint, "overrides": list(cell.overrides), "nodes": nodes}
+        _keep_record(path, {**about, "state": state, **more})
+
+    record("running")
+    with command.at_stop(lambda: record("interrupted")):
+        try:
+            _build(cell, store, on_build)
+        except NotRunnable as error:
+            record("not-run", reason=str(error))
+            say(f"{tag}    not run: {error}")
+            return "not-run"
+        except Exception as error:
+            if not command.stopping():
+                told = disk.explained(error, store.root) or error
+                record("failed", reason=str(told), traceback=traceback.format_exc())
+                say(f"{tag}    FAILED: {without_secrets(str(told))}\n    traceback in {path}")
+            return "failed"
+        if built:
+            _worked.append(time.time() - started)
+        record("done")
+        return "done"
 
 
 def _keep_record(path: Path, record: dict[str, Any]) -> None:
-    """Write down how a cell ended, without secrets; a disk that does not take it is said and costs nothing else."""
+    """Write down how far a cell got, without secrets; a disk that does not take it is said and costs nothing else."""
     try:
         write_json(path, without_secrets(record))
     except OSError as error:
         notice(f"the record of this cell was not written: {disk.explained(error, path) or error}")
+
+
+def record_path(cell: Cell, store: Store) -> Path:
+    """Where it is written how far a cell got."""
+    return store.root / "cells" / f"{file_name(cell.name.replace('/', '+'))}-{cell.fingerprint[:8]}.json"
+
+
+def _build(cell: Cell, store: Store, on_build: Callable[[Node, str, float], None]) -> None:
+    """Build a cell's artifacts in their order and report them to the tracker."""
+    refuse_without_gpu(store, cell)
+    with Runner() as runner, tracking.track(cell.config.tracker, _info(cell)) as tracked:
+        store.runner, store.exec = runner, cell.config.exec
+        _reopen_if_more_can_run(store, cell)
+        artifacts = {}
+        for role, node in cell.nodes.items():
+            artifacts[role] = store.ensure(node, on_build)
+            if role == "pool":
+                refuse_budget(store, cell, artifacts[role])
+        if "adapter" in artifacts:
+            tracked.training(_lines(artifacts["adapter"].file("training.jsonl")))
+        if "eval" in artifacts:  # the experiment may end with the subset
+            tracked.results(json.loads(artifacts["eval"].file("results.json").read_text(encoding="utf-8")))
+        if "subset" in artifacts:
+            tracked.subset(artifacts["subset"].file("subset.jsonl"), artifacts["subset"].info)
+
+
+def _say_event(tag: str, node: Node, event: str, seconds: float) -> None:
+    """One line for what happens to an artifact."""
+    what = {"start": f"{node.label} ...", "waiting": f"{node.label} is being built by another process, waiting"}
+    if event != "cached":
+        say(f"{tag}    {node.stage.name:<9} {what.get(event, f'{event} in {seconds:.1f} s')}")
 
 
 def refuse_without_gpu(store: Store, cell: Cell) -> None:
@@ -176,7 +197,7 @@ def _position() -> tuple[str, str]:
 
 
 class CellFailed(HarnessError):
-    """Raised at the end of a failed cell, so that Hydra goes on with the others and the exit code is 1."""
+    """Cells failed; the others were run, and the exit status is 1."""
 
 
 def main(config: Config) -> None:
@@ -184,38 +205,63 @@ def main(config: Config) -> None:
     tag, eta = _position()
     if not tag:
         early.check([cell])
-    if run_cell(cell, tag, eta) == "failed":
+    state = run_cell(cell, tag, eta)
+    if tag:  # a sweep ends with the table of all its cells, and says what failed
+        return
+    if state == "failed":
         raise CellFailed(f"{cell.name} failed; repair the cause and run the same command again")
-    if not tag:  # a sweep ends with the table of all its cells
-        from experiments.report import sweep
+    from experiments.report import sweep
 
-        say(f"\n{sweep.write([cell], store_of(config))}")
+    say(f"\n{sweep.write([cell], store_of(config))}")
+
+
+def _sweep() -> None:
+    """Every cell of the command line, then their table. Raises ``CellFailed`` where some failed."""
+    from experiments.report import sweep
+
+    chosen, store = asked_for()  # what is wrong in the last cell is refused before the first is begun
+    for cell in chosen:
+        _ = cell.nodes
+    refuse_same_names(chosen)
+    early.check(chosen)
+    os.environ[_TOTAL] = str(len(chosen))
+    broken = ""
+    try:
+        with command.at_stop(lambda: _interrupted(chosen, store)):
+            app.hydra_app(main)
+    except BrokenExecutor:
+        broken = (
+            "a process that ran cells was killed, perhaps for want of memory; the same command continues, with fewer "
+            "cells at once: hydra.launcher.n_jobs=1"
+        )
+    say(f"\n{sweep.write(chosen, store)}")
+    if broken:
+        raise CellFailed(broken)
+    records = {cell.name: read_json(record_path(cell, store)) or {"state": "never begun"} for cell in chosen}
+    failed = [name for name, record in records.items() if record["state"] not in ("done", "not-run")]
+    if failed:
+        raise CellFailed(
+            f"{len(failed)} of {len(chosen)} cells failed, first {failed[0]} ({records[failed[0]]['state']}); repair "
+            f"the cause and run the same command again"
+        )
+
+
+def _interrupted(chosen: Sequence[Cell], store: Store) -> None:
+    """Say so in the records of cells that processes of a launcher were at work on; they are killed without a word."""
+    for path in (record_path(cell, store) for cell in chosen):
+        record = read_json(path)
+        if record is not None and record["state"] == "running":
+            write_json(path, {**record, "state": "interrupted"})
 
 
 def entry() -> None:
     """The command: one cell, or a sweep that ends with its table."""
-    given = set(sys.argv[1:])
-    if not {"-m", "--multirun"} & given or given & SHOWS:
-        return app.hydra_app(main)()
-    with app.plain_errors():
-        chosen, store = asked_for()  # what is wrong in the last cell is refused before the first is begun
-        for cell in chosen:
-            _ = cell.nodes
-        refuse_same_names(chosen)
-        early.check(chosen)
-        os.environ[_TOTAL] = str(len(chosen))
-    from experiments.report import sweep
-
-    try:
-        app.hydra_app(main)()
-    except BaseException:  # a cell failed, or somebody stopped the sweep: the table comes all the same
-        try:
-            say(f"\n{sweep.write(chosen, store)}")
-        except HarnessError as error:
-            print(f"error: no table: {error}", file=sys.stderr)
-        raise
-    with app.plain_errors():
-        say(f"\n{sweep.write(chosen, store)}")
+    with app.plain_errors(__doc__):
+        switches = set(sys.argv[1:])
+        if {"-m", "--multirun"} & switches and not switches & SHOWS:
+            _sweep()
+        else:
+            app.hydra_app(main)
 
 
 if __name__ == "__main__":

@@ -103,9 +103,14 @@ def main(config: Config) -> None:
 
 def entry() -> None:
     """The command; without a profile the method runs at the paper's settings, nothing scaled down."""
+    with app.plain_errors(__doc__):
+        _entry()
+
+
+def _entry() -> None:
     if not any(argument.startswith("profile=") for argument in sys.argv[1:]):
         sys.argv.insert(1, "profile=own")
-    app.hydra_app(main)()
+    app.hydra_app(main)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def render(chosen: list[Cell], store: Store) -> str:
 
 
 def main() -> None:
-    with plain_errors():
+    with plain_errors(__doc__):
         print(render(*asked_for()))
 
 

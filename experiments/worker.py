@@ -13,10 +13,11 @@ import traceback
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
+from adg import command
 from adg.artifacts import disk
 from adg.artifacts.artifact import Artifact, Node, run_builder
 from adg.errors import HarnessError
@@ -43,6 +44,8 @@ def _begin(names: list[str] | None) -> None:
     """In a worker: see only the GPUs ``names`` (None: all that are visible)."""
     if names is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+    command.ignore_signals()  # a cluster sends them to every process: this one's end would look like a failure
+    command.show_warnings()
     _end_with_parent()
 
 
@@ -100,6 +103,9 @@ class Runner:
                 f"exec.train_micro_batch if memory was short"
             ) from error
         except BaseException as error:
+            if not isinstance(error, Exception):  # stopped by the user or a cluster: nobody waits for the stage's end
+                for process in active_children():
+                    process.kill()
             if not isinstance(error, HarnessError):
                 self.close()  # the process may be gone or its memory in an unknown state
             raise

@@ -54,8 +54,9 @@ def launch(job: Job) -> dict[str, Any]:
         str(HERE / "run.py"),
         str(request),
     ]
-    # The processes end when this pipe closes, so a kill of this one leaves no trainer behind that still writes.
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    # The processes end when this pipe closes, so a kill of this one leaves no trainer behind that still writes. Ctrl-C
+    # is this process's to answer.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
         code = process.wait()
     told = read_sealed(failure)
     if told is not None:

@@ -31,6 +31,9 @@ def _end_with_parent() -> None:
 
 
 def main(argv: list[str]) -> int:
+    if {"-h", "--help"} & set(argv):
+        print((__doc__ or "").strip())
+        return 0
     if len(argv) != 1 or not Path(argv[0]).is_file():
         print(__doc__, file=sys.stderr)
         return 2
@@ -38,14 +41,18 @@ def main(argv: list[str]) -> int:
     if b'"managed": true' in request.read_bytes():
         _end_with_parent()
 
+    from adg import command
     from adg.artifacts.sealed import write_sealed
     from adg.errors import HarnessError
     from finetune.request import read_request, run_request
 
     first, managed = int(os.environ.get("RANK", "0")) == 0, False
     try:
+        command.in_utf8()
+        command.show_warnings()
         managed = bool(read_request(request).get("managed", False))
-        info = run_request(request)
+        with command.stoppable(quiet=managed or not first):
+            info = run_request(request)
     except HarnessError as error:
         print(f"error (process {os.environ.get('RANK', '0')}): {error}", file=sys.stderr)
         failure = request.with_name("failure.json")

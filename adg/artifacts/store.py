@@ -20,6 +20,7 @@ from adg.artifacts.artifact import EARLIER, MANIFEST, SCHEMA, WORK, Artifact, No
 from adg.artifacts.files import flush_folder
 from adg.artifacts.provenance import git_state, library_versions, machine
 from adg.artifacts.sealed import Damaged, file_digests, read_sealed, require, write_sealed
+from adg.command import stopping
 from adg.errors import HarnessError, NotRunnable
 from adg.progress import notice
 from adg.redaction import without_secrets
@@ -151,6 +152,8 @@ class Store:
             seconds = time.time() - started - getattr(self.runner, "waited", 0.0)  # for a GPU
             self._write_manifest(node, inputs, info, started, seconds)
         except Exception as error:
+            if stopping():  # a library's answer to a signal is no failure
+                raise
             kept, state = self._keep_failure(node, error)
             if on_build:
                 on_build(node, state, time.time() - started)

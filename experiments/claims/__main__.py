@@ -11,7 +11,7 @@ from pathlib import Path
 from adg.artifacts.files import write_atomic
 from adg.artifacts.store import Store
 from adg.errors import HarnessError
-from experiments import cells
+from experiments import app, cells
 from experiments.app import plain_errors
 from experiments.cells import Cell
 from experiments.claims import page, rules
@@ -50,8 +50,8 @@ def render(overrides: list[str]) -> tuple[str, Path]:
 
 
 def main() -> None:
-    with plain_errors():
-        print(render(cells.overrides())[0])
+    with plain_errors(__doc__):
+        print(render(app.overrides())[0])
 
 
 if __name__ == "__main__":

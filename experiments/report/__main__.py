@@ -13,7 +13,7 @@ from experiments.report.sweep import write
 
 
 def main() -> None:
-    with plain_errors():
+    with plain_errors(__doc__):
         print(write(*asked_for()))
 
 
