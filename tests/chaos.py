@@ -314,10 +314,10 @@ class Chaos:
 
     def table(self) -> str:
         verdicts = sorted({verdict for *_, verdict in self.counts}, key=lambda v: (v.startswith("FAULT"), v))
-        lines = [f"{'':<24}" + "".join(f"{verdict:>26}" for verdict in verdicts)]
+        lines = [f"{'':<36}" + "".join(f"{verdict:>26}" for verdict in verdicts)]
         for what, kind in sorted({(what, kind) for what, kind, _ in self.counts}):
             cells = "".join(f"{self.counts[what, kind, verdict] or '-':>26}" for verdict in verdicts)
-            lines.append(f"{what + ' ' + kind:<24}{cells}")
+            lines.append(f"{what + ' ' + kind:<36}{cells}")
         return "\n".join([*lines, f"{sum(self.counts.values())} trials, {len(self.faults)} faults", *self.faults])
 
 
