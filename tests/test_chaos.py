@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def test_every_fault_is_mended_or_refused_by_name(root: Path) -> None:
-    few = ["--damages", "12", "--kills", "12", "--selectors", "1", "--seed", "3", "--seconds", "45"]
+    few = ["--damages", "12", "--kills", "12", "--selectors", "1", "--seed", "3", "--seconds", "40"]
     env = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     done = subprocess.run([sys.executable, "tests/chaos.py", *few], cwd=root, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
