@@ -34,10 +34,13 @@ def main(argv: list[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print((__doc__ or "").strip())
         return 0
-    if len(argv) != 1 or not Path(argv[0]).is_file():
+    if len(argv) != 1:
         print(__doc__, file=sys.stderr)
         return 2
     request = Path(argv[0])
+    if not request.is_file():
+        print(f"error: {request} is not a file; expected a request, see finetune/run.py --help", file=sys.stderr)
+        return 2
     if b'"managed": true' in request.read_bytes():
         _end_with_parent()
 
