@@ -58,6 +58,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "docs/architecture.md",
     "docs/benchmarks.md",
+    "docs/data.md",
     "docs/extending.md",
     "docs/running.md",
 )
