@@ -44,9 +44,11 @@ def _chat_field(row: Mapping[str, Any], fields: FieldMap) -> str | None:
     """The field with the row's turns; None where the row has a field for each text."""
     if fields.messages is not None and row.get(fields.messages) is not None:
         return fields.messages
-    if row.get(fields.instruction) is not None:
+    written = row.get(fields.instruction)
+    chat = next((name for name in CHAT_FIELDS if row.get(name)), None) if fields.messages is None else None
+    if written is not None and (chat is None or not isinstance(written, str) or written.strip()):
         return None
-    return fields.messages or next((name for name in CHAT_FIELDS if row.get(name) is not None), None)
+    return fields.messages or chat or next((name for name in CHAT_FIELDS if row.get(name) is not None), None)
 
 
 def _flat(row: Mapping[str, Any], fields: FieldMap) -> MappedRow:
@@ -77,7 +79,7 @@ def unmapped(rows: Sequence[Mapping[str, Any]], fields: FieldMap) -> str:
     chat = fields.messages in names if fields.messages else any(name in names for name in CHAT_FIELDS)
     usual = FieldMap()
     wanted = {"messages": fields.messages, "id": fields.id if fields.id != usual.id else None}
-    if not chat or fields.instruction in names:
+    if not chat:
         wanted |= {
             "instruction": fields.instruction,
             "input": fields.input if fields.input != usual.input else None,
@@ -91,6 +93,8 @@ def unmapped(rows: Sequence[Mapping[str, Any]], fields: FieldMap) -> str:
     turns = next((name for name in names if _is_chat(next((row[name] for row in rows if row.get(name)), None))), None)
     if turns is not None and "instruction" in absent:
         remedy = f"pool.fields.messages={turns}"
+        if "output" in absent and (beside := _proposed("output", [name for name in names if name != turns])) in names:
+            remedy += f" pool.fields.output={beside}"
     else:
         remedy = " ".join(f"pool.fields.{role}={_proposed(role, names)}" for role in absent)
     text = (

@@ -115,6 +115,19 @@ def test_nulls_from_rows_of_another_layout_are_absent(tmp_path: Path) -> None:
         assert (tabled.info["multi_turn"], tabled.info["system_turn"]) == (1, 1)
 
 
+def test_a_blank_instruction_beside_a_chat_is_none(tmp_path: Path) -> None:
+    chat = said(("user", "Q"), ("assistant", "A"))
+    rows = [{**chat, "instruction": ""}, {**PLAIN, "messages": []}, {**PLAIN, "messages": None}]
+    assert [r.instruction for r in records.load(build(tmp_path, rows))] == ["Q", "Name a fish.", "Name a fish."]
+    assert "missing or empty instruction" in refusal(tmp_path, [PLAIN, {"instruction": " ", "output": "x"}])
+
+
+def test_turns_under_other_names_are_proposed_with_their_answer(tmp_path: Path) -> None:
+    row = {"prompt": [{"role": "user", "content": "Q"}], "completion": [{"role": "assistant", "content": "A"}]}
+    assert "Set pool.fields.messages=prompt pool.fields.output=completion\n" in refusal(tmp_path, [row])
+    assert texts(build(tmp_path, [row], fields=FieldMap(messages="prompt", output="completion"))) == [("Q", "", "A")]
+
+
 def test_a_column_of_nulls_is_no_field(tmp_path: Path) -> None:
     assert "no row has the field 'output'" in refusal(tmp_path, [{"instruction": "a", "output": None}] * 3)
 
