@@ -65,7 +65,7 @@ def download(
 def read(mirror: Path) -> dict[str, Any]:
     """Key of a source -> ``{"folder", "rows", "files": {path: {"bytes", "sha256"}}}``; {} when there is no manifest."""
     try:
-        content = json.loads((mirror / MANIFEST).read_text())
+        content = json.loads((mirror / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:

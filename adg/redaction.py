@@ -49,7 +49,7 @@ def _secrets() -> Iterator[str]:
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
     try:
-        token = path.read_text().strip()
+        token = path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         token = ""
     if len(token) >= SHORTEST:

@@ -218,7 +218,7 @@ def build(job: Job) -> dict[str, Any]:
 
 def load(artifact: Artifact, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """The payload of a ratings artifact: (n, k, 5) and n reasons; ``ids`` must be its id keys in order."""
-    rows = json.loads(artifact.file("records.json").read_text())
+    rows = json.loads(artifact.file("records.json").read_text(encoding="utf-8"))
     if rows["ids"] != list(ids):
         raise BadMeasurement(
             f"{artifact.path} holds {len(rows['ids'])} records, the pool {len(ids)}; they must be the same ids in the "

@@ -280,7 +280,7 @@ def build(job: Job) -> dict[str, Any]:
 
 def load(artifact: Artifact, ids: Sequence[str]) -> Deltas:
     """The payload of a deltas artifact; ``ids`` must be its id keys in order (``BadMeasurement``)."""
-    rows = json.loads(artifact.file("records.json").read_text())
+    rows = json.loads(artifact.file("records.json").read_text(encoding="utf-8"))
     if rows["ids"] != list(ids):
         raise BadMeasurement(
             f"{artifact.path} holds {len(rows['ids'])} records, the pool {len(ids)}; they must be the same ids in the "

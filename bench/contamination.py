@@ -48,7 +48,7 @@ def real(pool: Path, benchmarks: Path) -> dict[str, object]:
     from adg.pools import stage as pool_stage
     from adg.pools.config import PoolConfig
 
-    values = yaml.safe_load((ROOT / "conf" / "suite" / "paper.yaml").read_text())
+    values = yaml.safe_load((ROOT / "conf" / "suite" / "paper.yaml").read_text(encoding="utf-8"))
     suite = SuiteConfig.of({**values, "data_root": str(benchmarks)})
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder, ExecConfig())

@@ -83,7 +83,7 @@ def compare(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     # in its shared cache `datasets` would take an older copy of a folder of the same name for this one
     theirs = _timed(command, {**offline, "HF_DATASETS_CACHE": str(work / "cache")})
     ours = _timed([sys.executable, "-m", "bench.evaluation", *sys.argv[1:], "--ours", str(work)], offline)
-    result = json.loads(next((work / "theirs").rglob("results_*.json")).read_text())
+    result = json.loads(next((work / "theirs").rglob("results_*.json")).read_text(encoding="utf-8"))
     artifact = store.Store(work, ExecConfig(device="cpu")).find(_node(args))
     assert artifact is not None, "the second process has just built it"
     items, prompts, scores = 0, [], []
@@ -91,7 +91,7 @@ def compare(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         expected = {}
         for subtask in task.subtasks or [name]:
             (path,) = (work / "theirs").rglob(f"samples_{subtask}_*.jsonl")
-            for sample in map(json.loads, path.read_text().splitlines()):
+            for sample in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
                 if sample["filter"] in (task.filter, "none"):
                     expected[subtask, sample["doc_id"]] = (sample["prompt_hash"], float(sample[task.metric]))
         for row in samples.rows(artifact, name):
@@ -117,7 +117,9 @@ def compare(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 def _timed(command: list[str], environment: dict[str, str]) -> float:
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:4])} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return time.perf_counter() - started
@@ -137,7 +139,7 @@ def _suite(args: argparse.Namespace) -> Any:
     from adg.evaluation.config import SuiteConfig
 
     name = "paper" if args.benchmarks else "mini"
-    values = yaml.safe_load((ROOT / "conf" / "suite" / f"{name}.yaml").read_text())
+    values = yaml.safe_load((ROOT / "conf" / "suite" / f"{name}.yaml").read_text(encoding="utf-8"))
     tasks = {}
     for task, entry in values["tasks"].items():
         if not entry.get("runs_code"):
@@ -166,11 +168,12 @@ def _task_files(name: str, suite: Any, task: Any, work: Path) -> list[str]:
     for subtask in task.subtasks or [name]:
         (folder,) = known_tasks()[subtask]
         line = re.compile(rf"""^["']?task["']?: *["']?{subtask}["']?\s*$""", re.MULTILINE)
-        (source,) = [path for path in Path(folder).rglob("*.yaml") if line.search(path.read_text())]
+        (source,) = [path for path in Path(folder).rglob("*.yaml") if line.search(path.read_text(encoding="utf-8"))]
         target = work / f"{subtask}.yaml"
         target.write_text(
             f"include: {source}\ntask: {subtask}\nnum_fewshot: {task.num_fewshot}\n"
-            f"dataset_path: {suite.root / task.repo}\n"
+            f"dataset_path: {suite.root / task.repo}\n",
+            encoding="utf-8",
         )
         files.append(str(target))
     return files

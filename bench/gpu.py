@@ -95,7 +95,7 @@ def main() -> int:
     show(result)
     if not args.tiny:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+        args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         print(f"written to {args.out}")
     return 0
 

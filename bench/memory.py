@@ -46,7 +46,7 @@ def main() -> None:
                 "--tokens-per-batch",
                 str(args.tokens_per_batch),
             ]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
             if done.returncode:
                 raise SystemExit(f"scoring {records} records failed:\n{done.stderr[-2000:]}")
             found.append(json.loads(done.stdout.splitlines()[-1]))
@@ -72,7 +72,7 @@ def _write(folder: Path, records: int, answers: int) -> None:
     from adg import seeds
 
     draw = seeds.generator(0, "bench", "memory")
-    words = (ROOT / "adg" / "mini" / "pools" / "general.jsonl").read_text().split()
+    words = (ROOT / "adg" / "mini" / "pools" / "general.jsonl").read_text(encoding="utf-8").split()
 
     def text(low: int, high: int) -> str:
         return " ".join(words[int(i)] for i in draw.integers(len(words), size=int(draw.integers(low, high))))

@@ -155,7 +155,7 @@ def _items(args: argparse.Namespace, model: Any, tokenizer: Any) -> list[tuple[A
     from adg.pools.records import Record
 
     if args.answers and args.answers.is_file():
-        kept = json.loads(args.answers.read_text())
+        kept = json.loads(args.answers.read_text(encoding="utf-8"))
         items = [(Record(**entry["record"]), entry["answers"]) for entry in kept][: args.records]
         if any(len(answers) < max(args.samples) for _, answers in items):
             raise SystemExit(f"{args.answers} has fewer than {max(args.samples)} answers a record; delete it")
@@ -173,7 +173,8 @@ def _items(args: argparse.Namespace, model: Any, tokenizer: Any) -> list[tuple[A
                     for r, answers in items
                 ],
                 ensure_ascii=False,
-            )
+            ),
+            encoding="utf-8",
         )
     return items
 

@@ -51,7 +51,9 @@ def read_rows(path: Path | None, columns: Sequence[str]) -> list[dict[str, Any]]
 
         return pq.read_table(path, columns=list(columns)).to_pylist()
     files = [path] if path is not None else sorted((ROOT / "adg" / "mini" / "pools").glob("*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
+    return [
+        json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:

@@ -106,7 +106,7 @@ def main() -> None:
         runs=args.runs, device=args.device, eval_batch_size=args.batch_size, run_model_code=args.run_model_code
     )
     artifact = Store(args.runs, exec_).ensure(node)
-    results = json.loads(artifact.file("results.json").read_text())
+    results = json.loads(artifact.file("results.json").read_text(encoding="utf-8"))
     print(f"\n{node.label}{' (partial)' if results['partial'] else ''}")
     for name, task in results["tasks"].items():
         if task["status"] == DONE:

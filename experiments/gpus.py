@@ -28,7 +28,7 @@ def listed() -> tuple[str, ...]:
     """The UUIDs of the machine's NVIDIA GPUs by index, found without importing torch; empty where there are none."""
     if shutil.which("nvidia-smi") is None:
         return ()
-    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, encoding="utf-8")
     if done.returncode != 0:
         return ()
     return tuple(re.findall(r"^GPU \d+:.*\(UUID: (\S+)\)", done.stdout, flags=re.MULTILINE))

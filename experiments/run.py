@@ -160,7 +160,7 @@ def _reopen_if_more_can_run(store: Store, cell: Cell) -> None:
     """An evaluation that left tasks out (no consent, no sandbox) is taken up again when they could run now."""
     evaluated = store.find(cell.nodes["eval"]) if "eval" in cell.nodes else None
     if evaluated is not None:
-        results = json.loads(evaluated.file("results.json").read_text())
+        results = json.loads(evaluated.file("results.json").read_text(encoding="utf-8"))
         if evaluation_stage.can_complete(results, cell.config.exec):
             store.reopen(cell.nodes["eval"])
 
@@ -183,7 +183,7 @@ def _info(cell: Cell) -> CellInfo:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _position() -> tuple[str, str]:

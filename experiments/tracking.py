@@ -228,7 +228,7 @@ class _NotUploaded(Exception):
 
 def _note(path: Path) -> dict[str, Any]:
     try:
-        note = json.loads(path.read_text())
+        note = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return note if isinstance(note, dict) and note.get("schema") == SCHEMA else {}

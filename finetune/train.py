@@ -208,12 +208,14 @@ def _tidy(folder: Path, method: str, backbone: Artifact) -> None:
         for path in folder.iterdir():
             if path.name not in ("adapter_config.json", "adapter_model.safetensors"):
                 path.unlink()
-        settings = json.loads((folder / "adapter_config.json").read_text())
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         settings["base_model_name_or_path"] = f"{backbone.manifest['label']}-{backbone.fingerprint[:16]}"
         settings["target_modules"] = sorted(settings["target_modules"])
-        (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        (folder / "adapter_config.json").write_text(
+            json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
     else:
         (folder / "training_args.bin").unlink(missing_ok=True)
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
-        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ STAMP = VENV / "installed.txt"
 
 def run(*command: str | Path, needed: bool = True) -> bool:
     """Run a command; stop where it fails, or give False where ``needed`` is false and the index lists no such file."""
-    done = subprocess.run([str(part) for part in command], stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([str(part) for part in command], stderr=subprocess.PIPE, text=True, encoding="utf-8")
     if not needed and "No matching distribution found" in done.stderr:
         return False
     sys.stderr.write(done.stderr)
@@ -35,7 +35,7 @@ def run(*command: str | Path, needed: bool = True) -> bool:
 def gpu_present() -> bool:
     if shutil.which("nvidia-smi") is None:
         return False
-    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, encoding="utf-8")
     return done.returncode == 0 and "GPU" in done.stdout
 
 
@@ -59,7 +59,7 @@ def choose() -> str:
     asked = os.environ.get("ADG_BUILD", "")
     if asked not in ("", "cuda", "cpu"):
         sys.exit(f"ADG_BUILD is {asked!r}; expected cuda or cpu")
-    stamped = STAMP.read_text().split() if STAMP.is_file() else []
+    stamped = STAMP.read_text(encoding="utf-8").split() if STAMP.is_file() else []
     if not stamped:
         return asked or ("cuda" if gpu_present() else "cpu")
     installed = stamped[0]
@@ -76,7 +76,7 @@ def main() -> None:
     build = choose()
     contents = b"".join(path.read_bytes() for path in (*sorted(HERE.glob("*.lock")), ROOT / "pyproject.toml"))
     digest = hashlib.sha256(contents).hexdigest()
-    if STAMP.is_file() and STAMP.read_text().split() == [build, digest]:
+    if STAMP.is_file() and STAMP.read_text(encoding="utf-8").split() == [build, digest]:
         return
     python = VENV / "bin" / "python"
     if not python.exists():
@@ -92,7 +92,7 @@ def main() -> None:
     here = ["--no-build-isolation", "--use-pep517", "--no-cache-dir"]
     pip(python, "--require-hashes", *here, "-r", HERE / "source.lock")
     pip(python, *here, "--editable", ROOT)
-    STAMP.write_text(f"{build} {digest}\n")
+    STAMP.write_text(f"{build} {digest}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,12 +24,14 @@ def pins(text: str) -> list[str]:
 def main() -> None:
     for name in LOCKS:
         path = HERE / f"{name}.lock"
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         comment = "".join(re.findall(r"^#.*\n", text, re.MULTILINE))
-        done = subprocess.run(UV.split(), input="\n".join(pins(text)), stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            UV.split(), input="\n".join(pins(text)), stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        )
         if done.returncode:
             sys.exit(f"{path}: uv could not find all of its versions (see above); nothing was written")
-        path.write_text(comment + done.stdout)
+        path.write_text(comment + done.stdout, encoding="utf-8")
 
 
 if __name__ == "__main__":

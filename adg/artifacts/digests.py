@@ -64,7 +64,7 @@ def _file() -> Path:
 def _remembered() -> dict[str, dict[str, Any]]:
     """What was written down; nothing where the file is missing, unreadable or damaged (it has a digest of its own)."""
     try:
-        content = json.loads(_file().read_text())
+        content = json.loads(_file().read_text(encoding="utf-8"))
         return content["files"] if sha256_text(json.dumps(content["files"])) == content["sha256"] else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -29,7 +29,7 @@ def sha256_file(path: Path) -> str:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file; None where there is no file. Raises ``BadInput`` when it holds anything else."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

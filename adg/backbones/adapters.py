@@ -27,7 +27,7 @@ def read_settings(adapter: Path) -> dict[str, Any]:
     if missing:
         raise BadInput(f"{adapter} holds no {' and no '.join(missing)}; expected a PEFT adapter in safetensors form")
     try:
-        settings = json.loads((adapter / CONFIG).read_text())
+        settings = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise BadInput(f"{adapter / CONFIG} is not valid JSON ({error}); save the adapter again") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):

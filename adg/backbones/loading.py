@@ -168,7 +168,7 @@ def stop_ids(artifact: Artifact, tokenizer: Any) -> list[int]:
     found = {int(tokenizer.eos_token_id)}
     defaults = model_path(artifact) / "generation_config.json"
     if defaults.is_file():
-        named = json.loads(defaults.read_text()).get("eos_token_id")
+        named = json.loads(defaults.read_text(encoding="utf-8")).get("eos_token_id")
         found |= {int(i) for i in (named if isinstance(named, list) else [named]) if i is not None}
     return sorted(found)
 
@@ -195,7 +195,7 @@ def check_bos(ids: Sequence[int], tokenizer: Any) -> None:
 
 
 def _source(artifact: Artifact) -> dict[str, Any]:
-    return json.loads(artifact.file("source.json").read_text())
+    return json.loads(artifact.file("source.json").read_text(encoding="utf-8"))
 
 
 def open_tokenizer(folder: Path) -> Any:
@@ -239,13 +239,13 @@ def _defined(token: str, number: int, tokenizer: Any, folder: Path) -> bool:
     file = folder / "tokenizer.json"
     if number < tokenizer.vocab_size or not file.is_file():
         return True
-    added = {entry["content"] for entry in json.loads(file.read_text())["added_tokens"]}
+    added = {entry["content"] for entry in json.loads(file.read_text(encoding="utf-8"))["added_tokens"]}
     settings = folder / "tokenizer_config.json"
     if settings.is_file():
-        written = json.loads(settings.read_text()).get("added_tokens_decoder") or {}
+        written = json.loads(settings.read_text(encoding="utf-8")).get("added_tokens_decoder") or {}
         added |= {entry["content"] for entry in written.values()}
     others = folder / "added_tokens.json"
-    return token in added or (others.is_file() and token in json.loads(others.read_text()))
+    return token in added or (others.is_file() and token in json.loads(others.read_text(encoding="utf-8")))
 
 
 def _pad_token(tokenizer: Any, rows: int) -> str:

@@ -14,7 +14,7 @@ def read(folder: Path) -> dict[str, Any]:
     """The object in ``config.json``. Raises ``BadInput`` where it is not one."""
     file = folder / "config.json"
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{file} cannot be read ({error}); expected the config that save_pretrained writes") from error
     if not isinstance(config, dict):

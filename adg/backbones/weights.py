@@ -26,7 +26,9 @@ def files(folder: Path) -> list[Path]:
     if not index.is_file():
         return [folder / WHOLE]
     try:
-        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        return [
+            folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{index} is not an index of weights ({error!r}); expected a 'weight_map' of files") from error
 

@@ -60,7 +60,7 @@ def node(answers: Node, pool: Node, backbone: Node, cfg: EmbeddingConfig) -> Nod
 def load(artifact: Artifact) -> Grams:
     """The payload of a grams artifact."""
     return Grams(
-        json.loads(artifact.file("ids.json").read_text()),
+        json.loads(artifact.file("ids.json").read_text(encoding="utf-8")),
         list(artifact.info["windows"]),
         np.load(artifact.file("grams.npy"), allow_pickle=False),
         np.load(artifact.file("instructions.npy"), allow_pickle=False, mmap_mode="r"),

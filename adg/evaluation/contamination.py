@@ -129,7 +129,7 @@ def count(
 
     ``found`` are the rows of :func:`overlaps`; ``ids`` (id keys) restricts the records to a subset's.
     """
-    tasks = json.loads(artifact.file("summary.json").read_text())["tasks"]
+    tasks = json.loads(artifact.file("summary.json").read_text(encoding="utf-8"))["tasks"]
     wanted = None if ids is None else set(ids)
     hit: dict[tuple[str, str], dict[str, set[Any]]] = {}
     for row in found:

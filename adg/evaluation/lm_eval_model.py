@@ -138,7 +138,7 @@ def _vllm(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
 def _vllm_lora(adapter: Artifact) -> dict[str, Any]:
     """Settings for the adapter. The head is left out of what vLLM prepares: its log-probabilities of a prompt mix up
     the rows of an adapted head, silently so on a GPU."""
-    lora = json.loads(adapter.file("adapter/adapter_config.json").read_text())
+    lora = json.loads(adapter.file("adapter/adapter_config.json").read_text(encoding="utf-8"))
     targets, room = lora["target_modules"], next((r for r in LORA_RANKS if r >= lora["r"]), None)
     if room is None:
         raise BadInput(

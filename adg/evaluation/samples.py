@@ -27,7 +27,7 @@ Pair = tuple[dict[str, Any], dict[str, Any]]  # rows of the same item in two res
 
 def results(artifact: Artifact) -> dict[str, Any]:
     """``results.json`` of an ``eval`` artifact."""
-    return json.loads(artifact.file("results.json").read_text())
+    return json.loads(artifact.file("results.json").read_text(encoding="utf-8"))
 
 
 def rows(

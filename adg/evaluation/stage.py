@@ -169,8 +169,8 @@ def _keep_earlier(job: Job, shards: Shards) -> None:
         return
     if earlier is None:
         return
-    tasks = json.loads(earlier.file("results.json").read_text())["tasks"]
-    raw = json.loads(earlier.file("raw.json").read_text())
+    tasks = json.loads(earlier.file("results.json").read_text(encoding="utf-8"))["tasks"]
+    raw = json.loads(earlier.file("raw.json").read_text(encoding="utf-8"))
     for name, summary in tasks.items():
         if summary["status"] == DONE and shards.find(name) is None:
             samples = earlier.file(f"samples/{name}.parquet").read_bytes()

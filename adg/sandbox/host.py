@@ -260,14 +260,14 @@ def _parents(binds: list[list[str]]) -> list[str]:
 
 @functools.cache
 def _source() -> str:
-    return INSIDE.read_text()
+    return INSIDE.read_text(encoding="utf-8")
 
 
 @functools.cache
 def _bubblewrap() -> tuple[str, bool]:
     """Path, and whether this version can limit the size of a tmpfs."""
     path = shutil.which("bwrap") or "bwrap"
-    told = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=20)
+    told = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=20, encoding="utf-8")
     return path, "--size" in told.stdout + told.stderr
 
 

@@ -63,9 +63,9 @@ def bind_read_only(source: str, target: str) -> None:
         os.makedirs(target, exist_ok=True)
     else:
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        open(target, "a").close()
+        open(target, "a", encoding="utf-8").close()
     mount(source, target, None, MS_BIND | MS_REC)
-    with open("/proc/self/mountinfo") as table:
+    with open("/proc/self/mountinfo", encoding="utf-8") as table:
         points = [line.split()[4].encode().decode("unicode_escape") for line in table]
     for point in points:
         if point == target or point.startswith(target.rstrip("/") + "/"):
@@ -83,7 +83,7 @@ def enter_user_namespace(uid: int) -> None:
     if user:
         call(LIBC.unshare(NEWUSER), "new user namespace")
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {user} 1"), ("gid_map", f"{uid} {group} 1")):
-            with open(f"/proc/self/{name}", "w") as file:
+            with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
                 file.write(text)
         return
     entered = os.pipe()
@@ -92,7 +92,7 @@ def enter_user_namespace(uid: int) -> None:
         os.close(entered[1])
         if os.read(entered[0], 1):
             for name in ("uid_map", "gid_map"):
-                with open(f"/proc/{here}/{name}", "w") as file:
+                with open(f"/proc/{here}/{name}", "w", encoding="utf-8") as file:
                     file.write(f"0 0 1\n{uid} {uid} 1\n")
         os._exit(0)
     call(LIBC.unshare(NEWUSER), "new user namespace")
@@ -133,7 +133,7 @@ def isolate(setup: dict) -> None:
         os.chmod(new + name, 0o111)
     for device in DEVICES:
         os.makedirs(f"{new}/dev", exist_ok=True)
-        open(f"{new}/dev/{device}", "a").close()
+        open(f"{new}/dev/{device}", "a", encoding="utf-8").close()
         mount(f"/dev/{device}", f"{new}/dev/{device}", None, MS_BIND)
     os.makedirs(f"{new}/proc")
     mount("proc", f"{new}/proc", "proc", MS_NOSUID | MS_NODEV | 8)
@@ -271,7 +271,7 @@ def resident_bytes(processes: list[int]) -> int:
     total = 0
     for process in processes:
         try:
-            with open(f"/proc/{process}/statm") as file:
+            with open(f"/proc/{process}/statm", encoding="utf-8") as file:
                 total += int(file.read().split()[1])
         except (OSError, IndexError):  # it has just ended
             continue

@@ -131,7 +131,7 @@ def load(folder: Path, device: str) -> Ranker:
                 f"{folder} lacks {name}; expected the ranker's config.json and, as encoder/config.json, the "
                 f"config.json of the encoder it names"
             )
-    ranker = json.loads((folder / "config.json").read_text())
+    ranker = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     state = load_file(weights)
     head = _head(state, ranker, weights)
     encoder_state = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
@@ -180,7 +180,7 @@ def encoder_config(path: Path) -> Any:
     """
     from transformers import AutoConfig
 
-    options = json.loads(path.read_text())
+    options = json.loads(path.read_text(encoding="utf-8"))
     options.pop("auto_map", None)
     kind = options.pop("model_type", None)
     if kind == "new":

@@ -154,8 +154,8 @@ def load(data: SelectorData) -> tuple[np.ndarray, dict[int, str]]:
     """
     if "vectors" in data.features:
         artifact = data.features["vectors"]
-        ids = json.loads(artifact.file("ids.json").read_text())
-        missing = json.loads(artifact.file("missing.json").read_text())
+        ids = json.loads(artifact.file("ids.json").read_text(encoding="utf-8"))
+        missing = json.loads(artifact.file("missing.json").read_text(encoding="utf-8"))
         rows = np.load(artifact.file("vectors.npy"), allow_pickle=False)
     else:
         artifact = data.features["grams"]

@@ -19,7 +19,7 @@ FIELDS = {"question", "paper", "released", "ours", "keys"}
 def load(path: Path = FILE) -> list[Deviation]:
     """The lines in the order of the file. Raises ``BadInput`` naming the line whose fields are not as expected."""
     entries = []
-    for number, line in enumerate(yaml.safe_load(path.read_text()), 1):
+    for number, line in enumerate(yaml.safe_load(path.read_text(encoding="utf-8")), 1):
         if set(line) != FIELDS or not all(isinstance(line[name], str) for name in FIELDS - {"keys"}):
             raise BadInput(
                 f"{path}, line {number} ({line.get('question')}): has {sorted(line)}, expected "

@@ -20,7 +20,7 @@ FILE = Path(__file__).with_name("published.yaml")
 @functools.cache
 def figures() -> dict[str, Any]:
     """The whole file: "source", "main", "analyses", "selection_cost_hours_4gpu"."""
-    return yaml.safe_load(FILE.read_text())
+    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
 
 
 def source() -> str:

@@ -35,7 +35,7 @@ def row(cell: Cell, store: Store) -> Row:
         if status.state == "done":
             artifact = store.find(cell.nodes["eval"])
             assert artifact is not None
-            results = json.loads(artifact.file("results.json").read_text())
+            results = json.loads(artifact.file("results.json").read_text(encoding="utf-8"))
             interval = average_interval(artifact, c.seed)
     except Damaged as error:  # one file of one cell: the other rows are shown
         status = Status("failed", str(error))

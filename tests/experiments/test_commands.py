@@ -109,3 +109,50 @@ def test_help_is_help_and_nothing_else(root: Path, tmp_path: Path, module: str) 
     assert done.returncode == 0 and not done.stderr
     assert f"python -m experiments.{module}" in done.stdout and len(done.stdout.splitlines()) < 45
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ["evaluate/run.py", "finetune/run.py", "-m bench", "-m bench.geometry"])
+def test_help_of_the_scripts(root: Path, script: str) -> None:
+    done = command(*script.split(), "--help", cwd=root)
+    assert done.returncode == 0 and done.stdout.strip() and not done.stderr
+
+
+def test_an_unknown_switch_is_refused(root: Path) -> None:
+    done = command("-m", "experiments.status", "profile=smoke", "--mutlirun", cwd=root)
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr == (
+        "error: --mutlirun is no switch of this command (did you mean '--multirun'?); --help says what is\n"
+    )
+
+
+def test_a_refusal_is_one_line(root: Path, tmp_path: Path) -> None:
+    """Of one cell, of a sweep and of the subset alone; Hydra's own words do not come before it."""
+    for module, more in (("run", []), ("run", ["-m"]), ("select", []), ("plan", [])):
+        line = [*more, "profile=smoke", "selector=random", "budget=1000", f"exec.runs={tmp_path}"]
+        if module == "plan":
+            line.append("pool.rows=0")
+        done = command("-m", f"experiments.{module}", *line, cwd=root)
+        assert done.returncode == 1, done.stderr
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_tracker_that_cannot_be_reached_is_said(root: Path, tmp_path: Path) -> None:
+    line = ["selector=random", "experiment.last=subset", "tracker=wandb", "tracker.mode=online", "tracker.timeout=5"]
+    env = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_MODE": "online"}
+    done = command("-m", "experiments.run", "profile=smoke", *line, f"exec.runs={tmp_path}", cwd=root, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "warning: " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_locale_that_is_not_utf8(root: Path, tmp_path: Path) -> None:
+    """As in a container or a batch job: names of files, what is written and what is printed."""
+    pool = tmp_path / "données 数.jsonl"
+    pool.write_text('{"instruction": "Où? 数", "output": "là – …"}\n' * 12, encoding="utf-8")
+    out = tmp_path / "chosen é.jsonl"
+    line = ["selector=random", "pool=local", f"pool.path={pool}", "budget=8", f"out={out}", f"exec.runs={tmp_path}/ü"]
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    done = command("-m", "experiments.select", *line, cwd=root, env=env)
+    assert done.returncode == 0, done.stderr
+    assert str(out) in done.stdout and "Où? 数" in out.read_text(encoding="utf-8")
+    done = command("-m", "experiments.report", "profile=smoke", f"exec.runs={tmp_path}/ü", cwd=root, env=env)
+    assert done.returncode == 0 and "/ü/report/smoke-main/" in done.stdout and not done.stderr
