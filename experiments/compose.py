@@ -5,6 +5,7 @@ Nothing here bears identity: what is composed does, field by field.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,9 @@ from adg.options import at_home, check_types
 from baselines import selector_types
 from experiments.config import Config
 from experiments.explain import explain, wrong_value
-from experiments.schema import session
+from experiments.schema import CONF, session
+
+GROUPS = ("backbone", "pool", "selector")  # named by every cell; each file writes the section of its group
 
 
 def resolve(composed: Any) -> Config:
@@ -67,19 +70,59 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 
 def compose_many(cells: Sequence[Sequence[str]]) -> list[Config]:
-    """The configs of several cells."""
-    from hydra import compose as hydra_compose
+    """The configs of several cells.
 
+    Cells that differ only in which backbone, pool or selector they name share what is composed: all of the first of
+    them, and for every further name the one section that its file writes.
+    """
     configs = []
     with session():
+        composed = Composed()
         for overrides in cells:
             try:
-                configs.append(resolve(hydra_compose("config", list(overrides))))
+                configs.append(composed.of(overrides))
             except HarnessError:
                 raise
             except Exception as error:
                 raise explain(error, overrides) from error
     return configs
+
+
+class Composed:
+    """The configs of many cells, within one ``session``, each part composed once."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[str, ...], tuple[str, ...]] = {}  # what lines have in common -> the first of them
+        self._known: dict[tuple[str, ...], Config] = {}
+
+    def of(self, overrides: Sequence[str]) -> Config:
+        """The config of one cell. Raises what Hydra raises, and ``BadInput``."""
+        line = tuple(overrides)
+        common = tuple(f"{group}=" if (group := _names(override)) else override for override in line)
+        first = self._first.setdefault(common, line)
+        if line == first or len(set(common)) < len(common):
+            return self._whole(line)
+        sections = {}
+        for place, (theirs, ours) in enumerate(zip(first, line, strict=True)):
+            if theirs != ours:
+                group, other = _names(ours), self._whole((*first[:place], ours, *first[place + 1 :]))
+                if dataclasses.replace(other, **{group: getattr(self._whole(first), group)}) != self._whole(first):
+                    return self._whole(line)  # this name changes more than its own section
+                sections[group] = getattr(other, group)
+        return dataclasses.replace(self._whole(first), **sections)
+
+    def _whole(self, line: tuple[str, ...]) -> Config:
+        from hydra import compose as hydra_compose
+
+        if line not in self._known:
+            self._known[line] = resolve(hydra_compose("config", list(line)))
+        return self._known[line]
+
+
+def _names(override: str) -> str:
+    """The group that an override like ``pool=cot`` chooses a file of, where cells of a table differ; "" for others."""
+    group, _, value = override.partition("=")
+    return group if group in GROUPS and (CONF / group / f"{value}.yaml").is_file() else ""
 
 
 def grid(overrides: Sequence[str]) -> list[list[str]]:
