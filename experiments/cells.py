@@ -46,7 +46,12 @@ class Cell:
         artifact reads is called after it: "losses.model" is the model behind the losses.
         """
         c = self.config
-        if c.experiment.untrained:
+        if c.experiment.untrained or not self.selector.trains:
+            if c.experiment.last != "eval":
+                raise BadInput(
+                    f"selector={self.selector.name} selects nothing, and experiment {c.experiment.name} compares "
+                    f"selections; leave it out"
+                )
             alone = backbone_stage.node(c.backbone)
             evaluated = evaluation_stage.node(None, alone, c.suite)
             return by_role({"backbone": alone, "eval": evaluated}, evaluated)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from adg.artifacts.artifact import Artifact, Node
+from adg.errors import BadInput
 from adg.pools.notices import notices
 from adg.pools.records import from_key, load_left_out, order
 from adg.pools.sources import files_of, local_path
@@ -34,6 +35,8 @@ def select(config: Config) -> Path:
     read = read_by(config)
     outputs.refuse_unsafe(files, read, config.overwrite)
     cell = Cell(config)
+    if not cell.selector.trains:
+        raise BadInput(f"selector={cell.selector.name} selects nothing: it is the table's row without any training")
     early.check([cell], training=False)
     stages = {node.stage.name for node in cell.nodes["subset"].walk()}
     if "backbone" in stages and config.backbone.statement:

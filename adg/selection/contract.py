@@ -85,6 +85,7 @@ class Selector(ABC):
     version: ClassVar[int] = 1
     Config: ClassVar[type]
     whole_pool: ClassVar[bool] = False  # takes every record, whatever the budget
+    trains: ClassVar[bool] = True  # False: the backbone is evaluated as it is, and nothing is selected
 
     def __init__(self, config: Any) -> None:
         self.config = config

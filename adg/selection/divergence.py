@@ -7,17 +7,18 @@ smaller number of answers costs nothing more than reading them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from adg import geometry
-from adg.artifacts.artifact import Node
+from adg.artifacts.artifact import UNLESS_DEFAULT, Node
 from adg.embedding import stage as embedding_stage
-from adg.errors import BadInput, BadMeasurement
+from adg.errors import BadInput, BadMeasurement, nearest
 from adg.selection import bins as bins_stage
 from adg.selection.contract import ScoreTable, Selector, SelectorData
 from adg.selection.quotas import PARTS, RULES, binwise, top
+from adg.selection.readings import READINGS, THRESHOLD, cluster_entropy
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,20 @@ class DivergenceConfig:
     bins: bool = True  # choose within instruction clusters, or from the whole pool
     part: str = "top"
     rule: str = "largest_remainder"  # quota rule; "released" may return fewer than the budget
+    reading: str = field(default="adg", metadata={"identity": UNLESS_DEFAULT})  # of the matrices; see ``readings``
+    threshold: float = field(default=THRESHOLD, metadata={"identity": UNLESS_DEFAULT})  # cosine, of cluster_entropy
 
     def __post_init__(self) -> None:
+        if self.reading not in ("adg", *READINGS):
+            known = ["adg", *READINGS]
+            near = nearest(str(self.reading), known)
+            raise BadInput(f"selector.reading is {self.reading!r}{near}; expected one of {', '.join(known)}")
+        if self.reading != "adg" and self.lam != geometry.LAMBDA:
+            raise BadInput(f"selector.lam weighs ADG's two terms; with selector.reading={self.reading} leave it out")
+        if self.threshold != THRESHOLD and self.reading != "cluster_entropy":
+            raise BadInput("selector.threshold is of selector.reading=cluster_entropy alone; leave it out")
+        if not -1 < self.threshold <= 1:
+            raise BadInput(f"selector.threshold is {self.threshold}; expected a cosine above -1 and at most 1")
         if not 0 <= self.lam <= 1:
             raise BadInput(f"selector.lam is {self.lam}; expected a weight between 0 and 1")
         fewest = geometry.fewest_answers(self.lam)
@@ -105,6 +118,9 @@ class Divergence(Selector):
         parts["dispersion"][rows] = geometry.dispersion(matrices)[order]
         parts["anisotropy"][rows] = geometry.anisotropy(matrices)[order]
         score = geometry.combine(parts["dispersion"], parts["anisotropy"], self.config.lam)
+        if self.config.reading != "adg":
+            score = np.full(len(data.records), np.nan)
+            score[rows] = self._read(matrices)[order]
         if self.config.bins:
             labels = bins_stage.load(data.features["bins"])
             parts["bin"] = np.array([labels.get(key, -1) for key in data.keys], dtype=np.int64)
@@ -117,6 +133,12 @@ class Divergence(Selector):
             )
         reasons = dict.fromkeys(sorted(missing), "its answers could not be sampled or embedded")
         return ScoreTable(score, parts, reasons, notes)
+
+    def _read(self, matrices: np.ndarray) -> np.ndarray:
+        """The configured other reading of each matrix, (n,)."""
+        if self.config.reading == "cluster_entropy":
+            return cluster_entropy(matrices, self.config.threshold)
+        return READINGS[self.config.reading](matrices)
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
         rows = np.flatnonzero(table.valid)

@@ -22,7 +22,8 @@ from experiments.claims.rules import Claim, Effect, Rule
 from experiments.report.rows import published_figures
 from experiments.status import cell_status
 
-OTHERS = "others"
+OTHERS = "others"  # every other cell that was trained on a selection
+UNTRAINED = ("untrained",)  # no selector of the paper
 
 
 def values(cell: Cell) -> dict[str, str]:
@@ -69,7 +70,7 @@ def _side(of: Mapping[str, str], ours: Mapping[str, str], theirs: Any) -> list[s
     if fits(ours):
         return ["ours"]
     if theirs == OTHERS:
-        return [", ".join(f"{key}={of.get(key)}" for key in ours)]
+        return [", ".join(f"{key}={of.get(key)}" for key in ours)] if of["selector"] not in UNTRAINED else []
     return ["theirs"] if fits(theirs) else []
 
 

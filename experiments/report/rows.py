@@ -42,7 +42,7 @@ def row(cell: Cell, store: Store) -> Row:
     if c.experiment.untrained:
         return _untrained(cell, role, status, results, interval)
     with suppress(Damaged):  # said where it is used
-        subset = store.find(cell.nodes["subset"])
+        subset = store.find(cell.nodes["subset"]) if "subset" in cell.nodes else None
         facts = dict(subset.info) if subset else None
     counted = None
     with suppress(Damaged):

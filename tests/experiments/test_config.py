@@ -106,8 +106,10 @@ def test_the_command_line_refuses_in_one_line(root: Path) -> None:
 
 def test_paper_profile_is_the_papers_table() -> None:
     chosen = cells_.cells(["profile=paper"])
-    assert len(chosen) == 2 * 3 * 8
-    config = chosen[0].config
+    untrained, trained = ([c for c in chosen if c.selector.trains is trains] for trains in (False, True))
+    assert len(trained) == 2 * 3 * 8
+    assert len({c.last.fingerprint for c in untrained}) == 2, "row 0 is one evaluation a backbone"
+    config = trained[0].config
     assert (config.budget, config.engine.name, config.finetune.method, config.suite.name, config.tracker.name) == (
         10_000,
         "vllm",
@@ -156,7 +158,8 @@ def test_exactly_the_right_stages_change(override: str, changed: set[str]) -> No
 
 def test_grid_matches_a_multirun_and_command_line_wins() -> None:
     lines = compose.grid(["profile=mini"])
-    assert len(lines) == 48 and len(set(map(tuple, lines))) == 48
+    trained = [line for line in lines if "selector=untrained" not in line]
+    assert len(trained) == 48 and len(lines) == 54 == len(set(map(tuple, lines)))
     lines = compose.grid(["profile=mini", "selector=adg", "pool=mini_cot,mini_general"])
     assert [tuple(sorted(line)) for line in lines].count(
         ("backbone=smollm2_135m", "pool=mini_cot", "profile=mini", "selector=adg")

@@ -190,7 +190,9 @@ def test_plan_counts_shared_stages_once_and_status_says_missing(tmp_path: Path) 
         if len(line.split()) >= 5 and line.split()[1].isdigit()
     }
     assert table["pool"][:3] == ["3", "0", "3"] and table["answers"][:3] == ["6", "0", "6"]
-    assert table["adapter"][0] == str(len(chosen)), "no two cells train alike"
+    trained = [cell for cell in chosen if cell.selector.trains]
+    assert table["adapter"][0] == str(len(trained)), "no two cells train alike"
+    assert int(table["eval"][0]) == len(trained) + 2, "row 0 is one evaluation a backbone"
     assert int(table["subset"][0]) < len(chosen), "some subsets are shared by both backbones"
     shown = status.render(chosen, Store(tmp_path))
     assert shown.endswith(f"{len(chosen)} missing")
@@ -199,7 +201,7 @@ def test_plan_counts_shared_stages_once_and_status_says_missing(tmp_path: Path) 
 def test_plan_of_the_paper_needs_no_network_and_no_gpu(tmp_path: Path) -> None:
     chosen = cells(["profile=paper", f"exec.runs={tmp_path}"])
     text = plan.render(chosen, Store(tmp_path))
-    assert "48 cells" in text and "no measured rate" in text
+    assert "54 cells" in text and "no measured rate" in text
     assert list(tmp_path.iterdir()) == [], "planning writes nothing"
 
 

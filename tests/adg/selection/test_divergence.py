@@ -86,3 +86,33 @@ def test_matrices_of_another_pool_are_refused(data: SelectorData) -> None:
         Divergence(DivergenceConfig()).scores(SelectorData(RECORDS[:3], data.features))
     with pytest.raises(BadInput, match="declared windows are last4"):
         Divergence(DivergenceConfig(window="24-27")).scores(data)
+
+
+def test_options_of_other_readings_are_refused_where_they_say_nothing() -> None:
+    for options, said in (
+        ({"reading": "vendy"}, "did you mean 'vendi'"),
+        ({"reading": "vendi", "lam": 0.2}, "leave it out"),
+        ({"threshold": 0.9}, "cluster_entropy alone"),
+        ({"reading": "cluster_entropy", "threshold": 1.5}, "a cosine"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            DivergenceConfig(**options)
+
+
+def test_a_reading_is_identity_only_where_it_is_not_adgs() -> None:
+    from adg.artifacts.artifact import canonical
+
+    assert canonical(DivergenceConfig()) == canonical(DivergenceConfig(reading="adg"))
+    assert "reading" not in canonical(DivergenceConfig())
+    assert canonical(DivergenceConfig(reading="vendi")) != canonical(DivergenceConfig())
+    near, far = (DivergenceConfig(reading="cluster_entropy", threshold=t) for t in (0.9, 0.8))
+    assert canonical(near) != canonical(far)
+
+
+def test_a_reading_takes_the_scores_place_and_the_terms_stay(data: SelectorData) -> None:
+    table = Divergence(DivergenceConfig(reading="vendi")).scores(data)
+    assert table.score[[0, 1]] == pytest.approx([1.0, 3.0]) and np.isnan(table.score[2])
+    assert table.parts["dispersion"][1] == pytest.approx(2 / 3)
+    distance = Divergence(DivergenceConfig(reading="mean_distance")).scores(data)
+    alone = Divergence(DivergenceConfig(lam=0.0)).scores(data)
+    assert distance.score[[0, 1, 3]] == pytest.approx(1.5 * alone.score[[0, 1, 3]])
