@@ -24,6 +24,10 @@ def notices(info: Mapping[str, Any]) -> list[str]:
     said = []
     if info.get("dropped"):
         said.append(f"{info['dropped']:,} of {rows:,} rows are dropped, each with its reason in the scores file")
+    if info.get("over_long") and not info.get("dropped"):
+        said.append(
+            f"{info['over_long']:,} of {rows:,} rows are longer than pool.max_chars: pool.over_long=drop drops them"
+        )
     for name, words in _SAID.items():
         if info.get(name):
             said.append(f"{info[name]:,} of {rows:,} rows {words}")

@@ -248,6 +248,14 @@ def test_a_placeholder_or_an_image_alone_is_said_and_taken(tmp_path: Path) -> No
     assert "1 of 3 rows name an image, video or sound, which is not used" in notices(pool.info)
 
 
+def test_a_limit_that_drops_nothing_is_said(tmp_path: Path) -> None:
+    said = notices(build(tmp_path, [PLAIN, PLAIN], max_chars=5).info)
+    assert said == ["2 of 2 rows are longer than pool.max_chars: pool.over_long=drop drops them"]
+    assert notices(build(tmp_path, [PLAIN, {**PLAIN, "output": ""}], max_chars=14, empty_output="drop").info)[
+        0
+    ].startswith("1 of 2")
+
+
 # -- ids ---------------------------------------------------------------------------------------------
 
 
