@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,39 @@ from adg.progress import notice
 from adg.seeds import preserved_generators
 from finetune import checks
 from finetune.config import FinetuneConfig
-from finetune.examples import check_rows, tokenise
-from finetune.trainer import last_checkpoint, make_trainer, split_step
+from finetune.examples import Examples, check_rows, tokenise
+from finetune.trainer import StepSplit, last_checkpoint, make_trainer, split_step
 
 OUTPUT = "output"  # in the work folder: what the training made, as it becomes the payload
+CURVE = ("step", "epoch", "loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy")  # of a step
 DONE = "done.json"  # beside it: the manifest's info and the digests of the output; written last
+
+
+@dataclass(frozen=True)
+class Share:
+    """How one of the processes takes part in a training: its numbers, its device, its part of each step."""
+
+    processes: int
+    first: bool  # writes what there is one of
+    device: str
+    precision: str  # bf16 | fp32
+    split: StepSplit
+
+    @property
+    def folder(self) -> str:
+        """Of the checkpoints. A changed split would not end with the same bytes: it starts over in one of its own."""
+        return f"{self.device}-{self.precision}-{self.split}"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What is known of a training that ended; the weights are on disk."""
+
+    curve: list[dict[str, Any]]  # a line an optimizer step
+    trainable: int  # parameters
+    resumed_at: int  # step of the checkpoint it went on from; 0: from the beginning
+    sharing: str  # NO, MULTI_GPU (data parallel), FSDP, ...
+    peak_memory: int  # bytes
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -42,91 +71,105 @@ def train(job: Job) -> dict[str, Any]:
     With several processes only the first returns ``info``, and rows are repeated where they cannot share the last
     batch of an epoch evenly.
     """
-    import torch
-
     cfg: FinetuneConfig = job.config.recipe
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    first = int(os.environ.get("RANK", "0")) == 0
-    backbone = job.inputs["backbone"]
-    checks.check(cfg, loading.read_config(backbone), processes, job.exec.train_micro_batch)
-    split = split_step(cfg.batch_size, processes, job.exec.train_micro_batch)
-    device = loading.device(job.exec)
-    own = "bf16" if loading.dtype_of(backbone) == "bfloat16" else "fp32"
-    precision = own if cfg.precision == "auto" else cfg.precision
-
-    tokenizer = loading.load_tokenizer(backbone)
+    share = _share(job)
+    tokenizer = loading.load_tokenizer(job.inputs["backbone"])
     subset = records.load_rows(job.inputs["subset"].file("records.parquet"))
     examples = tokenise(tokenizer, subset, cfg)
     check_rows(examples, len(subset), cfg, job.exec.max_failed)
-
-    # A changed split would not end with the same bytes: it starts over in a folder of its own.
-    folder = job.work / f"{device}-{precision}-{split}"
     started = time.time()
-    cuda = device == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    # Full training keeps float32 weights under bf16 autocast; LoRA's frozen weights are bf16, its own float32.
-    weights = "bfloat16" if precision == "bf16" and cfg.method == "lora" else "float32"
-    model = loading.load_model(backbone, device if processes == 1 else "cpu", dtype=weights)
-    with preserved_generators(), _quiet():
-        trainer = make_trainer(cfg, split, precision, device, model, tokenizer, examples.rows, folder)
-        trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        checkpoint = last_checkpoint(folder) if processes == 1 or first else None
-        if processes > 1:
-            checkpoint = _agreed(trainer, checkpoint, folder)
-        try:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        except torch.cuda.OutOfMemoryError as error:
-            raise HarnessError(
-                f"the GPU has too little memory for exec.train_micro_batch={split.micro_batch} (up to "
-                f"{cfg.max_length} tokens each); lower it, the effective batch of {cfg.batch_size} "
-                f"stays, or set finetune.gradient_checkpointing=true"
-            ) from error
-        output = job.work / OUTPUT / ("adapter" if cfg.method == "lora" else "model")
-        if first:
-            shutil.rmtree(job.work / OUTPUT, ignore_errors=True)
-        trainer.save_model(str(output))  # every process takes part where weights are sharded
-    kept = ("step", "epoch", "loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy")
-    curve = [
-        {name: line[name] for name in kept if name in line} for line in trainer.state.log_history if "loss" in line
-    ]
-    sharing = trainer.accelerator.distributed_type.value  # NO, MULTI_GPU (data parallel), FSDP, ...
-    peak = torch.cuda.max_memory_allocated() if cuda else _process_peak()
-    del trainer, model
-    _release(cuda, processes)
-    if not any(line["learning_rate"] for line in curve):
-        raise BadMeasurement(
-            f"the learning rate was 0 at each of the {len(curve)} optimizer steps (the warm-up takes "
-            f"the first), so nothing was learned from {len(examples.rows)} rows; lower "
-            f"finetune.batch_size (now {cfg.batch_size}) or set finetune.warmup_ratio=0"
-        )
-    if not first:
+    output = job.work / OUTPUT / ("adapter" if cfg.method == "lora" else "model")
+    learned = _learn(job, share, tokenizer, examples, output)
+    _release(share)
+    _check_learned(learned, len(examples.rows), cfg)
+    if not share.first:
         return {}
-
     info = {
         "rows_in": len(subset),
         "rows_out": len(examples.rows),
         "rows_failed": len(examples.left_out),
         "failed": examples.left_out[:20],
-        "steps": curve[-1]["step"],
+        "steps": learned.curve[-1]["step"],
         "effective_batch": min(cfg.batch_size, len(examples.rows)),
-        "layout": {**dataclasses.asdict(split), "distributed": sharing},
-        "precision": precision,
+        "layout": {**dataclasses.asdict(share.split), "distributed": learned.sharing},
+        "precision": share.precision,
         "tokens_trained": examples.tokens * cfg.epochs,
         "loss_tokens_trained": examples.loss_tokens * cfg.epochs,
-        "first_loss": curve[0]["loss"],
-        "final_loss": curve[-1]["loss"],
-        "trainable_parameters": trainable,
-        "resumed_at_step": 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]),
+        "first_loss": learned.curve[0]["loss"],
+        "final_loss": learned.curve[-1]["loss"],
+        "trainable_parameters": learned.trainable,
+        "resumed_at_step": learned.resumed_at,
         "seconds": round(time.time() - started, 3),  # of this process; a resumed run counts from the resume
-        "peak_memory_bytes": peak,
-        "peak_memory_of": "gpu" if cuda else "process",
+        "peak_memory_bytes": learned.peak_memory,
+        "peak_memory_of": "gpu" if share.device == "cuda" else "process",
     }
-    _tidy(output, cfg.method, backbone)
-    write_atomic(job.work / OUTPUT / "training.jsonl", "".join(json.dumps(line) + "\n" for line in curve).encode())
+    _tidy(output, cfg.method, job.inputs["backbone"])
+    curve = "".join(json.dumps(line) + "\n" for line in learned.curve)
+    write_atomic(job.work / OUTPUT / "training.jsonl", curve.encode())
     write_sealed(job.work / DONE, {"info": info, "files": file_digests(job.work / OUTPUT)})
     _hand_over(job)
     return info
+
+
+def _share(job: Job) -> Share:
+    """This process's part, after the recipe was held against the backbone: no weight is read before."""
+    cfg, backbone = job.config.recipe, job.inputs["backbone"]
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    checks.check(cfg, loading.read_config(backbone), processes, job.exec.train_micro_batch)
+    own = "bf16" if loading.dtype_of(backbone) == "bfloat16" else "fp32"
+    return Share(
+        processes,
+        int(os.environ.get("RANK", "0")) == 0,
+        loading.device(job.exec),
+        own if cfg.precision == "auto" else cfg.precision,
+        split_step(cfg.batch_size, processes, job.exec.train_micro_batch),
+    )
+
+
+def _learn(job: Job, share: Share, tokenizer: Any, examples: Examples, output: Path) -> Learned:
+    """Load, train and save the weights into ``output``; raises ``HarnessError`` where the GPU's memory is too small."""
+    import torch
+
+    cfg: FinetuneConfig = job.config.recipe
+    cuda, folder = share.device == "cuda", job.work / share.folder
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    # Full training keeps float32 weights under bf16 autocast; LoRA's frozen weights are bf16, its own float32.
+    weights = "bfloat16" if share.precision == "bf16" and cfg.method == "lora" else "float32"
+    model = loading.load_model(job.inputs["backbone"], share.device if share.processes == 1 else "cpu", dtype=weights)
+    with preserved_generators(), _quiet():
+        trainer = make_trainer(cfg, share.split, share.precision, share.device, model, tokenizer, examples.rows, folder)
+        trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        checkpoint = last_checkpoint(folder) if share.first else None
+        if share.processes > 1:
+            checkpoint = _agreed(trainer, checkpoint, folder)
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except torch.cuda.OutOfMemoryError as error:
+            raise HarnessError(
+                f"the GPU has too little memory for exec.train_micro_batch={share.split.micro_batch} (up to "
+                f"{cfg.max_length} tokens each); lower it, the effective batch of {cfg.batch_size} "
+                f"stays, or set finetune.gradient_checkpointing=true"
+            ) from error
+        if share.first:
+            shutil.rmtree(job.work / OUTPUT, ignore_errors=True)
+        trainer.save_model(str(output))  # every process takes part where weights are sharded
+    return Learned(
+        [{name: line[name] for name in CURVE if name in line} for line in trainer.state.log_history if "loss" in line],
+        trainable,
+        0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]),
+        trainer.accelerator.distributed_type.value,
+        torch.cuda.max_memory_allocated() if cuda else _process_peak(),
+    )
+
+
+def _check_learned(learned: Learned, rows: int, cfg: FinetuneConfig) -> None:
+    if not any(line["learning_rate"] for line in learned.curve):
+        raise BadMeasurement(
+            f"the learning rate was 0 at each of the {len(learned.curve)} optimizer steps (the warm-up takes "
+            f"the first), so nothing was learned from {rows} rows; lower "
+            f"finetune.batch_size (now {cfg.batch_size}) or set finetune.warmup_ratio=0"
+        )
 
 
 def finished(job: Job) -> dict[str, Any] | None:
@@ -182,15 +225,15 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _release(cuda: bool, processes: int) -> None:
+def _release(share: Share) -> None:
     """Give memory back, and let the next stage of this process choose its own device and precision."""
     import torch
     from accelerate.state import AcceleratorState, GradientState
 
     gc.collect()
-    if cuda:
+    if share.device == "cuda":
         torch.cuda.empty_cache()
-    if processes == 1:
+    if share.processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
 

@@ -77,8 +77,9 @@ def _compare(adapted: Any, stored: dict[str, Any], what: str) -> None:
             fitting[name] = weight
     try:
         report = set_peft_model_state_dict(adapted, fitting, low_cpu_mem_usage=True)
-    except KeyError as error:  # a module that is kept whole
-        weights.refuse(what, [str(error.args[0])], [], shapes.values(), REMEDY)
+    except KeyError:  # a module that is kept whole is not there: PEFT goes no further
+        expected = {name.replace(".modules_to_save.default", "").replace(".default", "") for name in own}
+        weights.refuse(what, expected - stored.keys(), stored.keys() - expected, shapes.values(), REMEDY)
         raise
     except RuntimeError as error:  # such a module in another shape
         raise BadInput(f"{what} do not fit each other: {' '.join(str(error).split())}. {REMEDY}") from error

@@ -129,6 +129,9 @@ def test_modules_that_are_kept_whole_count_too(tiny_model: Any, tiny_backbone: A
     without = spoil(tmp_path / "whole", tmp_path / "without", lambda s: {k: s[k] for k in s if "lm_head" not in k})
     with pytest.raises(BadInput, match=r"1 weight is missing .*lm_head"):
         adapters.check(without, folder)
+    other = spoil(tmp_path / "whole", tmp_path / "other", renamed)
+    with pytest.raises(BadInput, match=r"57 weights are missing .*57 weights fit nothing .*model\.model\.lm_head"):
+        adapters.check(other, folder)
     cut = spoil(
         tmp_path / "whole", tmp_path / "cut", lambda s: {k: s[k][:2].clone() if "head" in k else s[k] for k in s}
     )
