@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from adg.artifacts.artifact import Job, Node, Stage
+from adg.artifacts.artifact import UNLESS_DEFAULT, Job, Node, Stage
 from adg.artifacts.files import write_json
 from adg.errors import BadInput, BadMeasurement
 from adg.pools import records
@@ -111,22 +111,28 @@ def read(
 class Annotated(Protocol):
     """A selector that reads annotations."""
 
+    name: ClassVar[str]
+
     def annotations(self, data: SelectorData) -> list[Any]:
         """Each record's annotation, or as a text what it lacks. Raises ``NotRunnable`` when no record has one."""
 
 
 @dataclass(frozen=True)
 class AnnotatedConfig:
-    """Identity: the fields and the file's digest (None: the pool's own rows)."""
+    """Identity: the fields, the file's digest (None: the pool's own rows), and the selector that checks in its own way.
+
+    DEITA's name is left out: its artifacts were made before the name counted.
+    """
 
     fields: tuple[str, ...]
     sha256: str | None
     selector: Annotated = field(metadata={"identity": False})
+    check: str = field(default="deita", metadata={"identity": UNLESS_DEFAULT})
 
 
 def checked(pool: Node, selector: Annotated, fields: tuple[str, ...], sha256: str | None) -> Node:
     """The check of what ``selector`` reads; among a selector's inputs it comes before every other."""
-    config = AnnotatedConfig(fields, sha256, selector)
+    config = AnnotatedConfig(fields, sha256, selector, selector.name)
     return Node(ANNOTATED, f"{pool.label}+{'+'.join(fields)}", config, {"pool": pool})
 
 

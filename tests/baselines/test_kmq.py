@@ -12,10 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adg.artifacts.artifact import Node
 from adg.artifacts.files import sha256_file
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.selection.contract import select
+from baselines.deita import Deita, DeitaConfig
 from baselines.kmq import Kmq, KmqConfig, drawn, equal_quotas, from_median
+from baselines.shared import annotations
 
 GROUPS = np.eye(3)[[0] * 12 + [1] * 5 + [2] * 3]
 
@@ -84,6 +87,14 @@ def test_the_released_rule(embedded: Callable) -> None:
     many = Kmq(KmqConfig(vectors="backbone", clusters=21, within="random", variant="released"))
     with pytest.raises(BadInput, match=r"selector\.clusters is 21 but only 20 records"):
         many.scores(data)
+
+
+def test_each_selector_has_a_check_of_its_own(golden_cell: dict[str, Node]) -> None:
+    """KMQ takes negative rewards and DEITA does not: the same fields of the same rows are not checked for both."""
+    selectors = Kmq(KmqConfig()), Deita(DeitaConfig())
+    mine, theirs = (annotations.checked(golden_cell["pool"], who, ("quality",), None) for who in selectors)
+    assert mine.fingerprint != theirs.fingerprint and mine.folder != theirs.folder
+    assert theirs.payload["config"] == {"fields": ["quality"], "sha256": None}, "as before there was a name"
 
 
 def test_median_takes_the_records_at_the_usual_distance(embedded: Callable) -> None:
