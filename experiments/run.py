@@ -22,7 +22,9 @@ from adg.artifacts import disk
 from adg.artifacts.artifact import Artifact, Node, file_name, plain
 from adg.artifacts.files import read_json, write_json
 from adg.artifacts.store import Store
+from adg.backbones import loading
 from adg.errors import BadInput, HarnessError, NotRunnable
+from adg.evaluation import lm_eval_model, lm_eval_tasks
 from adg.evaluation import stage as evaluation_stage
 from adg.progress import notice
 from adg.redaction import without_secrets
@@ -112,6 +114,7 @@ def record_path(cell: Cell, store: Store) -> Path:
 def _build(cell: Cell, store: Store, on_build: Callable[[Node, str, float], None]) -> None:
     """Build a cell's artifacts in their order and report them to the tracker."""
     refuse_without_gpu(store, cell)
+    refuse_suite(store, cell)
     with Runner() as runner, tracking.track(cell.config.tracker, _info(cell)) as tracked:
         store.runner, store.exec = runner, cell.config.exec
         _reopen_if_more_can_run(store, cell)
@@ -120,6 +123,8 @@ def _build(cell: Cell, store: Store, on_build: Callable[[Node, str, float], None
             artifacts[role] = store.ensure(node, on_build)
             if role == "pool":
                 refuse_budget(store, cell, artifacts[role])
+            if role == "backbone":
+                refuse_chat_template(store, cell, artifacts[role])
         if "adapter" in artifacts:
             tracked.training(_lines(artifacts["adapter"].file("training.jsonl")))
         if "eval" in artifacts:  # the experiment may end with the subset
@@ -154,6 +159,26 @@ def refuse_budget(store: Store, cell: Cell, pool: Artifact) -> None:
             contract.check_budget(cell.config.budget, int(pool.info["rows_out"]))
         except HarnessError as error:
             store.refuse(cell.nodes["subset"], error)
+
+
+def refuse_suite(store: Store, cell: Cell) -> None:
+    """Refuse now what the installed lm-eval has not, and an adapter that the suite's backend could not run."""
+    suite, recipe = cell.config.suite, cell.config.finetune
+    if "eval" not in cell.nodes or store.complete(cell.nodes["eval"]):
+        return
+    lm_eval_tasks.check(suite)
+    if suite.backend == "vllm" and recipe.method == "lora" and "adapter" in cell.nodes:
+        targets = [name.strip() for name in recipe.lora_target.split(",")]
+        lm_eval_model.check_lora_for_vllm("finetune.lora_rank or lora_target: the adapter", recipe.lora_rank, targets)
+
+
+def refuse_chat_template(store: Store, cell: Cell, backbone: Artifact) -> None:
+    """Refuse a tokenizer without the chat template that the suite asks for, before anything is sampled or trained."""
+    if cell.config.suite.chat_template and "eval" in cell.nodes and not store.complete(cell.nodes["eval"]):
+        try:
+            lm_eval_model.check_chat_template(loading.load_tokenizer(backbone), cell.config.backbone.name)
+        except HarnessError as error:
+            store.refuse(cell.nodes["eval"], error)
 
 
 def _reopen_if_more_can_run(store: Store, cell: Cell) -> None:
@@ -221,7 +246,7 @@ def _sweep() -> None:
 
     chosen, store = asked_for()  # what is wrong in the last cell is refused before the first is begun
     for cell in chosen:
-        _ = cell.nodes
+        refuse_suite(store, cell)
     refuse_same_names(chosen)
     early.check(chosen)
     os.environ[_TOTAL] = str(len(chosen))

@@ -10,16 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from adg import hub
 from adg.artifacts.files import sha256_file
 from adg.errors import BadInput, nearest
+from adg.evaluation.benchmarks import BENCHMARKS
 from adg.execution import DTYPES, ENGINES
 from adg.options import location
 
 MINI = "mini:"  # prefix of the data folders that come with the project
 EMBEDDED = Path(__file__).resolve().parents[2] / "evaluate" / "benchmarks" / "mini"
+NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of names"}
+NAMES[dict] = "tasks by name"
 CHOICES = {
     "prompt": ("plain", "alpaca"),
     "backend": ENGINES,
@@ -44,6 +47,7 @@ class TaskConfig:
     runs_code: bool = False  # scoring runs model-written programs
 
     def __post_init__(self) -> None:
+        _refuse_wrong_types(self, "of a task of the suite")
         for name in ("subtasks", "beside"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
@@ -53,8 +57,10 @@ class TaskConfig:
             raise BadInput(f"the limit of a task is {self.limit}; expected null or at least 1")
         if "???" in (self.metric, self.repo):
             raise BadInput("a task of the suite needs a metric and a repo; conf/suite/paper.yaml shows both")
-        if not isinstance(self.num_fewshot, int) or self.num_fewshot < 0:
+        if self.num_fewshot < 0:
             raise BadInput(f"num_fewshot is {self.num_fewshot!r}; expected a whole number, 0 or more")
+        if self.items is not None and self.items < 1:
+            raise BadInput(f"items is {self.items}; expected null or at least 1")
         if self.revision is not None and not hub.is_commit(self.revision):
             raise BadInput(f"the revision of {self.repo} is {self.revision!r}; expected a 40-digit commit hash")
 
@@ -77,6 +83,9 @@ class SuiteConfig:
     harness: str = "0.4.13"  # version of lm-eval
 
     def __post_init__(self) -> None:
+        _refuse_wrong_types(self, "of the suite")
+        if not self.tasks:
+            raise BadInput("suite.tasks is empty; name at least one task, as conf/suite/paper.yaml does")
         object.__setattr__(self, "tasks", {name: _task(name, values) for name, values in self.tasks.items()})
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
@@ -85,6 +94,11 @@ class SuiteConfig:
                     f"suite.{name} is {value!r}{nearest(str(value), list(allowed))}; "
                     f"expected one of {', '.join(allowed)}"
                 )
+        if self.chat_template and self.prompt == "alpaca":
+            raise BadInput(
+                "suite.prompt=alpaca wraps prompts in the template of training and suite.chat_template=true in the "
+                "tokenizer's; set suite.prompt=plain or suite.chat_template=false"
+            )
         if self.merge_adapter and self.backend == "vllm":
             raise BadInput(
                 "suite.merge_adapter is true, but suite.backend=vllm runs adapters beside the weights; "
@@ -154,10 +168,61 @@ class SuiteConfig:
 
 
 def _task(name: str, values: Any) -> TaskConfig:
+    if not isinstance(values, (TaskConfig, Mapping)):
+        raise BadInput(f"suite.tasks.{name} is {values!r}; expected its metric, repo, num_fewshot and so on")
     if isinstance(values, TaskConfig):
-        return values
-    _refuse_unknown(f"suite.tasks.{name}", TaskConfig, values)
-    return TaskConfig(**values)
+        task = values
+    else:
+        _refuse_unknown(f"suite.tasks.{name}", TaskConfig, values)
+        try:
+            task = TaskConfig(**values)
+        except BadInput as error:
+            raise BadInput(f"suite.tasks.{name}: {error}") from error
+    if name in BENCHMARKS:
+        _refuse_other_figures(name, task)
+    return task
+
+
+def _refuse_other_figures(name: str, task: TaskConfig) -> None:
+    """Refuse what a benchmark has not: a metric, a filter, more examples, another mark for running programs."""
+    benchmark = BENCHMARKS[name]
+    figures = [("metric", task.metric, benchmark.metrics), ("filter", task.filter, benchmark.filters)]
+    figures += [("beside", other, benchmark.filters) for other in task.beside]
+    for key, value, known in figures:
+        if value not in known:
+            raise BadInput(
+                f"suite.tasks.{name}.{key} is {value!r}{nearest(value, list(known))}; {name} has {', '.join(known)}"
+            )
+    if benchmark.examples is not None and task.num_fewshot > benchmark.examples:
+        raise BadInput(
+            f"suite.tasks.{name}.num_fewshot is {task.num_fewshot}; {name} has {benchmark.examples} examples to show"
+        )
+    if task.runs_code != benchmark.runs_code:
+        raise BadInput(
+            f"suite.tasks.{name}.runs_code is {str(task.runs_code).lower()}; scoring {name} "
+            f"{'runs' if benchmark.runs_code else 'does not run'} model-written programs"
+        )
+
+
+def _refuse_wrong_types(config: Any, what: str) -> None:
+    """Refuse a value that is not of its field's type; a file of conf/ may hold anything."""
+    for name, kind in get_type_hints(type(config)).items():
+        value, allowed = getattr(config, name), get_args(kind) or (kind,)
+        if get_origin(kind) in (tuple, dict):
+            allowed = (kind,)
+        if not any(_is(value, one) for one in allowed):
+            expected = " or ".join(NAMES.get(get_origin(one) or one, "null") for one in allowed)
+            raise BadInput(f"{name} {what} is {value!r}; expected {expected}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if get_origin(kind) is tuple:
+        return isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
+    return isinstance(value, Mapping if get_origin(kind) is dict else kind)
 
 
 def _refuse_unknown(where: str, kind: type, values: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from adg.backbones import adapters, loading, weights
 from adg.backbones.adapters import CONFIG, WEIGHTS
 from adg.errors import BadInput
 
+OURS = re.compile(r"-([0-9a-f]{16})$")  # at the end of a base model's name: the beginning of a fingerprint
 STAGE = Stage("external-adapter", 1, "adg.evaluation.external_adapter:build", place=90)
 
 
@@ -33,17 +35,16 @@ def node(folder: Path, backbone: Node, model: str) -> Node:
     another base model.
     """
     folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise BadInput(f"the adapter {folder} is not a folder; expected what PEFT's save_pretrained writes")
+    if (folder / "model" / "config.json").is_file():
+        raise BadInput(f"{folder} holds a whole model, no adapter; give {folder / 'model'} as --model")
     made_for = _of_artifact(folder)
     folder = folder / "adapter" if (folder / "adapter" / CONFIG).is_file() else folder
     settings = adapters.read_settings(folder)
     weights.stored(folder / WEIGHTS)  # refuses a file that is not whole
     if made_for is None:
-        base = settings.get("base_model_name_or_path") or ""
-        if base and base != model and Path(base).name != Path(model).name:
-            raise BadInput(
-                f"the adapter {folder} names '{base}' as its base model, --model is '{model}'; give the "
-                f"model it was trained on (or correct {CONFIG})"
-            )
+        _refuse_other_base(folder, settings.get("base_model_name_or_path") or "", backbone, model)
     elif made_for != backbone.fingerprint:
         raise BadInput(
             f"the adapter {folder} was trained on the backbone {made_for[:12]}, not on "
@@ -68,6 +69,22 @@ def build(job: Job) -> dict[str, Any]:
         if sha256_file(target / name) != digest:
             raise BadInput(f"{job.config.path}/{name} changed while it was copied; run the same command again")
     return {"rows_in": 1, "rows_out": 1, "failed": []}
+
+
+def _refuse_other_base(folder: Path, base: str, backbone: Node, model: str) -> None:
+    """Refuse an adapter that names another base model: by its name, or by the fingerprint of a backbone, as fine-tuning
+    here writes it (``<label>-<fingerprint>``)."""
+    ours = OURS.search(base)
+    if ours is not None and not backbone.fingerprint.startswith(ours[1]):
+        raise BadInput(
+            f"the adapter {folder} was trained on the backbone {base}, not on {backbone.label}-"
+            f"{backbone.fingerprint[:16]}; give the model, and the dtype, it was trained with"
+        )
+    if ours is None and base and base != model and Path(base).name != Path(model).name:
+        raise BadInput(
+            f"the adapter {folder} names '{base}' as its base model, --model is '{model}'; give the "
+            f"model it was trained on (or correct {CONFIG})"
+        )
 
 
 def _of_artifact(folder: Path) -> str | None:

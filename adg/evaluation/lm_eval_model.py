@@ -10,7 +10,7 @@ import functools
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from adg.answers import vllm_engine
@@ -36,11 +36,8 @@ def make_model(job: Job) -> Iterator[Any]:
     backbone, dtype = job.inputs["backbone"], job.config.suite.dtype
     dtype = loading.dtype_of(backbone) if dtype == "auto" else dtype
     tokenizer = loading.load_tokenizer(backbone)
-    if job.config.suite.chat_template and not tokenizer.chat_template:
-        raise BadInput(
-            f"suite.chat_template is true but the tokenizer of {backbone.path.name} has no chat template; "
-            f"set suite.chat_template=false (base models have none)"
-        )
+    if job.config.suite.chat_template:
+        check_chat_template(tokenizer, backbone.path.name)
     with BACKENDS[job.config.suite.backend](job, tokenizer, dtype) as lm:
         ours, theirs = tokenizer(PLAIN_SENTENCE)["input_ids"], lm.tok_encode(PLAIN_SENTENCE)
         if ours != theirs:
@@ -49,6 +46,15 @@ def make_model(job: Job) -> Iterator[Any]:
                 f"{backbone.path.name} as {ours[:6]}: scores of different backends would not compare"
             )
         yield lm
+
+
+def check_chat_template(tokenizer: Any, name: str) -> None:
+    """Raise ``BadInput`` where the tokenizer of the backbone called ``name`` has no chat template to put prompts in."""
+    if not tokenizer.chat_template:
+        raise BadInput(
+            f"suite.chat_template is true but the tokenizer of {name} has no chat template; "
+            f"set suite.chat_template=false (base models have none)"
+        )
 
 
 @contextlib.contextmanager
@@ -139,18 +145,24 @@ def _vllm_lora(adapter: Artifact) -> dict[str, Any]:
     """Settings for the adapter. The head is left out of what vLLM prepares: its log-probabilities of a prompt mix up
     the rows of an adapted head, silently so on a GPU."""
     lora = json.loads(adapter.file("adapter/adapter_config.json").read_text(encoding="utf-8"))
-    targets, room = lora["target_modules"], next((r for r in LORA_RANKS if r >= lora["r"]), None)
-    if room is None:
-        raise BadInput(
-            f"{adapter.path} has rank {lora['r']}, vLLM takes at most {LORA_RANKS[-1]}; set suite.backend=hf"
-        )
-    if isinstance(targets, str) or "lm_head" in targets or lora.get("modules_to_save"):
+    targets = lora["target_modules"]
+    check_lora_for_vllm(str(adapter.path), lora["r"], targets)
+    if isinstance(targets, str) or lora.get("modules_to_save"):
         raise BadInput(
             f"{adapter.path} adapts {targets} and saves {lora.get('modules_to_save')}: vLLM scores prompts wrongly "
             f"with an adapted head, and only lists of modules are checked; set suite.backend=hf"
         )
     path = str(adapter.path / "adapter")
+    room = next(rank for rank in LORA_RANKS if rank >= lora["r"])
     return {"lora_local_path": path, "max_lora_rank": room, "lora_target_modules": sorted(targets)}
+
+
+def check_lora_for_vllm(what: str, rank: int, targets: Sequence[str]) -> None:
+    """Raise ``BadInput`` where vLLM cannot evaluate such an adapter, called ``what``, or scores prompts wrongly."""
+    if rank > LORA_RANKS[-1]:
+        raise BadInput(f"{what} has rank {rank}, vLLM takes at most {LORA_RANKS[-1]}; set suite.backend=hf")
+    if "lm_head" in targets:
+        raise BadInput(f"{what} adapts lm_head, with which vLLM scores prompts wrongly; set suite.backend=hf")
 
 
 @functools.cache

@@ -6,6 +6,8 @@ Nothing here bears identity: what is expected stands in ``SuiteConfig``, and wha
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,14 +26,40 @@ def known_tasks() -> dict[str, set[str]]:
 
     lm-eval's own index parses 14,000 files, which takes longer than evaluating a small model.
     """
-    import lm_eval.tasks
-
-    root, known = Path(lm_eval.tasks.__file__).parent, dict[str, set[str]]()
+    found = importlib.util.find_spec("lm_eval")  # imports nothing, which takes longer than reading the files
+    if found is None or found.origin is None:
+        raise BadInput("lm-eval is not installed; `make setup` makes an environment that has it")
+    root, known = Path(found.origin).parent / "tasks", dict[str, set[str]]()
     pattern = re.compile(rb"""^["']?(?:task|group)["']?:[ ]*["']?([^\s"'\[{]+)["']?[ ]*\r?$""", re.MULTILINE)
     for path in root.rglob("*.yaml"):
         for name in pattern.findall(path.read_bytes()):
             known.setdefault(name.decode(), set()).add(str(root / path.relative_to(root).parts[0]))
     return known
+
+
+def check(suite: SuiteConfig) -> None:
+    """What of a suite depends on lm-eval and can be known without it: its version, and the names of all tasks.
+
+    Raises ``BadInput``; takes under a second, once a process.
+    """
+    try:
+        installed = importlib.metadata.version("lm-eval")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise BadInput("lm-eval is not installed; `make setup` makes an environment that has it") from error
+    if installed != suite.harness:
+        raise BadInput(
+            f"lm-eval {installed} is installed, suite.harness expects {suite.harness} ({suite.name}): scores of "
+            f"different versions do not compare; pip install lm-eval=={suite.harness}"
+        )
+    known = known_tasks()
+    for name, task in suite.tasks.items():
+        key = f"suite.tasks.{name}" + ("" if task.subtasks is None else ".subtasks")
+        for member in [name] if task.subtasks is None else task.subtasks:
+            if member not in known:
+                alike = [other for other in known if other.split("_")[0] == name.split("_")[0]]
+                raise BadInput(
+                    f"lm-eval {installed} has no task '{member}'{nearest(member, sorted(alike or known))}; check {key}"
+                )
 
 
 @functools.cache
@@ -43,7 +71,7 @@ def _manager(folders: tuple[str, ...]) -> Any:
 
 
 def load_task(name: str, suite: SuiteConfig, offline: bool = False) -> dict[str, Any]:
-    """lm-eval's ``{"tasks", "groups", ...}`` of one task of the suite, set up and checked.
+    """lm-eval's ``{"tasks", "groups", ...}`` of one task of a suite (see ``check``), set up and checked.
 
     Overrides go through the member list of a registered group: the only place where lm-eval merges them with tasks
     and groups alike, and where a number of shots also replaces a 0 of the task itself. The data is loaded from its
@@ -54,12 +82,6 @@ def load_task(name: str, suite: SuiteConfig, offline: bool = False) -> dict[str,
 
     cfg, known = suite.tasks[name], known_tasks()
     members = [name] if cfg.subtasks is None else list(cfg.subtasks)
-    for member in members:
-        if member not in known:
-            raise BadInput(
-                f"lm-eval {suite.harness} has no task '{member}'{nearest(member, sorted(known))}; "
-                f"check suite.tasks.{name}"
-            )
     manager = _manager(tuple(sorted(set().union(*(known[member] for member in members)))))
     override: dict[str, Any] = {"num_fewshot": cfg.num_fewshot}
     override["dataset_path"] = str(items.locate(cfg.repo, cfg.revision, suite.root, offline))
@@ -80,6 +102,12 @@ def load_task(name: str, suite: SuiteConfig, offline: bool = False) -> dict[str,
         ) from error
     for task in loaded["tasks"].values():
         _set_up(task, name, cfg, suite)
+    count = sum(len(task.eval_docs) for task in loaded["tasks"].values())
+    if cfg.items is not None and cfg.subtasks is None and count != cfg.items:
+        raise BadInput(
+            f"the data of {name} holds {count} items, expected {cfg.items} "
+            f"(suite.tasks.{name}.items); it is not the data set {cfg.repo} at {cfg.revision}"
+        )
     return loaded
 
 
@@ -106,6 +134,7 @@ def _set_up(task: Any, name: str, cfg: TaskConfig, suite: SuiteConfig) -> None:
                 f"{task.task_name}: its {what} is {found!r} in lm-eval {suite.harness}, "
                 f"suite.tasks.{name} expects {expected!r}"
             )
+    _refuse_other_figure(task, name, cfg)
     examples = len(task.sampler.df) if cfg.num_fewshot else 0
     if examples < cfg.num_fewshot:
         raise BadInput(
@@ -120,6 +149,22 @@ def _set_up(task: Any, name: str, cfg: TaskConfig, suite: SuiteConfig) -> None:
         task.fewshot_context = _wrapped(task.fewshot_context)
     if cfg.runs_code:
         task.apply_filters = _prefetching(task)
+
+
+def _refuse_other_figure(task: Any, name: str, cfg: TaskConfig) -> None:
+    """Refuse a metric or a filter that the task does not have. A metric that is a function names its figures itself,
+    so those are only known from the table of benchmarks, or once an item is scored."""
+    metrics = [entry["metric"] for entry in task.config.metric_list or ()]
+    filters = [entry["name"] for entry in task.config.filter_list or ()] or ["none"]
+    for key, value, known in (
+        ("metric", cfg.metric, metrics),
+        *(("filter", filter_, filters) for filter_ in (cfg.filter, *cfg.beside)),
+    ):
+        if value not in known and all(isinstance(one, str) for one in known):
+            raise BadInput(
+                f"{task.task_name} has no {key} '{value}'{nearest(value, known)}; it has {', '.join(known)} "
+                f"(suite.tasks.{name}.{key})"
+            )
 
 
 def _wrapped(fewshot_context: Callable[..., str]) -> Callable[..., str]:

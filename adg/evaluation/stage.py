@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,9 @@ from adg.artifacts.sealed import Damaged
 from adg.artifacts.shards import Shard, Shards
 from adg.backbones import loading
 from adg.errors import BadInput
-from adg.evaluation import code_eval
+from adg.evaluation import code_eval, lm_eval_tasks
 from adg.evaluation.config import SuiteConfig
 from adg.evaluation.lm_eval_model import make_model, quiet_lm_eval
-from adg.evaluation.lm_eval_tasks import load_task
 from adg.evaluation.results import (
     DONE,
     NOT_RUN,
@@ -79,7 +77,7 @@ def build(job: Job) -> dict[str, Any]:
     if adapter is not None:
         made_for = adapter.manifest["inputs"].get("backbone", {}).get("fingerprint")
         _same_backbone(made_for, backbone.fingerprint, str(adapter.path), str(backbone.path))
-    _check_harness(suite)
+    lm_eval_tasks.check(suite)
     box, refusal = _code_permission(job.exec)
     reasons = {name: refusal for name, task in suite.tasks.items() if task.runs_code and refusal}
     shards = Shards(job.work, "task")
@@ -91,9 +89,11 @@ def build(job: Job) -> dict[str, Any]:
                 stack.enter_context(code_eval.METRIC.confined(box, job.exec.workers))
             stack.enter_context(quiet_lm_eval(suite.backend))
             stack.enter_context(code_eval.installed())
+            # every task is held against the suite before the model costs anything
+            loaded = {name: lm_eval_tasks.load_task(name, suite, job.exec.offline) for name in waiting}
             lm = stack.enter_context(make_model(job))
             for name in waiting:
-                shards.save(name, _run(job, name, lm))
+                shards.save(name, _run(job, name, loaded.pop(name), lm))
     return write_results(job.folder, suite, shards, reasons)
 
 
@@ -110,15 +110,6 @@ def _same_backbone(made_for: str | None, used: str, adapter: str, backbone: str)
         )
 
 
-def _check_harness(suite: SuiteConfig) -> None:
-    installed = version("lm-eval")
-    if installed != suite.harness:
-        raise BadInput(
-            f"lm-eval {installed} is installed, the suite {suite.name} expects {suite.harness}: scores of "
-            f"different versions do not compare; pip install lm-eval=={suite.harness}"
-        )
-
-
 def _code_permission(exec_: ExecConfig) -> tuple[Sandbox | str, str]:
     """(a sandbox or a reason, the reason why programs are not run or "")."""
     if not exec_.run_model_code:
@@ -127,13 +118,12 @@ def _code_permission(exec_: ExecConfig) -> tuple[Sandbox | str, str]:
     return box, box if isinstance(box, str) else ""
 
 
-def _run(job: Job, name: str, lm: Any) -> Shard:
-    """Evaluate one task: its entry in the results, what lm-eval returned, and its samples as a parquet file."""
+def _run(job: Job, name: str, loaded: dict[str, Any], lm: Any) -> Shard:
+    """Evaluate one task, loaded: its entry in the results, what lm-eval returned, and its samples as parquet."""
     from lm_eval.evaluator import evaluate
 
     suite: SuiteConfig = job.config.suite
     cfg, started = suite.tasks[name], time.time()
-    loaded = load_task(name, suite, job.exec.offline)
     returned = evaluate(
         lm=lm,
         task_dict=loaded,

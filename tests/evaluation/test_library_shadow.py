@@ -29,16 +29,3 @@ def test_library_wins_from_folders_of_the_project(root: Path, place: str) -> Non
     done = subprocess.run([sys.executable, "-c", paths + CHECK], cwd=root / place, capture_output=True, text=True)
     found = Path(done.stdout.strip())
     assert found.name == "__init__.py" and not found.is_relative_to(root / "evaluate"), done.stderr
-
-
-def test_script_starts_and_explains_itself(root: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(root / "evaluate" / "run.py"), "--help"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0 and "--adapter" in done.stdout, done.stderr
-
-
-def test_script_refuses_in_one_line(root: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(root / "evaluate" / "run.py"), "--model", "tiny_random", "--suite", "minni"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and "did you mean 'mini'" in done.stderr and "Traceback" not in done.stderr

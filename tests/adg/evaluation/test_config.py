@@ -102,6 +102,14 @@ def test_hub_data_needs_no_digest(root: Path) -> None:
         ({"tasks": {"gsm8k": {"shots": 3, "metric": "m", "repo": "a/b"}}}, "suite.tasks.gsm8k has no 'shots'"),
         ({"tasks": {"gsm8k": {"repo": "a/b"}}}, "needs a metric"),
         ({"data_root": None}, "has no revision"),
+        ({"tasks": {}}, "suite.tasks is empty"),
+        ({"tasks": {"gsm8k": "all"}}, "suite.tasks.gsm8k is 'all'"),
+        ({"limit": "4"}, "limit of the suite is '4'; expected a whole number or null"),
+        ({"limit": 2.5}, "limit of the suite is 2.5"),
+        ({"limit": True}, "limit of the suite is True"),
+        ({"chat_template": "no"}, "chat_template of the suite is 'no'; expected true or false"),
+        ({"seed": None}, "seed of the suite is None; expected a whole number"),
+        ({"chat_template": True, "prompt": "alpaca"}, "set suite.prompt=plain or suite.chat_template=false"),
         ({"merge_adapter": True, "backend": "vllm"}, "set suite.merge_adapter=false"),
     ],
 )
@@ -109,6 +117,32 @@ def test_wrong_values_are_refused_by_name(root: Path, change: dict, said: str) -
     values = yaml.safe_load((root / "conf" / "suite" / "mini.yaml").read_text())
     with pytest.raises(BadInput, match=said):
         SuiteConfig.of({**values, **change})
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "said"),
+    [
+        (
+            "gsm8k",
+            {"metric": "exact_mach"},
+            r"metric is 'exact_mach' \(did you mean 'exact_match'\?\); gsm8k has exact_match",
+        ),
+        ("gsm8k", {"filter": "none"}, "filter is 'none'; gsm8k has strict-match, flexible-extract"),
+        ("gsm8k", {"beside": ["flexible"]}, "beside is 'flexible' .*did you mean 'flexible-extract'"),
+        ("mmlu", {"num_fewshot": 6}, "num_fewshot is 6; mmlu has 5 examples to show"),
+        ("bbh", {"num_fewshot": 4}, "num_fewshot is 4; bbh has 3 examples"),
+        ("gsm8k", {"runs_code": True}, "runs_code is true; scoring gsm8k does not run"),
+        ("humaneval", {"runs_code": False}, "runs_code is false; scoring humaneval runs"),
+        ("mmlu", {"subtasks": "mmlu_astronomy"}, "subtasks .* is 'mmlu_astronomy'; expected a list of names or null"),
+        ("mmlu", {"items": 0}, "items is 0"),
+        ("mmlu", {"version": "one"}, "version .* is 'one'; expected a number"),
+        ("mmlu", {"limit": -1}, "limit of a task is -1"),
+    ],
+)
+def test_what_a_benchmark_has_not_is_refused_with_its_key(root: Path, task: str, values: dict, said: str) -> None:
+    mini = yaml.safe_load((root / "conf" / "suite" / "mini.yaml").read_text())
+    with pytest.raises(BadInput, match=rf"suite\.tasks\.{task}.*{said}"):
+        SuiteConfig.of({**mini, "tasks": {task: {**mini["tasks"][task], **values}}})
 
 
 @pytest.mark.parametrize("values", [{"num_fewshot": -1}, {"num_fewshot": "3"}, {"revision": "main"}, {"subtasks": []}])

@@ -27,6 +27,7 @@ from adg.backbones.config import BackboneConfig
 from adg.errors import BadInput, BadMeasurement
 from adg.evaluation import external_adapter, lm_eval_tasks
 from adg.evaluation import stage as evaluation_stage
+from adg.evaluation.benchmarks import BENCHMARKS
 from adg.evaluation.config import SuiteConfig
 from adg.evaluation.stage import Evaluation
 from adg.execution import ExecConfig
@@ -214,12 +215,12 @@ def test_killed_evaluation_repeats_no_finished_task_and_ends_the_same(
     shutil.copytree(store.path(backbone), again.path(backbone))
     node, run, ran = evaluation_stage.node(None, backbone, suite), evaluation_stage._run, []
 
-    def stopping(job: Job, name: str, lm: Any) -> Shard:
+    def stopping(job: Job, name: str, *loaded: Any) -> Shard:
         if name == "truthfulqa_mc2" and ran.count(name) == 0:
             ran.append(name)
             raise KeyboardInterrupt
         ran.append(name)
-        return run(job, name, lm)
+        return run(job, name, *loaded)
 
     monkeypatch.setattr(evaluation_stage, "_run", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -268,7 +269,7 @@ def test_without_consent_the_rest_completes_and_consent_later_runs_only_what_is_
     shutil.copytree(tmp_path, other, ignore=lambda *_: ["damaged"])
     cautious.reopen(node)
     ran, run = [], evaluation_stage._run
-    monkeypatch.setattr(evaluation_stage, "_run", lambda job, name, lm: (ran.append(name), run(job, name, lm))[1])
+    monkeypatch.setattr(evaluation_stage, "_run", lambda job, name, *a: (ran.append(name), run(job, name, *a))[1])
     completed = Store(tmp_path, EXEC).ensure(node)
     assert ran == CODING
     assert results_of(completed) == results_of(whole[0])
@@ -458,28 +459,45 @@ def changed(suite: SuiteConfig, task: str, **values: Any) -> SuiteConfig:
     ("task", "values", "said"),
     [
         ("gsm8k", {"version": 2.0}, "its version is 3.0"),
-        ("mmlu", {"num_fewshot": 6}, "6 shots are expected"),
         ("gsm8k", {"num_fewshot": 11}, "11 shots are expected"),
-        ("gsm8k", {"runs_code": True}, "model-written code"),
-        ("mmlu", {"subtasks": ("mmlu_astronomie",)}, "did you mean 'mmlu_astronomy'"),
+        ("truthfulqa_mc2", {"metric": "acc_norm"}, "no metric 'acc_norm' .*; it has acc "),
+        ("truthfulqa_mc2", {"filter": "get-answer"}, "no filter 'get-answer'; it has none "),
+        ("truthfulqa_mc2", {"items": 817}, "holds 16 items, expected 817"),
+        ("truthfulqa_mc2", {"runs_code": True}, "model-written code"),
+        (
+            "mmlu",
+            {"subtasks": ("mmlu_astronomie",)},
+            r"did you mean 'mmlu_astronomy'\?\); check suite\.tasks\.mmlu\.sub",
+        ),
     ],
 )
-def test_wrong_expectations_are_refused_before_the_model_runs(
-    suite: SuiteConfig, task: str, values: dict, said: str
+def test_wrong_expectations_are_refused_before_the_model_is_loaded(
+    suite: SuiteConfig,
+    backbone: Node,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    values: dict,
+    said: str,
 ) -> None:
+    """By what lm-eval's tasks are, also those that this project has no entry for; in the last task as in the first."""
+    monkeypatch.delitem(BENCHMARKS, "truthfulqa_mc2")
+    monkeypatch.setattr(evaluation_stage, "make_model", lambda job: pytest.fail("the model was loaded"))
+    tasks = {"bbh": suite.tasks["bbh"], **changed(suite, task, **values).tasks}
     with pytest.raises(BadInput, match=said):
-        lm_eval_tasks.load_task(task, changed(suite, task, **values))
+        store.ensure(evaluation_stage.node(None, backbone, dataclasses.replace(suite, tasks=tasks)))
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [
-        ({"metric": "f1"}, "no score 'f1'"),
-        ({"filter": "get-answer"}, "no figure 'acc,get-answer'"),
-        ({"items": 817}, "holds 16 items, expected 817"),
-    ],
+    [({"metric": "f1"}, "no score 'f1'"), ({"filter": "get-answer"}, "no figure 'acc,get-answer'")],
 )
-def test_wrong_figure_is_no_figure(suite: SuiteConfig, backbone: Node, store: Store, values: dict, said: str) -> None:
+def test_wrong_figure_is_no_figure(
+    suite: SuiteConfig, backbone: Node, store: Store, monkeypatch: pytest.MonkeyPatch, values: dict, said: str
+) -> None:
+    """Where nothing was known before: a metric that is a function names its figures itself."""
+    monkeypatch.delitem(BENCHMARKS, "truthfulqa_mc2")
+    monkeypatch.setattr(lm_eval_tasks, "_refuse_other_figure", lambda *_: None)
     with pytest.raises(BadMeasurement, match=said):
         store.ensure(evaluation_stage.node(None, backbone, changed(suite, "truthfulqa_mc2", **values)))
 
@@ -497,7 +515,7 @@ def test_cap_on_generated_tokens_never_raises_a_tasks_own(suite: SuiteConfig) ->
 
 def test_other_version_of_lm_eval_is_refused(suite: SuiteConfig) -> None:
     with pytest.raises(BadInput, match=r"pip install lm-eval==0\.4\.12"):
-        evaluation_stage._check_harness(dataclasses.replace(suite, harness="0.4.12"))
+        lm_eval_tasks.check(dataclasses.replace(suite, harness="0.4.12"))
 
 
 def broken_model(job: Job) -> dict[str, Any]:
