@@ -151,7 +151,7 @@ class SuiteConfig:
         """Digest of each local data set by its name; {} when the data comes from the hub. Raises ``BadInput``."""
         if self.root is None:
             return {}
-        found = {}
+        digests = {}
         for name, task in sorted(self.tasks.items()):
             folder = self.root / task.repo
             if not folder.is_dir():
@@ -163,8 +163,8 @@ class SuiteConfig:
             files = _digests(folder, max(p.stat().st_mtime_ns for p in [folder, *folder.rglob("*")]))
             hub.check(self.root, task.repo, task.revision, files)
             listed = "".join(f"{path} {digest}\n" for path, digest in files.items())
-            found[task.repo] = hashlib.sha256(listed.encode()).hexdigest()
-        return found
+            digests[task.repo] = hashlib.sha256(listed.encode()).hexdigest()
+        return digests
 
 
 def _task(name: str, values: Any) -> TaskConfig:

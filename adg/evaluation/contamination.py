@@ -121,18 +121,18 @@ def overlaps(artifact: Artifact) -> list[dict[str, Any]]:
 
 
 def count(
-    artifact: Artifact, found: Sequence[Mapping[str, Any]], ids: Iterable[str] | None = None
+    artifact: Artifact, rows: Sequence[Mapping[str, Any]], ids: Iterable[str] | None = None
 ) -> dict[str, dict[str, dict[str, int]]]:
     """Task -> "test" or "train" -> ``items`` of the benchmark, how many were ``checked``, how many of them overlap
     with a record (``overlap``; by ``question``, ``answer``, ``ngram``, ``whole``, ``near``: an item may count under
     several), and with how many ``records``.
 
-    ``found`` are the rows of :func:`overlaps`; ``ids`` (id keys) restricts the records to a subset's.
+    ``rows`` are those of :func:`overlaps`; ``ids`` (id keys) restricts the records to a subset's.
     """
     tasks = json.loads(artifact.file("summary.json").read_text(encoding="utf-8"))["tasks"]
     wanted = None if ids is None else set(ids)
     hit: dict[tuple[str, str], dict[str, set[Any]]] = {}
-    for row in found:
+    for row in rows:
         if wanted is None or row["id"] in wanted:
             sets = hit.setdefault((row["task"], row["kind"]), {})
             item = (row["config"], row["split"], row["item"])

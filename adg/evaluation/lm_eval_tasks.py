@@ -26,10 +26,10 @@ def known_tasks() -> dict[str, set[str]]:
 
     lm-eval's own index parses 14,000 files, which takes longer than evaluating a small model.
     """
-    found = importlib.util.find_spec("lm_eval")  # imports nothing, which takes longer than reading the files
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("lm_eval")  # imports nothing, which takes longer than reading the files
+    if package is None or package.origin is None:
         raise BadInput("lm-eval is not installed; `make setup` makes an environment that has it")
-    root, known = Path(found.origin).parent / "tasks", dict[str, set[str]]()
+    root, known = Path(package.origin).parent / "tasks", dict[str, set[str]]()
     pattern = re.compile(rb"""^["']?(?:task|group)["']?:[ ]*["']?([^\s"'\[{]+)["']?[ ]*\r?$""", re.MULTILINE)
     for path in root.rglob("*.yaml"):
         for name in pattern.findall(path.read_bytes()):
@@ -124,14 +124,14 @@ def _cache(digest: str) -> Path:
 
 def _set_up(task: Any, name: str, cfg: TaskConfig, suite: SuiteConfig) -> None:
     """Seed, cap and prompt of one lm-eval task; refuse one that is not what the suite means."""
-    for what, found, expected in (
+    for what, actual, expected in (
         ("version", task.VERSION, cfg.version),
         ("number of shots", task.get_config("num_fewshot"), cfg.num_fewshot),
         ("mark for running model-written code", bool(getattr(task, "UNSAFE_CODE", False)), cfg.runs_code),
     ):
-        if found != expected:
+        if actual != expected:
             raise BadInput(
-                f"{task.task_name}: its {what} is {found!r} in lm-eval {suite.harness}, "
+                f"{task.task_name}: its {what} is {actual!r} in lm-eval {suite.harness}, "
                 f"suite.tasks.{name} expects {expected!r}"
             )
     _refuse_other_figure(task, name, cfg)

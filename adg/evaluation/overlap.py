@@ -109,10 +109,10 @@ class Postings:
         self.sieve = np.zeros(2**20, bool)  # says quickly that a hash is not there, since most are not
         self.sieve[self.hashes >> np.uint64(44)] = True
 
-    def find(self, asked: Texts, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
-        """(position in ``asked``, position in ``texts``) of every run in common; equal hashes are compared word by
-        word, so that no chance equality counts."""
-        at, hashes = asked.runs(self.k)
+    def find(self, record_texts: Texts, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """(position in ``record_texts``, position in ``texts``) of every run in common; equal hashes are compared word
+        by word, so that no chance equality counts."""
+        at, hashes = record_texts.runs(self.k)
         keep = self.sieve[hashes >> np.uint64(44)]
         at, hashes = at[keep], hashes[keep]
         left = np.searchsorted(self.hashes, hashes, "left")
@@ -122,7 +122,7 @@ class Postings:
         theirs = self.at[np.repeat(left, many) + np.arange(len(mine)) - first]
         same = np.ones(len(mine), bool)
         for i in range(self.k):
-            same &= asked.tokens[mine + i] == texts.tokens[theirs + i]
+            same &= record_texts.tokens[mine + i] == texts.tokens[theirs + i]
         return mine[same], theirs[same]
 
 
@@ -202,17 +202,17 @@ class Index:
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
         """Task -> kind of split -> how many items there are, and how many of them could be checked."""
-        found: dict[str, dict[str, dict[str, int]]] = {}
+        counted: dict[str, dict[str, dict[str, int]]] = {}
         for (task, kind, *_), checked in zip(self.names, self.checked.tolist(), strict=True):
-            entry = found.setdefault(task, {}).setdefault(kind, {"items": 0, "checked": 0})
+            entry = counted.setdefault(task, {}).setdefault(kind, {"items": 0, "checked": 0})
             entry["items"] += 1
             entry["checked"] += checked
-        return found
+        return counted
 
     def compare(self, records: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
         """One row for each (record, item, field of the item) with text in common. ``records``: (id, prompt, output)."""
         get = self.vocabulary.get
-        asked = Texts.of([[get(word, -1) for word in words(text)] for _, *texts in records for text in texts])
+        record_texts = Texts.of([[get(word, -1) for word in words(text)] for _, *texts in records for text in texts])
         best: dict[tuple[int, int], tuple[int, int, int, str, float | None]] = {}
         # (record, text of an item) -> (words in common, text of the record, where they begin, match, similarity)
 
@@ -224,16 +224,16 @@ class Index:
                     best[key] = (size, text, at, match, similarity.get((text, other)))
 
         for postings, match in ((self.long, "ngram"), *((short, "whole") for short in self.short)):
-            add(self._runs(asked, postings.k, *postings.find(asked, self.texts)), match, {})
-        mine, theirs = self.near.find(asked, self.texts)
-        similar = self._contained(asked, mine, theirs)
-        pairs = asked.owner[mine] * len(self.texts.starts) + self.texts.owner[theirs]
+            add(self._runs(record_texts, postings.k, *postings.find(record_texts, self.texts)), match, {})
+        mine, theirs = self.near.find(record_texts, self.texts)
+        similar = self._contained(record_texts, mine, theirs)
+        pairs = record_texts.owner[mine] * len(self.texts.starts) + self.texts.owner[theirs]
         wanted = np.isin(pairs, np.array([t * len(self.texts.starts) + o for t, o in similar], np.int64))
-        add(self._runs(asked, self.near.k, mine[wanted], theirs[wanted]), "near", similar)
+        add(self._runs(record_texts, self.near.k, mine[wanted], theirs[wanted]), "near", similar)
         rows = []
         for (record, other), (size, text, at, match, similarity) in sorted(best.items()):
             task, kind, config, split, row = self.names[other // 2]
-            span = " ".join(self.spelling[n] for n in asked.tokens[at : at + size].tolist())
+            span = " ".join(self.spelling[n] for n in record_texts.tokens[at : at + size].tolist())
             rows.append(
                 {
                     "id": records[record][0],
@@ -252,12 +252,14 @@ class Index:
             )
         return rows
 
-    def _runs(self, asked: Texts, k: int, mine: np.ndarray, theirs: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
-        """(text of a record, text of an item, where they begin in ``asked``, words) of the longest words in a row
-        that the two have in common, for every pair of texts with a common run of ``k``."""
+    def _runs(
+        self, record_texts: Texts, k: int, mine: np.ndarray, theirs: np.ndarray
+    ) -> Iterator[tuple[int, int, int, int]]:
+        """(text of a record, text of an item, where they begin in ``record_texts``, words) of the longest words in a
+        row that the two have in common, for every pair of texts with a common run of ``k``."""
         if not len(mine):
             return
-        text, other = asked.owner[mine], self.texts.owner[theirs]
+        text, other = record_texts.owner[mine], self.texts.owner[theirs]
         order = np.lexsort((mine, mine - theirs, other, text))
         text, other, mine, theirs = text[order], other[order], mine[order], theirs[order]
         start = np.ones(len(mine), bool)
@@ -274,25 +276,27 @@ class Index:
         first = np.ones(len(longest), bool)
         first[1:] = (text[longest][1:] != text[longest][:-1]) | (other[longest][1:] != other[longest][:-1])
         for i in longest[first].tolist():
-            at, words_ = self._grown(asked, int(text[i]), int(other[i]), int(mine[i]), int(theirs[i]), int(size[i]))
+            at, words_ = self._grown(
+                record_texts, int(text[i]), int(other[i]), int(mine[i]), int(theirs[i]), int(size[i])
+            )
             yield int(text[i]), int(other[i]), at, words_
 
-    def _grown(self, asked: Texts, text: int, other: int, mine: int, theirs: int, size: int) -> tuple[int, int]:
+    def _grown(self, record_texts: Texts, text: int, other: int, mine: int, theirs: int, size: int) -> tuple[int, int]:
         """A common run with the common words around it, which alone would be no evidence: (where it begins, words)."""
-        a, b = asked.tokens, self.texts.tokens
-        room = min(mine - asked.starts[text], theirs - self.texts.starts[other])
+        a, b = record_texts.tokens, self.texts.tokens
+        room = min(mine - record_texts.starts[text], theirs - self.texts.starts[other])
         before = 0
         while before < room and a[mine - before - 1] == b[theirs - before - 1]:
             before += 1
-        room = min(asked.starts[text + 1] - mine, self.texts.starts[other + 1] - theirs)
+        room = min(record_texts.starts[text + 1] - mine, self.texts.starts[other + 1] - theirs)
         while size < room and a[mine + size] == b[theirs + size]:
             size += 1
         return mine - before, size + before
 
-    def _contained(self, asked: Texts, mine: np.ndarray, theirs: np.ndarray) -> dict[tuple[int, int], float]:
+    def _contained(self, record_texts: Texts, mine: np.ndarray, theirs: np.ndarray) -> dict[tuple[int, int], float]:
         """(text of a record, text of an item) -> share of the item's own runs that the record's text holds, where
         that is at least ``similarity``. ``theirs`` names each distinct run of an item once."""
-        triples = np.unique(np.stack([asked.owner[mine], self.texts.owner[theirs], theirs], axis=1), axis=0)
+        triples = np.unique(np.stack([record_texts.owner[mine], self.texts.owner[theirs], theirs], axis=1), axis=0)
         if not len(triples):
             return {}
         new = np.ones(len(triples), bool)

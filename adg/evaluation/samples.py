@@ -50,23 +50,23 @@ def rows(
     if wanted not in known:
         raise BadInput(f"{task} has no filter '{wanted}'; it has {', '.join(known)}")
     needed = None if columns is None else [*dict.fromkeys(["filter", *columns])]
-    found = pq.read_table(artifact.file(f"samples/{task}.parquet"), columns=needed).to_pylist()
-    return [row for row in found if row["filter"] == wanted]
+    every = pq.read_table(artifact.file(f"samples/{task}.parquet"), columns=needed).to_pylist()
+    return [row for row in every if row["filter"] == wanted]
 
 
 def scores(artifact: Artifact, task: str) -> dict[str, dict[Item, float]]:
     """Subtask -> item -> score of the table's figure. Raises ``BadMeasurement`` where they do not give it back."""
-    found: dict[str, dict[Item, float]] = {}
+    by_subtask: dict[str, dict[Item, float]] = {}
     for row in rows(artifact, task, columns=[*KEY, "score"]):
-        found.setdefault(row["subtask"], {})[row["subtask"], row["doc_id"]] = row["score"]
+        by_subtask.setdefault(row["subtask"], {})[row["subtask"], row["doc_id"]] = row["score"]
     entry = results(artifact)["tasks"][task]
-    every = [score for part in found.values() for score in part.values()]
+    every = [score for part in by_subtask.values() for score in part.values()]
     if len(every) != entry["n"] or abs(sum(every) / max(1, len(every)) - entry["value"]) > 1e-9:
         raise BadMeasurement(
             f"{artifact.path}/samples/{task}.parquet holds {len(every)} items whose mean is not that of results.json "
             f"({entry['n']} items, {entry['value']}); delete {artifact.path} and run the same command again"
         )
-    return found
+    return by_subtask
 
 
 def same_items(one: Artifact, other: Artifact, settings: Sequence[str] = SETTINGS) -> list[str]:
@@ -80,7 +80,7 @@ def same_items(one: Artifact, other: Artifact, settings: Sequence[str] = SETTING
     for name in settings:
         if a[name] != b[name]:
             raise BadInput(f"{where} cannot be compared: {name} is {a[name]!r} and {b[name]!r}; evaluate both alike")
-    done = [{task for task, entry in found["tasks"].items() if entry["status"] == DONE} for found in (a, b)]
+    done = [{task for task, entry in result["tasks"].items() if entry["status"] == DONE} for result in (a, b)]
     shared = [task for task in a["tasks"] if task in done[0] & done[1]]
     for task in shared:
         mine, theirs = a["tasks"][task], b["tasks"][task]
@@ -107,7 +107,8 @@ def matrix(artifacts: Sequence[Artifact], task: str) -> list[np.ndarray]:
     """Scores of the same cell with several seeds: one array a subtask, (seeds, items)."""
     every = [scores(artifact, task) for artifact in artifacts]
     return [
-        np.array([[found[subtask][item] for item in part] for found in every]) for subtask, part in every[0].items()
+        np.array([[by_subtask[subtask][item] for item in part] for by_subtask in every])
+        for subtask, part in every[0].items()
     ]
 
 

@@ -254,8 +254,8 @@ def _tree() -> tuple[list[list[str]], list[list[str]]]:
 
 def _parents(binds: list[list[str]]) -> list[str]:
     """Folders that exist in the sandbox only as the way to something bound (/home of an interpreter in there)."""
-    found = {str(above) for _, target in binds for above in Path(target).parents}
-    return sorted(found - {"/", "/packages"} - {target for _, target in binds})
+    folders = {str(above) for _, target in binds for above in Path(target).parents}
+    return sorted(folders - {"/", "/packages"} - {target for _, target in binds})
 
 
 @functools.cache

@@ -280,16 +280,16 @@ def resident_bytes(processes: list[int]) -> int:
 
 def reap(first: int) -> int | None:
     """Collect every ended process; the wait status of ``first`` if it is among them."""
-    found = None
+    ended_with = None
     while True:
         try:
             process, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return found
+            return ended_with
         if process == 0:
-            return found
+            return ended_with
         if process == first:
-            found = status
+            ended_with = status
 
 
 def watch(child: int, secret: bytes, result: int, output: int, limits: dict) -> str:

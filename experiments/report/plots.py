@@ -36,9 +36,9 @@ def bars(
     """Upright bars from 0. ``marks`` are drawn as ticks across the bars, ``mark`` says what they are."""
 
     def draw(axes: Any) -> None:
-        found = [(x, value) for x, value in enumerate(values) if value is not None]
-        axes.bar([x for x, _ in found], [value for _, value in found], color=BLUE, width=0.6)
-        for x, value in found:
+        measured = [(x, value) for x, value in enumerate(values) if value is not None]
+        axes.bar([x for x, _ in measured], [value for _, value in measured], color=BLUE, width=0.6)
+        for x, value in measured:
             axes.annotate(f"{value:.2f}", (x, value), ha="center", va="bottom", fontsize=8)
         for x in range(len(values)):
             if values[x] is None:
