@@ -51,6 +51,7 @@ READ: dict[str, tuple[dict[str, Any], ...]] = {
             "label_embeddings_sha256": DIGEST,
         },
     ),
+    "adg": ({"reading": "cluster_entropy"},),
     "scar": ({"checkpoint": "FOLDER", "checkpoint_sha256": DIGEST, "revision": COMMIT},),
 }
 WORDS = (  # values that options with a choice take
@@ -60,10 +61,13 @@ WORDS = (  # values that options with a choice take
     *("wandb", "offline", "cpu", "process", "ray", "vicuna", "last4", "none", "auto"),
 )
 SPECIAL: dict[str, list[Any]] = {
-    "suite.tasks": [{"gsm8k": TaskConfig(1, "exact_match", repo="openai/gsm8k", revision=COMMIT)}],
+    "suite.tasks": [{"gsm8k": TaskConfig(1, "exact_match", "strict-match", repo="openai/gsm8k", revision=COMMIT)}],
     "selector.pre_finetune": [{"epochs": 1, "seed": 9}],
     "selector.pre_percentiles": [(20.0, 75.0)],
     "selector.zlib": [],
+    "selector.reading": ["vendi"],
+    "selector.threshold": [0.8],
+    "selector.measure": ["tfidf"],
     "selector.keys": [("conversations",)],
     "embedding.windows": [("24-27",), ("last4", "24-27")],
 }

@@ -434,17 +434,20 @@ VLLM = (
     + """
 import os, torch
 from adg import prompts
+from adg.answers.transformers_engine import TransformersEngine
+from adg.answers.vllm_engine import VllmEngine
+from adg.backbones import loading
 
 exec_ = ExecConfig(device="cpu")
 store = Store(runs, exec_)
 backbone = store.ensure(node.inputs["backbone"])
-tokenizer = models.load_tokenizer(backbone)
+tokenizer = loading.load_tokenizer(backbone)
 asked = [prompts.encode_prompt(tokenizer, prompts.render(text)) for text in ("Hi", "Name three fruits.", "What?")]
-greedy = generation.SamplingConfig(n=1, temperature=0, max_new_tokens=8)
-other = generation.TransformersEngine(backbone, tokenizer, node.config, exec_, 0)
+greedy = SamplingConfig(n=1, temperature=0, max_new_tokens=8)
+other = TransformersEngine(backbone, tokenizer, node.config, exec_, 0)
 wanted = other.sample(asked, greedy, 0)
 
-class Compared(generation.VllmEngine):
+class Compared(VllmEngine):
     def close(self):
         found = self.sample(asked, greedy, 0)
         super().close()
@@ -455,11 +458,11 @@ def state():
     return dict(os.environ), os.sched_getaffinity(0), torch.get_num_threads(), torch.set_num_threads, generator
 
 before = state()
-generation.ENGINES["vllm"] = Compared
+answers_stage.BY_NAME["vllm"] = Compared
 resumed = store.ensure(node).path
 assert state() == before
 assert not torch.distributed.is_initialized()
-generation.ENGINES["vllm"] = generation.VllmEngine
+answers_stage.BY_NAME["vllm"] = VllmEngine
 print(resumed, Store(runs + "-unbroken", exec_).ensure(node).path)
 """
 )
