@@ -23,7 +23,7 @@ from experiments import fetch, mirror
 from experiments.cells import cells, distinct
 from experiments.mirror import Source
 
-ITEMS = {"bbh": 24, "gsm8k": 16, "mmlu": 24, "truthfulqa_mc2": 16, "mbpp": 16, "humaneval": 12}
+ITEMS = {"bbh": 12, "gsm8k": 12, "mmlu": 12, "truthfulqa_mc2": 12, "mbpp": 12, "humaneval": 15}
 STUDY = [
     "profile=smoke",
     "backbone=llama3_8b",
