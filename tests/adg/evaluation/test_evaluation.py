@@ -154,7 +154,7 @@ def test_shots_stand_in_the_prompts(whole: tuple[Artifact, Seen], suite: SuiteCo
 
 @needs_sandbox
 def test_same_scores_as_lm_evals_own_entry_point(
-    whole: tuple[Artifact, Seen], suite: SuiteConfig, store: Store, backbone: Node
+    whole: tuple[Artifact, Seen], suite: SuiteConfig, store: Store, backbone: Node, tmp_path: Path
 ) -> None:
     """Model loaded by lm-eval from the folder, same task, shots and limit; item by item."""
     import random
@@ -167,11 +167,17 @@ def test_same_scores_as_lm_evals_own_entry_point(
     names = ("gsm8k", "mmlu_astronomy")
     folders = sorted({folder for name in names for folder in lm_eval_tasks.known_tasks()[name]})
     shots = {name: suite.tasks[name].num_fewshot for name in ("gsm8k", "mmlu")}
+    fresh = {"dataset_kwargs": {"cache_dir": str(tmp_path)}}  # else earlier rows of a data set of that name come back
     spec = {
         "group": "theirs",
         "task": [
-            {"task": "gsm8k", "num_fewshot": shots["gsm8k"], "dataset_path": str(suite.root / "openai/gsm8k")},
-            {"task": "mmlu_astronomy", "num_fewshot": shots["mmlu"], "dataset_path": str(suite.root / "cais/mmlu")},
+            {"task": "gsm8k", "num_fewshot": shots["gsm8k"], "dataset_path": str(suite.root / "openai/gsm8k"), **fresh},
+            {
+                "task": "mmlu_astronomy",
+                "num_fewshot": shots["mmlu"],
+                "dataset_path": str(suite.root / "cais/mmlu"),
+                **fresh,
+            },
         ],
     }
     state = random.getstate(), np.random.get_state()  # noqa: NPY002
