@@ -26,6 +26,7 @@ from adg.backbones import loading
 from adg.errors import BadInput, HarnessError, NotRunnable
 from adg.evaluation import lm_eval_model, lm_eval_tasks
 from adg.evaluation import stage as evaluation_stage
+from adg.pools.notices import notices
 from adg.progress import notice
 from adg.redaction import without_secrets
 from adg.selection import contract
@@ -120,9 +121,12 @@ def _build(cell: Cell, store: Store, on_build: Callable[[Node, str, float], None
         _reopen_if_more_can_run(store, cell)
         artifacts = {}
         for role, node in cell.nodes.items():
+            known = store.complete(node)
             artifacts[role] = store.ensure(node, on_build)
             if role == "pool":
                 refuse_budget(store, cell, artifacts[role])
+                for notice in () if known else notices(artifacts[role].info):
+                    say(f"      {notice}")
             if role == "backbone":
                 refuse_chat_template(store, cell, artifacts[role])
         if "adapter" in artifacts:
