@@ -19,6 +19,25 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+CPU_CACHE_GB = 4  # memory for keys and values where there is no GPU
+
+
+def engine_arguments(exec_: ExecConfig, cpu_cache_gb: int = CPU_CACHE_GB) -> dict[str, Any]:
+    """What every vLLM engine of this project is started with, for sampling, losses and evaluation alike."""
+    memory: dict[str, Any] = {"kv_cache_memory_bytes": cpu_cache_gb << 30}
+    if loading.device(exec_) == "cuda":
+        memory = {"gpu_memory_utilization": exec_.gpu_memory}
+    return {
+        "trust_remote_code": False,
+        "tensor_parallel_size": exec_.tensor_parallel,
+        "seed": 0,
+        "generation_config": "vllm",  # nothing from the checkpoint's generation_config.json
+        "async_scheduling": False,  # its steps would depend on timing
+        "disable_log_stats": True,
+        **memory,
+    }
+
+
 class Reseed:
     """Added to vLLM's workers: sets every generator they may sample with (CPU builds know no seed per request).
 
@@ -48,10 +67,9 @@ class Vllm:
         dtype: str,
         exec_: ExecConfig,
         max_model_len: int,
-        cpu_cache_gb: int = 4,
+        cpu_cache_gb: int = CPU_CACHE_GB,
         **settings: Any,
     ) -> None:
-        device = loading.device(exec_)
         path = loading.model_path(backbone)
         weights.check(path, loading.remedy_of(backbone))
         self._restore = prepare_vllm()
@@ -59,21 +77,12 @@ class Vllm:
             with preserved_generators():
                 from vllm import LLM
 
-                memory: dict[str, Any] = {"kv_cache_memory_bytes": cpu_cache_gb << 30}
-                if device == "cuda":
-                    memory = {"gpu_memory_utilization": exec_.gpu_memory}
                 self.llm = LLM(
                     model=str(path),
                     tokenizer=str(path),
-                    trust_remote_code=False,
                     dtype=loading.dtype_of(backbone) if dtype == "auto" else dtype,
-                    seed=0,
-                    generation_config="vllm",  # nothing from the checkpoint's generation_config.json
-                    async_scheduling=False,  # its steps would depend on timing
                     max_model_len=max_model_len,
-                    tensor_parallel_size=exec_.tensor_parallel,
-                    disable_log_stats=True,
-                    **memory,
+                    **engine_arguments(exec_, cpu_cache_gb),
                     **settings,
                 )
         except BaseException:

@@ -26,7 +26,6 @@ NOT_FINITE = (
 )
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)  # that vLLM reserves room for
 VLLM_REQUESTS = 1024  # handed to vLLM at once, between two steps of the progress display
-CPU_CACHE = 4 << 30  # bytes for vLLM's keys and values where there is no GPU
 
 
 @contextlib.contextmanager
@@ -111,8 +110,6 @@ def _vllm(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
         adapters.check(adapter.path / "adapter", folder)  # vLLM leaves out what fits nothing, as PEFT does
         chosen = _vllm_lora(adapter)
     weights.check(folder, loading.remedy_of(backbone))
-    on_gpu = loading.device(job.exec) == "cuda"
-    memory = {"gpu_memory_utilization": job.exec.gpu_memory} if on_gpu else {"kv_cache_memory_bytes": CPU_CACHE}
     restore = vllm_engine.prepare_vllm()
     try:
         lm = _vllm_wrapper().VLLM(
@@ -120,16 +117,11 @@ def _vllm(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
             tokenizer=str(loading.model_path(backbone)),
             dtype=dtype,
             add_bos_token=loading.adds_bos(tokenizer),
-            tensor_parallel_size=job.exec.tensor_parallel,
-            seed=0,
             batch_size=VLLM_REQUESTS,
-            generation_config="vllm",
             enable_prefix_caching=True,
-            async_scheduling=False,
-            disable_log_stats=True,
-            enforce_eager=not on_gpu,
+            enforce_eager=loading.device(job.exec) != "cuda",
             **chosen,
-            **memory,
+            **vllm_engine.engine_arguments(job.exec),
         )
         try:
             _check_finite_vllm(lm, tokenizer)
