@@ -92,9 +92,9 @@ def check(benchmarks: Path, repo: str, revision: str | None, files: Mapping[str,
                 f"delete it and run python -m experiments.fetch again"
             )
         for path in sorted({*entry["files"], *files}):
-            expected, found = entry["files"].get(path, {}).get("sha256"), files.get(path)
-            if expected != found:
+            expected, actual = entry["files"].get(path, {}).get("sha256"), files.get(path)
+            if expected != actual:
                 raise BadInput(
-                    f"{benchmarks / repo / path} has sha256 {str(found)[:16]}, {MANIFEST} says "
+                    f"{benchmarks / repo / path} has sha256 {str(actual)[:16]}, {MANIFEST} says "
                     f"{str(expected)[:16]}; python -m experiments.fetch --repair fetches it again"
                 )

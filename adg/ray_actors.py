@@ -75,14 +75,14 @@ def over_ray(
             num_cpus=1,
             compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows))),
         )
-        found = []
+        results = []
         with progress(len(rows), title, unit="shards") as bar:
             for row in data.iter_rows():
                 if row["error"]:
                     raise getattr(errors, row["error"], HarnessError)(row["result"])
-                found.append(json.loads(row["result"]))
+                results.append(json.loads(row["result"]))
                 bar.update(1)
-        return found
+        return results
     finally:
         if mine:
             ray.shutdown()

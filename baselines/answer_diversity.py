@@ -34,13 +34,13 @@ def self_bleu(answers: Sequence[Sequence[str]]) -> np.ndarray:
     from sacrebleu.metrics import BLEU
 
     metric = BLEU(effective_order=True)
-    found = np.empty(len(answers))
+    diversity = np.empty(len(answers))
     with progress(len(answers), "self-BLEU", unit="records") as bar:
         for row, texts in enumerate(answers):
             scores = [metric.sentence_score(text, [*texts[:i], *texts[i + 1 :]]).score for i, text in enumerate(texts)]
-            found[row] = 1.0 - sum(scores) / len(scores) / 100.0
+            diversity[row] = 1.0 - sum(scores) / len(scores) / 100.0
             bar.update(1)
-    return found
+    return diversity
 
 
 def distinct_n(answers: Sequence[Sequence[str]]) -> np.ndarray:

@@ -47,7 +47,7 @@ def _check_selecting(cell: Cell, model: Mapping[str, Any] | None, name: str) -> 
     sampling = cell.config.sampling
     needed = sampling.max_new_tokens + (sampling.prompt_tokens or 1)
     if "answers" in cell.nodes and positions is not None and needed > positions:
-        asked = "sampling.max_new_tokens" + (" and sampling.prompt_tokens" if sampling.prompt_tokens else "")
+        options = "sampling.max_new_tokens" + (" and sampling.prompt_tokens" if sampling.prompt_tokens else "")
         raise BadInput(
-            f"backbone {name} has {positions} positions, {asked} ask for {needed}; lower sampling.max_new_tokens"
+            f"backbone {name} has {positions} positions, {options} ask for {needed}; lower sampling.max_new_tokens"
         )

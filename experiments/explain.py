@@ -91,8 +91,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> BadInput:
             f"python -m experiments.run --cfg job prints all keys"
         )
     for pattern, words in GRAMMAR:
-        if found := re.search(pattern, text):
-            return BadInput(words.format(*found.groups()))
+        if match := re.search(pattern, text):
+            return BadInput(words.format(*match.groups()))
     option = re.search(r"Could not find '([^/']+)/([^']+)'", text)
     if option:
         group, name = option.groups()

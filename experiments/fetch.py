@@ -18,7 +18,7 @@ from experiments.app import plain_errors
 from experiments.cells import cells, distinct
 
 
-def arguments(given: list[str] | None = None) -> tuple[list[str], Path, argparse.Namespace]:
+def arguments(argv: list[str] | None = None) -> tuple[list[str], Path, argparse.Namespace]:
     """Overrides, the mirror's folder and the switches."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.fetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -26,7 +26,7 @@ def arguments(given: list[str] | None = None) -> tuple[list[str], Path, argparse
     parser.add_argument("overrides", nargs="+", help="as for experiments.run, and to=<folder of the mirror>")
     parser.add_argument("--verify", action="store_true", help="download nothing, only check what is there")
     parser.add_argument("--repair", action="store_true", help="delete damaged files and fetch them again")
-    args = parser.parse_intermixed_args(given)
+    args = parser.parse_intermixed_args(argv)
     to = [word.removeprefix("to=") for word in args.overrides if word.startswith("to=")]
     if len(to) != 1 or not to[0]:
         raise BadInput("to=<folder of the mirror> is missing: python -m experiments.fetch profile=paper to=mirror")

@@ -53,7 +53,7 @@ class Source:
 
 def sources(nodes: Iterable[Node], suites: Iterable[SuiteConfig]) -> list[Source]:
     """What these artifacts and suites take from the hub, each repository once; what is local is left out."""
-    found: dict[str, Source] = {}
+    needed: dict[str, Source] = {}
     for node in nodes:
         config = node.config
         if node.stage is backbone_stage.STAGE and config.source == "hub":
@@ -64,18 +64,18 @@ def sources(nodes: Iterable[Node], suites: Iterable[SuiteConfig]) -> list[Source
                 content.DOWNLOADED,
                 content.NOT_DOWNLOADED,
             )
-            found.setdefault(source.key, source)
+            needed.setdefault(source.key, source)
         elif node.stage is pool_stage.STAGE and config.hub is not None:
             patterns = None if config.file is None else (config.file,)
             source = Source(POOL, config.hub, config.revision or "", patterns, checks=(config,))
-            found.setdefault(source.key, source)
+            needed.setdefault(source.key, source)
     for suite in suites:
         for name, task in suite.tasks.items() if suite.root is None else ():
             source = Source(BENCHMARK, task.repo, task.revision, checks=((name, task),))
-            known = found.get(source.key, source)
+            known = needed.get(source.key, source)
             more = () if any(name == task_name for task_name, _ in known.checks) else source.checks
-            found[source.key] = replace(known, checks=(*known.checks, *more))
-    return list(found.values())
+            needed[source.key] = replace(known, checks=(*known.checks, *more))
+    return list(needed.values())
 
 
 def fetch(source: Source, mirror: Path) -> Path:
@@ -98,13 +98,13 @@ def looked_at(source: Source, folder: Path) -> int | None:
         return None
     total = 0
     for check in source.checks:
-        found, expected = _pool(check, folder) if source.kind == POOL else _benchmark(check[0], check[1], folder)
-        if expected is not None and found != expected:
+        counted, expected = _pool(check, folder) if source.kind == POOL else _benchmark(check[0], check[1], folder)
+        if expected is not None and counted != expected:
             raise BadInput(
-                f"{source.name}: {folder} holds {found:,} rows, expected {expected:,}; it is another data "
+                f"{source.name}: {folder} holds {counted:,} rows, expected {expected:,}; it is another data "
                 f"set or revision. Delete {folder} and run the same command again"
             )
-        total += found
+        total += counted
     return total
 
 
@@ -124,8 +124,8 @@ def _benchmark(task: str, config: TaskConfig, folder: Path) -> tuple[int, int | 
     """Items of the split that is scored; a task whose columns are not known here has nothing to count."""
     if task not in BENCHMARKS:
         return 0, None
-    found = sum(len(split.items) for split in items.read(task, folder, config.subtasks) if split.test)
-    return found, config.items if config.subtasks is None else None
+    count = sum(len(split.items) for split in items.read(task, folder, config.subtasks) if split.test)
+    return count, config.items if config.subtasks is None else None
 
 
 def enter(source: Source, folder: Path, rows: int | None, mirror: Path) -> None:

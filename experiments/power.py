@@ -57,14 +57,14 @@ def _by_seeds(chosen: Sequence[Cell], store: Store) -> list[str]:
                 name = cell.name.replace(f"seed={cell.config.seed}", "").rstrip("/, ")
                 by_name.setdefault(name, []).append(100 * results["categories"]["avg"])
     several = {name: values for name, values in by_name.items() if len(values) > 1}
-    found = []
+    said = []
     for name, values in several.items():
         spread = spreads.stdev(values)
-        found.append(f"seeds: {name} varies by {spread:.2f} points over {len(values)} seeds{_needs(spread)}")
+        said.append(f"seeds: {name} varies by {spread:.2f} points over {len(values)} seeds{_needs(spread)}")
     if not several:
-        found.append("seeds: no spread measured (fewer than two seeds of any cell are finished)")
-        found += [f"seeds: were it {spread:g} points{_needs(spread)}" for spread in SPREADS]
-    return found
+        said.append("seeds: no spread measured (fewer than two seeds of any cell are finished)")
+        said += [f"seeds: were it {spread:g} points{_needs(spread)}" for spread in SPREADS]
+    return said
 
 
 def _needs(spread: float) -> str:
@@ -75,12 +75,12 @@ def _needs(spread: float) -> str:
 
 def _results(chosen: Sequence[Cell], store: Store) -> list[dict]:
     """``results.json`` of the finished evaluations."""
-    found = []
+    results = []
     for cell in chosen:
         artifact = store.find(cell.nodes["eval"]) if "eval" in cell.nodes else None
         if artifact is not None:
-            found.append(samples.results(artifact))
-    return found
+            results.append(samples.results(artifact))
+    return results
 
 
 def main() -> None:

@@ -44,4 +44,4 @@ def quoted(arguments: Sequence[str]) -> list[str]:
 
 def _in_quotes(value: str) -> str:
     mark = '"' if "'" in value else "'"
-    return mark + re.sub(r"(\\*)" + mark, lambda found: found.group(1) * 2 + "\\" + mark, value) + mark
+    return mark + re.sub(r"(\\*)" + mark, lambda match: match.group(1) * 2 + "\\" + mark, value) + mark

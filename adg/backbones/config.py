@@ -29,10 +29,10 @@ class BackboneConfig:
     statement: str = aside("")  # what a reader of a table must know about it
 
     def __post_init__(self) -> None:
-        given = [name for name in ("hub", "path", "builder") if getattr(self, name)]
-        if len(given) != 1:
+        sources = [name for name in ("hub", "path", "builder") if getattr(self, name)]
+        if len(sources) != 1:
             raise BadInput(
-                f"backbone {self.name!r} has {' and '.join(given) or 'none'} of hub, path, builder; "
+                f"backbone {self.name!r} has {' and '.join(sources) or 'none'} of hub, path, builder; "
                 f"exactly one is expected"
             )
         if self.builder is not None and self.builder not in BUILDERS:

@@ -40,8 +40,8 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 def check_unchanged(folder: Path, expected: Mapping[str, str]) -> None:
     """Raise ``BadInput`` where the files of a local model are no longer those whose digests are ``expected``."""
-    found = digests_of(folder)
-    changed = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+    present = digests_of(folder)
+    changed = sorted(name for name in {*present, *expected} if present.get(name) != expected.get(name))
     if changed:
         raise BadInput(
             f"the model in {folder} was changed since this run looked at it ({', '.join(changed[:5])}); run the same "

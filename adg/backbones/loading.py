@@ -165,12 +165,12 @@ def device(exec_: ExecConfig) -> str:
 def stop_ids(artifact: Artifact, tokenizer: Any) -> list[int]:
     """Ids that end an answer: the tokenizer's end of text and those the checkpoint's generation config adds
     (LLaMA-3-Instruct has two)."""
-    found = {int(tokenizer.eos_token_id)}
+    ends = {int(tokenizer.eos_token_id)}
     defaults = model_path(artifact) / "generation_config.json"
     if defaults.is_file():
         named = json.loads(defaults.read_text(encoding="utf-8")).get("eos_token_id")
-        found |= {int(i) for i in (named if isinstance(named, list) else [named]) if i is not None}
-    return sorted(found)
+        ends |= {int(i) for i in (named if isinstance(named, list) else [named]) if i is not None}
+    return sorted(ends)
 
 
 def adds_bos(tokenizer: Any) -> bool:
@@ -184,11 +184,11 @@ def check_bos(ids: Sequence[int], tokenizer: Any) -> None:
     A BOS written out inside a text is that text's own business and is left alone.
     """
     bos = tokenizer.bos_token_id
-    found = next((i for i, token in enumerate(ids) if token != bos), len(ids))
+    first_other = next((i for i, token in enumerate(ids) if token != bos), len(ids))
     expected = int(adds_bos(tokenizer))
-    if bos is not None and found != expected:
+    if bos is not None and first_other != expected:
         raise BadMeasurement(
-            f"a sequence begins with {found} beginning-of-text tokens ({tokenizer.bos_token!r}, id "
+            f"a sequence begins with {first_other} beginning-of-text tokens ({tokenizer.bos_token!r}, id "
             f"{bos}), expected {expected}; its first ids are {list(ids[:6])}. Encode texts with "
             f"adg.prompts only"
         )

@@ -145,15 +145,15 @@ class Encoder:
 
     def _plan(self, items: Sequence[tuple[Record, Sequence[str]]], answers: int) -> _Plan:
         plan = _Plan()
-        for record, given in items:
+        for record, sampled in items:
             try:
-                if len(given) != answers:
-                    raise CannotEmbed(f"has {len(given)} of {answers} answers")
-                made = [*(self.texts.answer(record, text) for text in given), self.texts.instruction(record)]
+                if len(sampled) != answers:
+                    raise CannotEmbed(f"has {len(sampled)} of {answers} answers")
+                made = [*(self.texts.answer(record, text) for text in sampled), self.texts.instruction(record)]
             except CannotEmbed as reason:
                 plan.failed[record.key] = str(reason)
                 continue
-            plan.add(record.key, given, made)
+            plan.add(record.key, sampled, made)
         return plan
 
     # -- how they are run

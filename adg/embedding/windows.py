@@ -25,7 +25,7 @@ def resolve_windows(windows: Sequence[str], blocks: int) -> tuple[tuple[int, ...
 
     Raises ``BadInput`` naming the window where the model has no such tensor.
     """
-    found = []
+    resolved = []
     for window in windows:
         form, low, high = parse_window(window)
         if form == "last":
@@ -42,8 +42,8 @@ def resolve_windows(windows: Sequence[str], blocks: int) -> tuple[tuple[int, ...
                 f"embedding.windows: {window!r} means hidden states {first} to {last}, but the backbone has "
                 f"{blocks} blocks, that is hidden states 0 to {blocks}"
             )
-        found.append(tuple(range(first, last + 1)))
-    return tuple(found)
+        resolved.append(tuple(range(first, last + 1)))
+    return tuple(resolved)
 
 
 def parse_window(window: str, option: str = "embedding.windows") -> tuple[str, float, float]:

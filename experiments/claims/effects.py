@@ -92,8 +92,8 @@ def _effects(
         published = _published(matched[0], average)
         missing = ""
         try:
-            found = _artifacts(matched, store)
-            changes = samples.differences(found)
+            artifacts = _artifacts(matched, store)
+            changes = samples.differences(artifacts)
             weights = _weights(average, list(changes))
         except BadInput as error:
             missing = str(error)

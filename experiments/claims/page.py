@@ -52,16 +52,16 @@ class Judged:
 
 def judged(claim: Claim, cells: Sequence[Cell], store: Store, rule: Rule) -> Judged:
     """The verdict on one claim from the cells of its experiment; "not run" where there are none."""
-    found = tuple(effects.estimate(claim, cells, store, rule)) if claim.pairs else ()
+    estimates = tuple(effects.estimate(claim, cells, store, rule)) if claim.pairs else ()
     measured_on = fidelity(cells) if cells else {}
-    verdict = rules.together([rules.judge(effect, rule, claim.kind) for effect in found])
-    overlap = contaminated(found, cells, store)
-    return Judged(claim, found, measured_on, rules.in_words(verdict, measured_on), overlap)
+    verdict = rules.together([rules.judge(effect, rule, claim.kind) for effect in estimates])
+    overlap = contaminated(estimates, cells, store)
+    return Judged(claim, estimates, measured_on, rules.in_words(verdict, measured_on), overlap)
 
 
-def contaminated(found: Sequence[Effect], cells: Sequence[Cell], store: Store) -> int | None:
+def contaminated(estimates: Sequence[Effect], cells: Sequence[Cell], store: Store) -> int | None:
     """Test items with text in common with a subset, the most of any cell compared; None where none was looked at."""
-    compared = {name for effect in found if not effect.missing for name in effect.cells}
+    compared = {name for effect in estimates if not effect.missing for name in effect.cells}
     counts = [contamination.counts(cell, store) for cell in cells if cell.fingerprint in compared]
     totals = [sum(kinds["test"]["overlap"] for kinds in tasks.values()) for tasks in counts if tasks is not None]
     return max(totals, default=None)
@@ -86,8 +86,8 @@ def fidelity(cells: Sequence[Cell]) -> dict[str, list[str]]:
             scaled[f"parts of suite {c.suite.name}"] = None
         if c.finetune.method != "full":
             deviated["LoRA in place of full fine-tuning"] = None
-    found = {"scaled down": list(scaled), "deviation": list(deviated)}
-    return {name: reasons for name, reasons in found.items() if reasons}
+    differences = {"scaled down": list(scaled), "deviation": list(deviated)}
+    return {name: reasons for name, reasons in differences.items() if reasons}
 
 
 def sections(chosen: Sequence[Cell], store: Store) -> list[Section]:
@@ -99,7 +99,7 @@ def sections(chosen: Sequence[Cell], store: Store) -> list[Section]:
     return [table([judged(claim, chosen, store, rule) for claim in mine], rule, digest)]
 
 
-def table(found: Sequence[Judged], rule: Rule, digest: str) -> Section:
+def table(judgements: Sequence[Judged], rule: Rule, digest: str) -> Section:
     """One line a claim, and how to read it."""
     text = [
         f"Rule {digest[:12]} (experiments/claims/claims.yaml): reproduced where the one-sided "
@@ -110,15 +110,15 @@ def table(found: Sequence[Judged], rule: Rule, digest: str) -> Section:
         f"{100 * rule.power:.0f} % of studies.",
         *(f"Published figures that contradict one another: {line}." for line in published.contradictions()),
     ]
-    scaled = sorted({reason for entry in found for reason in entry.fidelity.get("scaled down", ())})
+    scaled = sorted({reason for entry in judgements for reason in entry.fidelity.get("scaled down", ())})
     if scaled:
         text.append(f"Scaled down, so nothing is called reproduced: {'; '.join(scaled)}.")
     text += [
         f"{entry.claim.id}: {len(missing)} of {len(entry.effects)} differences are missing, first {missing[0].missing}."
-        for entry in found
+        for entry in judgements
         if (missing := [effect for effect in entry.effects if effect.missing])
     ]
-    return Section("claims", "Claims", text, HEAD, [_line(entry, rule) for entry in found])
+    return Section("claims", "Claims", text, HEAD, [_line(entry, rule) for entry in judgements])
 
 
 def _line(entry: Judged, rule: Rule) -> list[str]:

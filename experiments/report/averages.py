@@ -24,8 +24,8 @@ def curves(at: Sequence[tuple[str, int]], values: Sequence[float | None], publis
             if value is not None:
                 points.setdefault(line + suffix, {}).setdefault(budget, []).append(value)
     series = {
-        line: [float(np.mean(found[budget])) if budget in found else None for budget in budgets]
-        for line, found in points.items()
+        line: [float(np.mean(averages[budget])) if budget in averages else None for budget in budgets]
+        for line, averages in points.items()
     }
     return plots.curves(budgets, series, "examples chosen", "average (percent)", dashed=PAPER)
 

@@ -71,19 +71,19 @@ def _texts(cell: Cell, store: Store, keys: Sequence[str]) -> dict[str, list[str]
     """Instruction and first answers of some records; "missing" where their artifact is not there."""
     import pyarrow.parquet as pq
 
-    found = {key: ["missing"] * (1 + ANSWERS) for key in keys}
+    shown = {key: ["missing"] * (1 + ANSWERS) for key in keys}
     pool, answers = store.find(cell.nodes["pool"]), store.find(cell.nodes["answers"])
     only = [("id", "in", list(keys))]
     if pool is not None:
         table = pq.read_table(pool.file("records.parquet"), columns=["id", "instruction"], filters=only)
         for key, text in zip(table["id"].to_pylist(), table["instruction"].to_pylist(), strict=True):
-            found[key][0] = _cut(text)
+            shown[key][0] = _cut(text)
     if answers is not None:
         table = pq.read_table(answers.file("answers.parquet"), columns=["id", "sample", "text"], filters=only)
         for key, sample, text in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
             if sample < ANSWERS:
-                found[key][1 + sample] = _cut(text) or "(empty)"
-    return found
+                shown[key][1 + sample] = _cut(text) or "(empty)"
+    return shown
 
 
 def _cut(text: str) -> str:

@@ -113,5 +113,6 @@ def average_interval(artifact: Artifact, seed: int) -> tuple[float, float] | Non
         task: samples.matrix([artifact], task) for task, entry in results["tasks"].items() if entry["status"] == DONE
     }
     draw = seeds.generator(seed, "report", artifact.fingerprint)
-    found = statistics.bootstrap_average(tasks, draw, RESAMPLES)
-    return None if found is None else (max(0.0, found.low), min(1.0, found.high))  # of few items it may reach beyond
+    interval = statistics.bootstrap_average(tasks, draw, RESAMPLES)
+    # of few items it may reach beyond what an average can be
+    return None if interval is None else (max(0.0, interval.low), min(1.0, interval.high))

@@ -26,10 +26,10 @@ def matrices(cell: Cell, store: Store) -> Matrices | None:
     """The saved matrices and bins that an ADG cell chose from; None when they are not there."""
     if not isinstance(cell.selector.config, DivergenceConfig) or "grams" not in cell.nodes:
         return None
-    found = {role: store.find(cell.nodes[role]) for role in ("grams", "bins") if role in cell.nodes}
-    if None in found.values() or "bins" not in found:
+    artifacts = {role: store.find(cell.nodes[role]) for role in ("grams", "bins") if role in cell.nodes}
+    if None in artifacts.values() or "bins" not in artifacts:
         return None
-    grams, bins = embedding_stage.load(found["grams"]), bins_stage.load(found["bins"])  # type: ignore[arg-type]
+    grams, bins = embedding_stage.load(artifacts["grams"]), bins_stage.load(artifacts["bins"])  # type: ignore[arg-type]
     return Matrices(grams.windows, grams.grams, np.array([bins[key] for key in grams.ids], dtype=np.int64))
 
 
@@ -101,7 +101,7 @@ def _maps(terms: Terms, base: Choice, name: str) -> list[Section]:
     """All pairs of lam, of layer windows and of numbers of answers."""
     counts = [count for count in COUNTS if count <= terms.matrices.answers]
     lams = stability.lambdas(terms.matrices.answers if base.answers is None else len(base.answers))
-    found = []
+    rows = []
     for stem, title, labels, choices in (
         ("lam", "lam", [f"{lam:g}" for lam in lams], [replace(base, lam=lam) for lam in lams]),
         (
@@ -119,7 +119,7 @@ def _maps(terms: Terms, base: Choice, name: str) -> list[Section]:
     ):
         if len(choices) > 1:
             values = stability.pairwise([terms.subset(choice) for choice in choices])
-            found.append(
+            rows.append(
                 overlap_map(
                     f"overlap-{stem}",
                     f"Overlap between {title} ({name})",
@@ -128,7 +128,7 @@ def _maps(terms: Terms, base: Choice, name: str) -> list[Section]:
                     "The first answers; everything else as configured.",
                 )
             )
-    return found
+    return rows
 
 
 def _interval(value: Summary | None) -> tuple[str, str]:
