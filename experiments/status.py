@@ -10,6 +10,7 @@ from collections import Counter
 from adg.artifacts.store import Status, Store
 from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for
+from experiments.report.text import printable
 
 
 def cell_status(cell: Cell, store: Store) -> tuple[str, Status]:
@@ -36,7 +37,7 @@ def render(chosen: list[Cell], store: Store) -> str:
         lines.append(f"  {cell.name:<48} {status.state}{where}" + (f": {status.reason}" if status.reason else ""))
     lines.append("")
     lines.append("  " + ", ".join(f"{count} {state}" for state, count in counts.most_common()))
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def main() -> None:
