@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from adg.errors import HarnessError
+from adg.printable import printable
 
 OURS = ("adg", "baselines", "finetune", "experiments")  # loggers whose warnings are for the user
 GRACE = 1.0  # seconds that a stopped command may clean up
@@ -36,7 +37,7 @@ class _Screen(logging.Handler):
     """One line a warning on stderr, whatever stderr is by then."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr, flush=True)
+        print(printable(f"{record.levelname.lower()}: {record.getMessage()}"), file=sys.stderr, flush=True)
 
 
 def show_warnings() -> None:
@@ -200,7 +201,7 @@ def command(help_: str | None = None) -> Iterator[None]:
             yield
             sys.stdout.flush()
         except HarnessError as error:
-            sys.exit(f"error: {error}")
+            sys.exit(printable(f"error: {error}"))
         except BrokenPipeError:  # who read what is printed has enough, as `head` has
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

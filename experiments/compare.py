@@ -21,6 +21,7 @@ from adg.artifacts.store import Store
 from adg.errors import BadInput
 from adg.evaluation import samples, statistics
 from adg.evaluation.statistics import Comparison
+from adg.printable import printable
 from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for, refuse_same_names, report_folder
 from experiments.report import text
@@ -211,7 +212,7 @@ def render(compared: Sequence[Pairing]) -> str:
         lines += [f"{len(alone)} of {len(shown)} comparisons rest on {statistics.ONE_SEED}."] if alone else []
         lines += _dashes([entry for pairing in shown for entry in pairing.tasks.values()])
     return (
-        text.printable("\n".join(lines))
+        printable("\n".join(lines))
         if compared
         else f"no cell of {OURS} together with one of another selector or variant"
     )

@@ -16,9 +16,9 @@ from adg.artifacts.store import Store
 from adg.evaluation import contamination
 from adg.pools import records
 from adg.pools import stage as pool_stage
+from adg.printable import printable
 from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for
-from experiments.report.text import printable
 from experiments.worker import Runner
 
 SHOWN = 3  # examples of each benchmark

@@ -27,6 +27,7 @@ from adg.errors import BadInput, HarnessError, NotRunnable
 from adg.evaluation import lm_eval_model, lm_eval_tasks
 from adg.evaluation import stage as evaluation_stage
 from adg.pools.notices import notices
+from adg.printable import printable
 from adg.progress import notice
 from adg.redaction import without_secrets
 from adg.selection import contract
@@ -53,7 +54,7 @@ def store_of(config: Config) -> Store:
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    print(printable(text), flush=True)
 
 
 def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:

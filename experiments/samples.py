@@ -22,10 +22,11 @@ from adg.artifacts.artifact import Artifact, Node
 from adg.artifacts.store import Store
 from adg.errors import BadInput, nearest
 from adg.evaluation import samples
+from adg.printable import printable
 from experiments.app import plain_errors
 from experiments.arguments import Parser, at_least
 from experiments.cells import Cell, cells
-from experiments.report.text import json_line, printable
+from experiments.report.text import json_line
 from experiments.status import cell_status
 
 WIDTH = 110

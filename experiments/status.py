@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 
 from adg.artifacts.store import Status, Store
+from adg.printable import printable
 from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for
-from experiments.report.text import printable
 
 
 def cell_status(cell: Cell, store: Store) -> tuple[str, Status]:

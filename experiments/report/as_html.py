@@ -9,11 +9,11 @@ import base64
 from collections.abc import Sequence
 from html import escape as escape_markup
 
+from adg.printable import printable
 from experiments.report import legend
 from experiments.report.layout import Column, Line, TableLayout, Value, layout
 from experiments.report.sections import Section
 from experiments.report.table import BASELINE, Table
-from experiments.report.text import printable
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d5dae0; --ground: #ffffff;

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import textwrap
 
+from adg.printable import printable
 from experiments.report.layout import Line, TableLayout, layout
 from experiments.report.legend import counts, legend, signed
 from experiments.report.sections import Section
 from experiments.report.table import Table
-from experiments.report.text import printable
 
 WIDTH = 120  # columns of a terminal
 COLUMN = 8  # of them for a number

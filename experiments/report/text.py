@@ -8,30 +8,19 @@ from __future__ import annotations
 
 import csv
 import io
-import unicodedata
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-KEPT = "\n\u200c\u200d"  # line feed, and the joiners that some scripts and emoji are spelt with
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode categories: control, format (direction), surrogate, separators
+from adg.printable import hidden, printable
+
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # a spreadsheet calculates what begins with one, full width too
-
-
-def printable(text: str) -> str:
-    """``text`` with control and direction characters, but the line feed, written out as ``\\x1b`` or ``\\u202e``."""
-    if text.isascii() and text.replace("\n", "").isprintable():
-        return text
-    return "".join(_escaped(c) if c not in KEPT and unicodedata.category(c) in HIDDEN else c for c in text)
 
 
 def json_line(text: str) -> str:
     """A line of JSON that holds such characters only as escapes; it reads back to the same value."""
     return "".join(
-        "".join(f"\\u{int.from_bytes(unit, 'big'):04x}" for unit in _units(c))
-        if c not in KEPT and unicodedata.category(c) in HIDDEN
-        else c
-        for c in text
+        "".join(f"\\u{int.from_bytes(unit, 'big'):04x}" for unit in _units(c)) if hidden(c) else c for c in text
     )
 
 
@@ -56,11 +45,6 @@ def _cell(value: Any) -> Any:
     except ValueError:
         return "'" + printable(value)
     return value
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _units(character: str) -> list[bytes]:
