@@ -16,11 +16,12 @@ from adg.errors import BadInput
 from adg.selection import bins as bins_stage
 from adg.selection.contract import ScoreTable, Selector, SelectorData
 from adg.selection.quotas import RULES, binwise
+from adg.selection.strata import MatchOptions, answer_lengths, strata
 
 
 @dataclass(frozen=True)
-class ClusterRandomConfig:
-    """The seed of the draw and the quota rule, which should be ADG's."""
+class ClusterRandomConfig(MatchOptions):
+    """The seed of the draw, and the quota rule and the matching, which should be ADG's."""
 
     seed: int = 42
     rule: str = "largest_remainder"  # "released" may return fewer than the budget
@@ -28,6 +29,7 @@ class ClusterRandomConfig:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise BadInput(f"selector.rule is {self.rule!r}; expected one of {', '.join(RULES)}")
+        self.check_match(self.rule)
 
 
 class ClusterRandom(Selector):
@@ -41,7 +43,7 @@ class ClusterRandom(Selector):
     Config = ClusterRandomConfig
 
     def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
-        return {"bins": cell["bins"]}
+        return {name: cell[name] for name in ("bins", *["answers"] * self.config.matched)}
 
     def scores(self, data: SelectorData) -> ScoreTable:
         labels = bins_stage.load(data.features["bins"])
@@ -50,11 +52,17 @@ class ClusterRandom(Selector):
         score = np.array(draws, dtype=np.float64) / (2**31 - 1)
         missing = np.flatnonzero(bins < 0).tolist()
         score[missing] = np.nan
-        return ScoreTable(score, {"bin": bins}, dict.fromkeys(missing, "it has no bin: it could not be embedded"))
+        parts = {"bin": bins}
+        if self.config.matched:
+            lengths = answer_lengths(data.features["answers"], data.keys)
+            lengths[missing] = np.nan
+            parts |= {"answer_length": lengths, "stratum": strata(lengths, self.config.strata)}
+        return ScoreTable(score, parts, dict.fromkeys(missing, "it has no bin: it could not be embedded"))
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
         rows = np.flatnonzero(table.valid)
-        return rows[binwise(table.score[rows], table.parts["bin"][rows], budget, self.config.rule)]
+        layers = table.parts["stratum"][rows] if self.config.matched else None
+        return rows[binwise(table.score[rows], table.parts["bin"][rows], budget, self.config.rule, strata=layers)]
 
     def may_return_fewer(self) -> bool:
         return self.config.rule == "released"

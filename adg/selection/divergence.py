@@ -19,11 +19,13 @@ from adg.selection import bins as bins_stage
 from adg.selection.contract import ScoreTable, Selector, SelectorData
 from adg.selection.quotas import PARTS, RULES, binwise, top
 from adg.selection.readings import READINGS, THRESHOLD, cluster_entropy
+from adg.selection.strata import MatchOptions, answer_lengths, strata
 
 
 @dataclass(frozen=True)
-class DivergenceConfig:
-    """Options of the method (paper: lam 0.4, K 5, bins on, top)."""
+class DivergenceConfig(MatchOptions):
+    """Options of the method (paper: lam 0.4, K 5, bins on, top). ``match=length`` chooses within strata of the mean
+    length of the scored answers as well (ours)."""
 
     lam: float = 0.4  # weight of anisotropy I; 1 - lam is the weight of dispersion D
     answers: int | None = None  # score with the first K' answers only; None: all that were sampled
@@ -61,6 +63,7 @@ class DivergenceConfig:
             raise BadInput(
                 "selector.rule=released is a rule about bins; with selector.bins=false use largest_remainder"
             )
+        self.check_match(self.rule)
 
 
 class Divergence(Selector):
@@ -72,7 +75,8 @@ class Divergence(Selector):
 
     def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
         self._check_answers(cell["answers"].config.sampling.n, cell["grams"].config.embedding.declared)
-        return {name: cell[name] for name in (("grams", "bins") if self.config.bins else ("grams",))}
+        read = ["grams", *["bins"] * self.config.bins, *["answers"] * self.config.matched]
+        return {name: cell[name] for name in read}
 
     def _check_answers(self, sampled: int, windows: Sequence[str]) -> None:
         """Refuse a window that is not among ``windows``, and fewer answers than the score needs."""
@@ -124,6 +128,10 @@ class Divergence(Selector):
         if self.config.bins:
             labels = bins_stage.load(data.features["bins"])
             parts["bin"] = np.array([labels.get(key, -1) for key in data.keys], dtype=np.int64)
+        if self.config.matched:
+            lengths = answer_lengths(data.features["answers"], data.keys, self.config.answers)
+            lengths[~np.isfinite(score)] = np.nan
+            parts |= {"answer_length": lengths, "stratum": strata(lengths, self.config.strata)}
         missing = set(range(len(data.records))) - set(rows.tolist())
         notes = {"answers": matrices.shape[1], "answers_sampled": sampled, "window": grams.windows[window]}
         if matrices.shape[1] < sampled:
@@ -142,9 +150,10 @@ class Divergence(Selector):
 
     def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
         rows = np.flatnonzero(table.valid)
-        if self.config.bins:
-            bins = table.parts["bin"][rows]
-            return rows[binwise(table.score[rows], bins, budget, self.config.rule, self.config.part)]
+        if self.config.bins or self.config.matched:
+            bins = table.parts["bin"][rows] if self.config.bins else np.zeros(len(rows), dtype=np.int64)
+            layers = table.parts["stratum"][rows] if self.config.matched else None
+            return rows[binwise(table.score[rows], bins, budget, self.config.rule, self.config.part, layers)]
         ranked = top(table.score, table.valid, len(rows))
         start = {"top": 0, "bottom": len(ranked) - budget, "middle": (len(ranked) - budget) // 2}[self.config.part]
         return ranked[start : start + budget]

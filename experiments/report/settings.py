@@ -23,8 +23,10 @@ COUNTS = (3, 5, 7, 10)  # numbers of answers of the paper's analysis
 
 
 def matrices(cell: Cell, store: Store) -> Matrices | None:
-    """The saved matrices and bins that an ADG cell chose from; None when they are not there."""
-    if not isinstance(cell.selector.config, DivergenceConfig) or "grams" not in cell.nodes:
+    """The saved matrices and bins that an ADG cell chose from; None when they are not there, and for a cell that reads
+    them otherwise or chooses within strata, which a ``Choice`` does not say."""
+    cfg = cell.selector.config
+    if not isinstance(cfg, DivergenceConfig) or cfg.reading != "adg" or cfg.matched or "grams" not in cell.nodes:
         return None
     artifacts = {role: store.find(cell.nodes[role]) for role in ("grams", "bins") if role in cell.nodes}
     if None in artifacts.values() or "bins" not in artifacts:

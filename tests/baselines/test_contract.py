@@ -73,9 +73,13 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("contract"), ExecConfig(device="cpu"))
 
 
-@pytest.fixture(params=sorted(TYPES))
+MATCHED = ("adg", "cluster_random")  # selectors that also choose within strata of answer length
+
+
+@pytest.fixture(params=[*sorted(TYPES), *(f"{name} matched" for name in MATCHED)])
 def selector(request: pytest.FixtureRequest) -> Any:
-    return make(TYPES, options(request.param))
+    name, _, matched = request.param.partition(" ")
+    return make(TYPES, options(name) | ({"match": "length"} if matched else {}))
 
 
 @pytest.fixture

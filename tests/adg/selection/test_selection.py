@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from adg.errors import BadInput, BadMeasurement
 from adg.pools.records import Record
 from adg.selection.contract import ScoreTable, Selector, SelectorData, make, select
-from adg.selection.quotas import PARTS, binwise, largest_remainder, top
+from adg.selection.quotas import PARTS, across_strata, binwise, largest_remainder, top
 
 
 def test_largest_remainder_by_hand() -> None:
@@ -52,6 +52,56 @@ def test_binwise_gives_every_budget_exactly(data: st.DataObject) -> None:
         for budget in range(n + 1):
             rows = binwise(scores, bins, budget, part=part)
             assert len(rows) == len(set(rows.tolist())) == budget
+
+
+def test_quotas_across_strata_by_hand() -> None:
+    sizes = np.array([[3, 1, 0], [1, 1, 2], [2, 2, 0], [0, 1, 1]])
+    # bin 0: shares 1.5 and 0.5 of 2, the tie goes to the lower stratum, which is then half a row ahead;
+    # bin 1: 0.25, 0.25, 0.5 of 1, sums now -0.25, 0.75, 0.5: the second; bin 2: 0.5 and 0.5 of 1, sums 0.25, 0.25:
+    # the first; bin 3: 0.5 and 0.5 of 1, sums of the others 0.75 and 1
+    assert across_strata(sizes, np.array([2, 1, 1, 1])).tolist() == [[2, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]]
+    assert across_strata(sizes, sizes.sum(axis=1)).tolist() == sizes.tolist()
+    one = np.array([[4, 3, 3]])
+    assert across_strata(one, np.array([5])).tolist() == [largest_remainder(one[0], 5).tolist()]
+
+
+def test_matched_choice_by_hand() -> None:
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
+    bins = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    strata = np.array([0, 0, 0, 1, 1, 0, 1, 1])
+    # two of each bin; of bin 0 stratum 0 holds 3 of 4 (share 1.5, taken up), of bin 1 stratum 1 does (share 1.5)
+    assert binwise(scores, bins, 4).tolist() == [0, 1, 4, 5]
+    assert binwise(scores, bins, 4, strata=strata).tolist() == [0, 1, 4, 6]
+    assert binwise(scores, bins, 4, strata=strata, part="bottom").tolist() == [1, 2, 6, 7]
+    assert binwise(scores, bins, 6, strata=strata).tolist() == [0, 1, 3, 5, 4, 6]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_matched_choice_keeps_the_quotas_of_bins_and_the_shares_of_strata(data: st.DataObject) -> None:
+    n, many = data.draw(st.integers(1, 80)), data.draw(st.integers(2, 6))
+    bins = np.array(data.draw(st.lists(st.integers(0, 8), min_size=n, max_size=n)))
+    strata = np.array(data.draw(st.lists(st.integers(0, many - 1), min_size=n, max_size=n)))
+    scores = np.array(data.draw(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=n, max_size=n)))
+    budget, part = data.draw(st.integers(0, n)), data.draw(st.sampled_from(PARTS))
+    rows, plain = binwise(scores, bins, budget, part=part, strata=strata), binwise(scores, bins, budget, part=part)
+    assert len(rows) == len(set(rows.tolist())) == budget
+    np.testing.assert_array_equal(np.bincount(bins[rows], minlength=9), np.bincount(bins[plain], minlength=9))
+    quotas, sizes = np.bincount(bins[rows], minlength=9), np.bincount(bins, minlength=9)
+    due = np.zeros(many)
+    for label in np.unique(bins):
+        share = quotas[label] * np.bincount(strata[bins == label], minlength=many) / sizes[label]
+        assert (np.abs(np.bincount(strata[rows[bins[rows] == label]], minlength=many) - share) < 1).all()
+        due += share
+    assert (np.abs(np.bincount(strata[rows], minlength=many) - due) < many).all()
+    assert binwise(scores, bins, budget, part=part, strata=np.full(n, 3)).tolist() == plain.tolist()
+
+
+def test_rounding_in_small_bins_does_not_move_the_strata() -> None:
+    """A thousand bins with one row to give each: largest remainders alone would give all to the first stratum."""
+    strata = np.tile([0, 0, 1, 1, 2], 1000)
+    rows = binwise(np.linspace(1, 0, 5000), np.repeat(np.arange(1000), 5), 1000, strata=strata)
+    assert np.bincount(strata[rows]).tolist() == [400, 400, 200]
 
 
 def test_top_and_bottom_of_distinct_scores_do_not_meet() -> None:
@@ -101,6 +151,8 @@ def test_every_budget_over_real_instructions(shared_dir: Path) -> None:
         ({"budget": 4}, "budget 4 is outside"),
         ({"rule": "largest"}, "rule is 'largest'"),
         ({"part": "best"}, "part is 'best'"),
+        ({"strata": np.zeros(2, int)}, r"strata have shape \(2,\)"),
+        ({"strata": np.zeros(3, int), "rule": "released"}, "rule released; expected"),
     ],
 )
 def test_binwise_refuses(change: dict, message: str) -> None:
