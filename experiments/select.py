@@ -95,9 +95,12 @@ def every_score(pool: Artifact, subset: Artifact) -> list[dict[str, Any]]:
 
 
 def _left_out(pool: Artifact) -> str:
-    """How many rows of the source the pool does not hold: ", 1 dropped"."""
-    dropped, undrawn = pool.info["dropped"], pool.info["sampled_from"] - pool.info["rows_out"]
-    return (f", {dropped:,} dropped" if dropped else "") + (f", {undrawn:,} not drawn (pool.rows)" if undrawn else "")
+    """How many rows of the source the pool does not hold, and why: ", 1 dropped"."""
+    info = pool.info
+    dropped, held_out = info["dropped"], info.get("held_out", 0)
+    undrawn = info["sampled_from"] - info["rows_out"] - held_out
+    counts = {"dropped": dropped, "not drawn (pool.rows)": undrawn, "held out (pool.heldout)": held_out}
+    return "".join(f", {count:,} {why}" for why, count in counts.items() if count)
 
 
 def main(config: Config) -> None:

@@ -50,7 +50,9 @@ class PoolConfig:
     sha256: str | None = None  # of the file, of a folder over its files' digests; checked
     fields: FieldMap = field(default_factory=FieldMap)
     rows: int | None = None  # keep a seeded sample of that many rows; None keeps all
-    seed: int = 0  # of that sample
+    seed: int = 0  # of that sample, and of the rows that are held out
+    # rows that no selector sees, to measure the loss of their answers; with ``rows`` they come beside the sample
+    heldout: int = field(default=0, metadata={"identity": UNLESS_DEFAULT})
     empty_instruction: str = "refuse"  # refuse | drop
     empty_output: str = "refuse"  # keep | drop | refuse; a row without an answer teaches a model to say nothing
     max_chars: int | None = None  # a row is over-long above this many characters in its three fields
@@ -77,5 +79,12 @@ class PoolConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadInput(f"pool.{name} is {value}; expected a number above 0, or null for no limit")
+        if self.heldout < 0:
+            raise BadInput(f"pool.heldout is {self.heldout}; expected a number of rows, 0 for none")
+        if self.expected_rows is not None and self.heldout and self.heldout + (self.rows or 1) > self.expected_rows:
+            raise BadInput(
+                f"pool.heldout={self.heldout} and pool.rows={self.rows} are more than the {self.expected_rows} rows of "
+                f"the pool (pool.expected_rows); hold fewer out, or sample fewer"
+            )
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise BadInput(f"pool.sha256 is {self.sha256!r}; expected 64 lower-case hexadecimal digits, or null")

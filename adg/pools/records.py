@@ -16,6 +16,7 @@ from adg.artifacts.artifact import Artifact
 from adg.artifacts.files import write_atomic
 
 COLUMNS = ("id", "instruction", "input", "output")
+HELD_OUT = "heldout.parquet"  # of a pool: rows that only the held-out loss reads
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ def load(artifact: Artifact) -> list[Record]:
     return load_rows(artifact.file("records.parquet"))
 
 
+def load_held_out(artifact: Artifact) -> list[Record]:
+    """The rows that are held out of the pool (``pool.heldout``), in canonical order; [] where none is."""
+    return load_rows(artifact.file(HELD_OUT)) if HELD_OUT in artifact.manifest["files"] else []
+
+
 def load_original(artifact: Artifact) -> dict[str, dict[str, Any]]:
     """Key -> the row as it came, with every field it had."""
     lines = artifact.file("original.jsonl").read_bytes().splitlines()  # bytes: only line ends split
@@ -69,7 +75,7 @@ def load_original(artifact: Artifact) -> dict[str, dict[str, Any]]:
 
 
 def load_left_out(artifact: Artifact) -> dict[str, str]:
-    """Key -> why a row of the source is not among the records: it was dropped, or a sample did not draw it."""
+    """Key -> why a row of the source is not among the records: it was dropped, held out, or not drawn."""
     left_out = {
         entry["id"]: f"dropped: {entry['reason']}"
         for entry in map(json.loads, artifact.file("dropped.jsonl").read_bytes().splitlines())
@@ -77,6 +83,7 @@ def load_left_out(artifact: Artifact) -> dict[str, str]:
     if "not_drawn.jsonl" in artifact.manifest["files"]:
         lines = artifact.file("not_drawn.jsonl").read_bytes().splitlines()
         left_out |= dict.fromkeys((json.loads(line)["id"] for line in lines), "not drawn (pool.rows)")
+    left_out |= dict.fromkeys((record.key for record in load_held_out(artifact)), "held out (pool.heldout)")
     return left_out
 
 

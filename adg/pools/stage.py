@@ -16,8 +16,9 @@ from adg import seeds
 from adg.artifacts.artifact import Job, Node, Stage
 from adg.artifacts.files import write_lines
 from adg.errors import BadInput
+from adg.pools import heldout
 from adg.pools.config import PoolConfig
-from adg.pools.records import key, save_rows
+from adg.pools.records import HELD_OUT, key, save_rows
 from adg.pools.sources import EXPECTED, check_digest, digest_of, file_format, files_of, local_path, read
 from adg.pools.validation import validate
 
@@ -46,7 +47,7 @@ def node(cfg: PoolConfig) -> Node:
             changes["split"] = "train"
     elif cfg.file is not None:
         changes = {"split": "train"}
-    if cfg.rows is None:
+    if cfg.rows is None and not cfg.heldout:
         changes["seed"] = 0
     if cfg.max_chars is None:
         changes["over_long"] = "keep"
@@ -55,16 +56,18 @@ def node(cfg: PoolConfig) -> Node:
 
 
 def build(job: Job) -> dict[str, Any]:
-    """Read, validate, drop, sample, write.
+    """Read, validate, drop, sample, hold out, write.
 
     Payload, all in canonical order: ``records.parquet`` (key, instruction, input, output), ``original.jsonl``
-    (``{"id": key, "row": the row as it came}``), ``dropped.jsonl`` (``{"id": key, "reason": ...}``) and, of a sample,
-    ``not_drawn.jsonl`` (``{"id": key}``). ``rows_in`` counts the rows of the source.
+    (``{"id": key, "row": the row as it came}``), ``dropped.jsonl`` (``{"id": key, "reason": ...}``), of a sample
+    ``not_drawn.jsonl`` (``{"id": key}``) and, where rows are held out, ``heldout.parquet`` (as ``records.parquet``);
+    no other file holds those. ``rows_in`` counts the rows of the source.
     """
     cfg: PoolConfig = job.config
     raw = read(cfg, job.exec.offline)
     valid = validate(raw, cfg)
     entries, kept = valid.kept, len(valid.kept)
+    drawn: set[int] | None = None
     if cfg.rows is not None:
         if cfg.rows > kept:
             raise BadInput(
@@ -72,9 +75,15 @@ def build(job: Job) -> dict[str, Any]:
                 f"set pool.rows={kept} or less"
             )
         drawn = set(seeds.generator(cfg.seed, "pool", "rows").permutation(kept)[: cfg.rows].tolist())
+    out = heldout.draw([record for record, _ in valid.kept], drawn, cfg) if cfg.heldout else set[int]()
+    if drawn is not None:
         entries = [entry for i, entry in enumerate(valid.kept) if i in drawn]
-        others = [record for i, (record, _) in enumerate(valid.kept) if i not in drawn]
+        others = [record for i, (record, _) in enumerate(valid.kept) if i not in drawn and i not in out]
         write_lines(job.folder / "not_drawn.jsonl", ({"id": record.key} for record in others))
+    elif out:
+        entries = [entry for i, entry in enumerate(valid.kept) if i not in out]
+    if out:
+        save_rows(job.folder / HELD_OUT, [valid.kept[i][0] for i in sorted(out)])
     records = [record for record, _ in entries]
     save_rows(job.folder / "records.parquet", records)
     write_lines(job.folder / "original.jsonl", ({"id": r.key, "row": row} for r, row in entries))
@@ -85,6 +94,7 @@ def build(job: Job) -> dict[str, Any]:
         "failed": [],
         "dropped": len(valid.dropped),
         "sampled_from": kept,
+        **({"held_out": len(out)} if out else {}),
         **valid.counts,
         "without_output": sum(not record.output.strip() for record in records),
         "source": raw.source,

@@ -162,6 +162,26 @@ def test_the_order_of_the_file_does_not_matter(selector: Any, tmp_path: Path, ro
     assert found[0] == found[1]
 
 
+def test_held_out_rows_are_as_if_they_were_not_there(
+    selector: Any, shared_store: Store, tmp_path: Path, root: Path
+) -> None:
+    """A pool with rows held out gives the features, scores and choices of a file without these rows, down to the last
+    row, so that no stage on the way has seen them."""
+    lines = (root / "adg/mini/pools/general.jsonl").read_text().splitlines()[:21]
+    whole, rest = tmp_path / "whole.jsonl", tmp_path / "rest.jsonl"
+    whole.write_text("\n".join(lines) + "\n")
+    held_pool = pool_stage.node(PoolConfig(name="whole", path=str(whole), heldout=5))
+    held = {record.key for record in records.load_held_out(shared_store.ensure(held_pool))}
+    rest.write_text("".join(f"{line}\n" for line in lines if str(json.loads(line)["id"]) not in held))
+    ours = built(selector, shared_store, cell_of(held_pool))
+    theirs = built(selector, shared_store, cell_of(pool_stage.node(PoolConfig(name="rest", path=str(rest)))))
+    assert len(held) == 5 and [r.key for r in ours.records] == [r.key for r in theirs.records] and len(ours.keys) == 16
+    np.testing.assert_equal(scored(selector, ours).score, scored(selector, theirs).score)
+    for budget in (7, 16):
+        ids = chosen(selector, ours, budget)
+        assert ids == chosen(selector, theirs, budget) and not held & {str(id) for id in ids}
+
+
 def test_copies_empty_and_one_token_responses(selector: Any, tmp_path: Path, root: Path) -> None:
     """A pool with all of them at once: a score or a reason for each, distinct ids, and copies that tie."""
     lines = (root / "adg/mini/pools/general.jsonl").read_text().splitlines()[:17]
