@@ -24,6 +24,7 @@ _PUBLIC = {
     "adg.geometry": ("anisotropy", "dispersion", "gram"),
     "adg.pools.records": ("Record",),
     "adg.selection.bins": ("cluster",),
+    "adg.selection.diagnostics": ("Diagnosis", "diagnose"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = list(_MODULE_OF)

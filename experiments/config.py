@@ -24,7 +24,15 @@ from adg.pools.config import PoolConfig
 from experiments.tracking import TrackerConfig
 from finetune.config import FinetuneConfig
 
-SECTIONS = ("averages", "selections", "overlaps", "remade", "settings", "quadrants")  # of a report, beside its table
+SECTIONS = (
+    "averages",
+    "selections",
+    "overlaps",
+    "remade",
+    "settings",
+    "quadrants",
+    "diagnostics",
+)  # of a report, beside its table
 FIGURES = ("bars", "curves")
 
 
@@ -81,7 +89,7 @@ class ExperimentConfig:
     last: str = "eval"  # eval | subset
     choice: str = ""
     choices: dict[str, Any] = field(default_factory=dict)
-    sections: tuple[str, ...] = aside(("averages", "overlaps", "quadrants"))
+    sections: tuple[str, ...] = aside(("averages", "overlaps", "quadrants", "diagnostics"))
     figure: str = aside("bars")  # bars | curves
     remarks: tuple[str, ...] = aside(())
     published: str = aside("")  # "": none

@@ -22,9 +22,13 @@ from adg.errors import BadInput
 from adg.pools.notices import notices
 from adg.pools.records import from_key, load_left_out, order
 from adg.pools.sources import files_of, local_path
+from adg.selection.diagnostics import Diagnosis, in_words
+from adg.selection.divergence import DivergenceConfig
+from adg.selection.stability import QUADRANTS
 from experiments import app, early, outputs
 from experiments.cells import Cell
 from experiments.config import Config
+from experiments.report import diagnostics
 from experiments.run import refuse_budget, say, store_of
 from experiments.worker import Runner
 
@@ -63,6 +67,8 @@ def select(config: Config) -> Path:
     if facts["shortfall"]:
         say(f"the released quota rule returned {facts['shortfall']:,} fewer than the budget of {facts['budget']:,}")
     say(f"scores of every record -> {files.scores}")
+    if isinstance(cell.selector.config, DivergenceConfig) and (found := diagnostics.of_cell(cell, store)) is not None:
+        say(f"{in_words(found)}{_shares(found)}")
     return files.rows
 
 
@@ -101,6 +107,17 @@ def _left_out(pool: Artifact) -> str:
     undrawn = info["sampled_from"] - info["rows_out"] - held_out
     counts = {"dropped": dropped, "not drawn (pool.rows)": undrawn, "held out (pool.heldout)": held_out}
     return "".join(f", {count:,} {why}" for why, count in counts.items() if count)
+
+
+def _shares(found: Diagnosis) -> str:
+    """Where the chosen stand, as a sentence."""
+    if found.chosen is None or not sum(found.chosen):
+        return ""
+    shares = (
+        f"{name} {100 * count / sum(found.chosen):.0f} % (pool {100 * there / sum(found.pool):.0f} %)"
+        for name, count, there in zip(QUADRANTS, found.chosen, found.pool, strict=True)
+    )
+    return f" Chosen: {', '.join(shares)}."
 
 
 def main(config: Config) -> None:

@@ -95,6 +95,13 @@ def load_scores(artifact: Artifact) -> ScoreTable:
     return ScoreTable(table["score"].to_numpy(), parts, invalid)
 
 
+def load_keys(artifact: Artifact) -> list[str]:
+    """The id keys of the rows of a "scores" artifact."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(artifact.file("scores.parquet"), columns=["id"])["id"].to_pylist()
+
+
 def build_subset(job: Job) -> dict[str, Any]:
     """Stage "subset": ``records.parquet`` in output order, ``subset.jsonl`` with all original fields, ``scores.jsonl``.
 

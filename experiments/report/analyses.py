@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from adg.artifacts.store import Store
 from experiments.cells import Cell
-from experiments.report import averages, overlaps, quadrants, remade, selections, settings
+from experiments.report import averages, diagnostics, overlaps, quadrants, remade, selections, settings
 from experiments.report.sections import Section
 from experiments.report.table import Row
 
@@ -22,6 +22,7 @@ SECTIONS: dict[str, Callable[[Sequence[Cell], Store, Sequence[Row]], list[Sectio
     "remade": remade.sections,
     "settings": settings.sections,
     "quadrants": quadrants.sections,
+    "diagnostics": diagnostics.sections,
 }
 
 

@@ -30,12 +30,10 @@ def sections(chosen: Sequence[Cell], store: Store, rows: Sequence[Row]) -> list[
 
 
 def _quadrant(number: int, cell: Cell, store: Store) -> Section:
-    import pyarrow.parquet as pq
-
     artifact = store.find(cell.nodes["scores"])
     assert artifact is not None
     table = selection_stage.load_scores(artifact)
-    keys = pq.read_table(artifact.file("scores.parquet"), columns=["id"])["id"].to_pylist()
+    keys = selection_stage.load_keys(artifact)
     rows = np.flatnonzero(table.valid)
     d, i = table.parts["dispersion"][rows], table.parts["anisotropy"][rows]
     ids = set(selections.ids(cell, store) or ())
