@@ -20,7 +20,7 @@ from typing import Any
 from bench.shared import ROOT, show
 
 SUBTASKS = {
-    "bbh": ["bbh_cot_fewshot_boolean_expressions", "bbh_cot_fewshot_date_understanding"],
+    "bbh": ["bbh_cot_fewshot_sports_understanding"],
     "mmlu": ["mmlu_astronomy", "mmlu_high_school_geography"],
 }
 

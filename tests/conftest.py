@@ -84,11 +84,18 @@ def tiny_tokenizer_without_bos(tiny_backbone: Any) -> Any:
     return made
 
 
+@pytest.fixture(scope="session")
+def spoilt_token(tiny_tokenizer: Any) -> tuple[int, str]:
+    """A token and its text, a control character: no pool, prompt or template holds it."""
+    (token,) = tiny_tokenizer.encode("\x7f", add_special_tokens=False)
+    return token, "\x7f"
+
+
 @pytest.fixture
-def spoilt(tiny_model: Any) -> Any:
-    """The tiny model with one token (500) whose embedding is NaN: what holds it cannot be measured."""
+def spoilt(tiny_model: Any, spoilt_token: tuple[int, str]) -> Any:
+    """The tiny model with one token whose embedding is NaN: what holds it cannot be measured."""
     import copy
 
     made = copy.deepcopy(tiny_model)
-    made.base_model.embed_tokens.weight.data[500] = float("nan")
+    made.base_model.embed_tokens.weight.data[spoilt_token[0]] = float("nan")
     return made

@@ -124,11 +124,10 @@ def test_the_stage_resumes_and_its_scores_have_a_row_for_every_record(tmp_path: 
 
 
 def test_faults_are_reasons_and_shift_nothing(
-    spoilt: Any, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spoilt: Any, spoilt_token: tuple[int, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    word = tiny_tokenizer.decode([500])
     rows = [{"id": i, "instruction": f"Say {i}.", "output": f"so it is {i}"} for i in range(5)]
-    rows[1]["output"] = f"so {word}{word} it is"
+    rows[1]["output"] = f"so {spoilt_token[1] * 2} it is"
     rows[3]["output"] = "words and more words " * 900
     rows[4] = {**rows[0], "id": 4}
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -175,8 +175,15 @@ def test_without_noise_it_is_superfilterings_ratio_over_all_tokens(tmp_path: Pat
     )
     ratio = np.exp(plain.nll_conditioned - plain.nll_alone)
     np.testing.assert_allclose(table.parts["ifd_noisy"], ratio, rtol=1e-4)
-    # with a BOS both cover the same tokens; a ratio of 1 still leaves out the pool's least changed one
-    np.testing.assert_allclose(table.parts["s_ifd"], ratio, rtol=1e-3)
+    # with a BOS both cover the same tokens; a ratio of 1 still leaves out the pool's least changed one, whose record
+    # has the mean over its other tokens
+    found = tshirt.load(artifact, data.keys)
+    least = np.abs(found.deltas[:, 0]).argmin()
+    row = int(np.searchsorted(np.cumsum(found.tokens), least, side="right"))
+    without = (found.tokens[row] * np.log(ratio[row]) - found.deltas[least, 0]) / (found.tokens[row] - 1)
+    np.testing.assert_allclose(table.parts["s_ifd"][row], np.exp(without), rtol=1e-4)
+    others = np.arange(12) != row
+    np.testing.assert_allclose(table.parts["s_ifd"][others], ratio[others], rtol=1e-4)
     assert not table.parts["s_ifd_deviation"].any()
     assert {row for row in table.invalid} == set(np.flatnonzero(ratio >= 1))
     assert set(table.invalid.values()) == {"IFD under noise not below 1"}
@@ -201,13 +208,12 @@ def test_a_resumed_run_ends_the_same(tmp_path: Path) -> None:
 
 
 def test_nan_is_a_reason_and_its_tokens_count_nowhere(
-    spoilt: Any, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spoilt: Any, spoilt_token: tuple[int, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import json
 
-    word = tiny_tokenizer.decode([500])
     rows = [{"id": i, "instruction": f"Say {i}.", "output": f"so it is {'again ' * i}"} for i in range(6)]
-    rows += [{"id": 6, "instruction": "Say it.", "output": f"so {word}{word} it is"}]
+    rows += [{"id": 6, "instruction": "Say it.", "output": f"so {spoilt_token[1] * 2} it is"}]
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(loading, "load_model", lambda *args, **kwargs: spoilt)
     pool = pool_stage.node(PoolConfig(name="p", path=str(tmp_path / "pool.jsonl")))

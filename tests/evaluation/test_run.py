@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 from adg.artifacts.artifact import Artifact, Node
 from adg.artifacts.store import Store
@@ -92,12 +93,13 @@ def test_what_finetune_makes_is_taken(script: ModuleType, trained: Trained, adap
 
 
 def test_a_model_that_was_trained_whole_is_taken(
-    script: ModuleType, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, trained: Trained, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = trained.train("full")
     script.main(["--model", str(whole), "--dtype", "float32", "--runs", str(tmp_path), *FEW])
     assert set(scores(tmp_path)) == {"truthfulqa_mc2", "gsm8k"}
-    assert "gsm8k 0.00 [0.00, 65.76] 2 items, 1-shot exact_match" in " ".join(capsys.readouterr().out.split())
+    shots = yaml.safe_load((root / "conf" / "suite" / "mini.yaml").read_text())["tasks"]["gsm8k"]["num_fewshot"]
+    assert f"gsm8k 0.00 [0.00, 65.76] 2 items, {shots}-shot exact_match" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(BadInput, match=r"holds a whole model, no adapter; give .*model as --model"):
         script.main(["--model", "tiny_random", "--adapter", str(whole), "--runs", str(tmp_path), *FEW])
 

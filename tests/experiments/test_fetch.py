@@ -23,7 +23,7 @@ from experiments import fetch, mirror
 from experiments.cells import cells, distinct
 from experiments.mirror import Source
 
-ITEMS = {"bbh": 24, "gsm8k": 16, "mmlu": 24, "truthfulqa_mc2": 16, "mbpp": 16, "humaneval": 12}
+ITEMS = {"bbh": 12, "gsm8k": 12, "mmlu": 12, "truthfulqa_mc2": 12, "mbpp": 12, "humaneval": 15}
 STUDY = [
     "profile=smoke",
     "backbone=llama3_8b",
@@ -140,7 +140,7 @@ def test_a_mirror_is_filled_verified_used_offline_damaged_and_repaired(
     assert done.stdout.count("fetched") == 8 and "benchmark openai/gsm8k at e53f04885" in done.stdout
     assert not [name for name in served if name.endswith((".pth", ".py"))], "nothing executable is fetched"
     entries = json.loads((to / "manifest.json").read_text())["sources"]
-    assert sorted(entry["rows"] for entry in entries.values() if entry["rows"]) == [3, 12, 16, 16, 16, 24, 24]
+    assert sorted(entry["rows"] for entry in entries.values() if entry["rows"]) == [3, 12, 12, 12, 12, 12, 15]
 
     downloads = len(served)
     done = run("experiments.fetch", *STUDY, f"to={to}", "--verify", HF_ENDPOINT=no_hub)
@@ -178,7 +178,7 @@ def test_what_cannot_be_had_or_has_other_rows_is_named_and_the_rest_is_kept(
         "cais/mmlu at c30699e8356da336a370243923dbaf21066bb9fe is not on this machine and could not be fetched"
         in done.stderr
     )
-    assert "holds 16 rows, expected 500" in done.stderr and "Traceback" not in done.stderr
+    assert "holds 12 rows, expected 500" in done.stderr and "Traceback" not in done.stderr
     kept = json.loads((to / "manifest.json").read_text())["sources"]
     assert len(kept) == 6 and not any("mmlu" in key or "mbpp" in key for key in kept)
 

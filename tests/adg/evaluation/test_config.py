@@ -50,9 +50,9 @@ def test_mini_suite_differs_only_in_data_and_size(root: Path) -> None:
         assert task == dataclasses.replace(paper.tasks[name], revision=None, **size)
         assert mini.partial_reasons(name, generates=True)
     assert list(mini.tasks) == list(paper.tasks)
-    assert {name for name, task in mini.tasks.items() if task.num_fewshot} == {"gsm8k", "mmlu"}  # one of each kind
-    assert [len(t.subtasks) for t in mini.tasks.values() if t.subtasks] == [2, 2]
-    assert {mini.limit_of(name) * len(task.subtasks or "1") for name, task in mini.tasks.items()} == {4}
+    fewer = {name for name, task in mini.tasks.items() if task.num_fewshot < paper.tasks[name].num_fewshot}
+    assert fewer == {"gsm8k"}
+    assert [len(t.subtasks) for t in mini.tasks.values() if t.subtasks] == [1, 2]
     assert mini.root == EMBEDDED and EMBEDDED.is_dir()
 
 
@@ -153,6 +153,8 @@ def test_wrong_task_values_are_refused(values: dict) -> None:
 
 def test_the_smaller_limit_counts(root: Path) -> None:
     mini = read(root, "mini")
+    tasks = {**mini.tasks, "bbh": dataclasses.replace(mini.tasks["bbh"], limit=2)}
+    mini = dataclasses.replace(mini, tasks=tasks)
     assert dataclasses.replace(mini, limit=1).limit_of("bbh") == 1
     assert dataclasses.replace(mini, limit=None).limit_of("bbh") == 2
     assert dataclasses.replace(mini, limit=None).limit_of("gsm8k") is None

@@ -107,7 +107,7 @@ def test_six_tasks_one_load_no_network(whole: tuple[Artifact, Seen]) -> None:
     assert list(results["tasks"]) == TASKS
     assert {task["status"] for task in results["tasks"].values()} == {"done"}
     assert None not in results["categories"].values()
-    assert artifact.info["rows_out"] == sum(task["n"] for task in results["tasks"].values()) == 2 * 8
+    assert artifact.info["rows_out"] == sum(task["n"] for task in results["tasks"].values()) == 2 * 7
 
 
 @needs_sandbox
@@ -123,8 +123,8 @@ def test_results_hold_what_was_asked_and_are_marked_partial(whole: tuple[Artifac
             cfg.version,
         )
         assert task["partial"] and 0 <= task["value"] <= 1
-    bbh = results["tasks"]["bbh"]
-    assert {part["n"] for part in bbh["subtasks"].values()} == {2} and len(bbh["subtasks"]) == 2  # a limit each
+    mmlu = results["tasks"]["mmlu"]
+    assert {part["n"] for part in mmlu["subtasks"].values()} == {2} and len(mmlu["subtasks"]) == 2  # a limit each
     assert set(results["tasks"]["gsm8k"]["beside"]) == {"flexible-extract"}
     assert not any("max_gen_toks" in reason for reason in results["tasks"]["mmlu"]["partial_reasons"])
 
@@ -154,7 +154,7 @@ def test_shots_stand_in_the_prompts(whole: tuple[Artifact, Seen], suite: SuiteCo
 
 @needs_sandbox
 def test_same_scores_as_lm_evals_own_entry_point(
-    whole: tuple[Artifact, Seen], suite: SuiteConfig, store: Store, backbone: Node
+    whole: tuple[Artifact, Seen], suite: SuiteConfig, store: Store, backbone: Node, tmp_path: Path
 ) -> None:
     """Model loaded by lm-eval from the folder, same task, shots and limit; item by item."""
     import random
@@ -167,11 +167,17 @@ def test_same_scores_as_lm_evals_own_entry_point(
     names = ("gsm8k", "mmlu_astronomy")
     folders = sorted({folder for name in names for folder in lm_eval_tasks.known_tasks()[name]})
     shots = {name: suite.tasks[name].num_fewshot for name in ("gsm8k", "mmlu")}
+    fresh = {"dataset_kwargs": {"cache_dir": str(tmp_path)}}  # else earlier rows of a data set of that name come back
     spec = {
         "group": "theirs",
         "task": [
-            {"task": "gsm8k", "num_fewshot": shots["gsm8k"], "dataset_path": str(suite.root / "openai/gsm8k")},
-            {"task": "mmlu_astronomy", "num_fewshot": shots["mmlu"], "dataset_path": str(suite.root / "cais/mmlu")},
+            {"task": "gsm8k", "num_fewshot": shots["gsm8k"], "dataset_path": str(suite.root / "openai/gsm8k"), **fresh},
+            {
+                "task": "mmlu_astronomy",
+                "num_fewshot": shots["mmlu"],
+                "dataset_path": str(suite.root / "cais/mmlu"),
+                **fresh,
+            },
         ],
     }
     state = random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -462,7 +468,7 @@ def changed(suite: SuiteConfig, task: str, **values: Any) -> SuiteConfig:
         ("gsm8k", {"num_fewshot": 11}, "11 shots are expected"),
         ("truthfulqa_mc2", {"metric": "acc_norm"}, "no metric 'acc_norm' .*; it has acc "),
         ("truthfulqa_mc2", {"filter": "get-answer"}, "no filter 'get-answer'; it has none "),
-        ("truthfulqa_mc2", {"items": 817}, "holds 16 items, expected 817"),
+        ("truthfulqa_mc2", {"items": 817}, "holds 12 items, expected 817"),
         ("truthfulqa_mc2", {"runs_code": True}, "model-written code"),
         (
             "mmlu",

@@ -301,12 +301,14 @@ def test_copies_are_run_once(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Pat
     assert len(run) == 2 and len(set(losses.nll_conditioned)) == len(set(losses.nll_alone)) == 1
 
 
-def test_nan_is_a_reason_and_never_a_number(spoilt: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
-    word = tiny_tokenizer.decode([500])
+def test_nan_is_a_reason_and_never_a_number(
+    spoilt: Any, spoilt_token: tuple[int, str], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    token, word = spoilt_token
     pool = [*RECORDS, Record(9, "Say it.", "", f"so {word}{word} it is")]
     layout = LossTexts(LossesConfig(), tiny_tokenizer)
-    held = [i for i, r in enumerate(pool) if any(isinstance(t, Text) and 500 in t.ids[:-1] for t in layout.texts(r))]
-    assert held and len(held) < len(pool) - 1
+    held = [i for i, r in enumerate(pool) if any(isinstance(t, Text) and token in t.ids[:-1] for t in layout.texts(r))]
+    assert held == [len(pool) - 1]
     with pytest.raises(BadMeasurement, match=rf"have a loss of NaN .*exec.max_failed allows 0.*{pool[held[-1]].key}"):
         losses_stage.measure(pool, layout, lambda: Scorer(spoilt), tmp_path)
     losses = losses_stage.measure(pool, layout, lambda: Scorer(spoilt), tmp_path, max_failed=len(held))

@@ -22,7 +22,7 @@ from experiments.report.sections import Section
 from experiments.report.table import WORDS, Deviation, Row, Table
 
 TASKS = ("bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "mbpp", "humaneval")
-STATEMENT = "mini: checks the machinery, says nothing about the method"
+STATEMENT = "mini: a working instrument at small scale, says nothing about the method"
 LIMIT = "at most 4 items a subtask (suite.limit)"
 
 
