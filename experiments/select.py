@@ -41,6 +41,8 @@ def select(config: Config) -> Path:
     cell = Cell(config)
     if not cell.selector.trains:
         raise BadInput(f"selector={cell.selector.name} selects nothing: it is the table's row without any training")
+    if config.pool.corrupt:
+        raise BadInput("pool.corrupt puts a fault into a pool for controls; rows are chosen from the pool as it is")
     early.check([cell], training=False)
     stages = {node.stage.name for node in cell.nodes["subset"].walk()}
     if "backbone" in stages and config.backbone.statement:

@@ -50,9 +50,11 @@ class PoolConfig:
     sha256: str | None = None  # of the file, of a folder over its files' digests; checked
     fields: FieldMap = field(default_factory=FieldMap)
     rows: int | None = None  # keep a seeded sample of that many rows; None keeps all
-    seed: int = 0  # of that sample, and of the rows that are held out
+    seed: int = 0  # of that sample, of the rows that are held out, and of those that are corrupted
     # rows that no selector sees, to measure the loss of their answers; with ``rows`` they come beside the sample
     heldout: int = field(default=0, metadata={"identity": UNLESS_DEFAULT})
+    # share of the other rows, 0 to 1, whose outputs are exchanged among them: a known fault, for controls
+    corrupt: float = field(default=0.0, metadata={"identity": UNLESS_DEFAULT})
     empty_instruction: str = "refuse"  # refuse | drop
     empty_output: str = "refuse"  # keep | drop | refuse; a row without an answer teaches a model to say nothing
     max_chars: int | None = None  # a row is over-long above this many characters in its three fields
@@ -86,5 +88,7 @@ class PoolConfig:
                 f"pool.heldout={self.heldout} and pool.rows={self.rows} are more than the {self.expected_rows} rows of "
                 f"the pool (pool.expected_rows); hold fewer out, or sample fewer"
             )
+        if not 0 <= self.corrupt <= 1:
+            raise BadInput(f"pool.corrupt is {self.corrupt}; expected a share of the rows between 0 and 1")
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise BadInput(f"pool.sha256 is {self.sha256!r}; expected 64 lower-case hexadecimal digits, or null")

@@ -28,6 +28,11 @@ def notices(info: Mapping[str, Any]) -> list[str]:
         said.append(
             f"{info['over_long']:,} of {rows:,} rows are longer than pool.max_chars: pool.over_long=drop drops them"
         )
+    if info.get("corrupted"):
+        said.append(
+            f"{info['corrupted']:,} of {info['rows_out']:,} rows have the output of another row: a fault put in on "
+            f"purpose (pool.corrupt)"
+        )
     for name, words in _SAID.items():
         if info.get(name):
             said.append(f"{info[name]:,} of {rows:,} rows {words}")

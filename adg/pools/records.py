@@ -17,6 +17,7 @@ from adg.artifacts.files import write_atomic
 
 COLUMNS = ("id", "instruction", "input", "output")
 HELD_OUT = "heldout.parquet"  # of a pool: rows that only the held-out loss reads
+CORRUPTED = "corrupted.jsonl"  # of a pool: the rows whose outputs were exchanged
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,14 @@ def load_left_out(artifact: Artifact) -> dict[str, str]:
         left_out |= dict.fromkeys((json.loads(line)["id"] for line in lines), "not drawn (pool.rows)")
     left_out |= dict.fromkeys((record.key for record in load_held_out(artifact)), "held out (pool.heldout)")
     return left_out
+
+
+def load_corrupted(artifact: Artifact) -> dict[str, str]:
+    """Key of each row whose output was exchanged (``pool.corrupt``) -> key of the row whose output it has."""
+    if CORRUPTED not in artifact.manifest["files"]:
+        return {}
+    lines = artifact.file(CORRUPTED).read_bytes().splitlines()
+    return {entry["id"]: entry["output_of"] for entry in map(json.loads, lines)}
 
 
 def load_rows(path: Path) -> list[Record]:

@@ -16,9 +16,9 @@ from adg import seeds
 from adg.artifacts.artifact import Job, Node, Stage
 from adg.artifacts.files import write_lines
 from adg.errors import BadInput
-from adg.pools import heldout
+from adg.pools import corruption, heldout
 from adg.pools.config import PoolConfig
-from adg.pools.records import HELD_OUT, key, save_rows
+from adg.pools.records import CORRUPTED, HELD_OUT, key, save_rows
 from adg.pools.sources import EXPECTED, check_digest, digest_of, file_format, files_of, local_path, read
 from adg.pools.validation import validate
 
@@ -47,7 +47,7 @@ def node(cfg: PoolConfig) -> Node:
             changes["split"] = "train"
     elif cfg.file is not None:
         changes = {"split": "train"}
-    if cfg.rows is None and not cfg.heldout:
+    if cfg.rows is None and not cfg.heldout and not cfg.corrupt:
         changes["seed"] = 0
     if cfg.max_chars is None:
         changes["over_long"] = "keep"
@@ -56,12 +56,13 @@ def node(cfg: PoolConfig) -> Node:
 
 
 def build(job: Job) -> dict[str, Any]:
-    """Read, validate, drop, sample, hold out, write.
+    """Read, validate, drop, sample, hold out, corrupt, write.
 
     Payload, all in canonical order: ``records.parquet`` (key, instruction, input, output), ``original.jsonl``
     (``{"id": key, "row": the row as it came}``), ``dropped.jsonl`` (``{"id": key, "reason": ...}``), of a sample
-    ``not_drawn.jsonl`` (``{"id": key}``) and, where rows are held out, ``heldout.parquet`` (as ``records.parquet``);
-    no other file holds those. ``rows_in`` counts the rows of the source.
+    ``not_drawn.jsonl`` (``{"id": key}``), where rows are held out ``heldout.parquet`` (as ``records.parquet``; no other
+    file holds those), and where outputs were exchanged ``corrupted.jsonl`` (``{"id": key, "output_of": key}``).
+    ``rows_in`` counts the rows of the source.
     """
     cfg: PoolConfig = job.config
     raw = read(cfg, job.exec.offline)
@@ -85,6 +86,11 @@ def build(job: Job) -> dict[str, Any]:
     if out:
         save_rows(job.folder / HELD_OUT, [valid.kept[i][0] for i in sorted(out)])
     records = [record for record, _ in entries]
+    corrupted: dict[int, int] = {}
+    if cfg.corrupt:
+        records, corrupted = corruption.exchanged(records, cfg.corrupt, cfg.seed)
+        exchange = ({"id": records[row].key, "output_of": records[other].key} for row, other in corrupted.items())
+        write_lines(job.folder / CORRUPTED, exchange)
     save_rows(job.folder / "records.parquet", records)
     write_lines(job.folder / "original.jsonl", ({"id": r.key, "row": row} for r, row in entries))
     write_lines(job.folder / "dropped.jsonl", ({"id": key(id), "reason": reason} for id, reason in valid.dropped))
@@ -95,6 +101,7 @@ def build(job: Job) -> dict[str, Any]:
         "dropped": len(valid.dropped),
         "sampled_from": kept,
         **({"held_out": len(out)} if out else {}),
+        **({"corrupted": len(corrupted)} if corrupted else {}),
         **valid.counts,
         "without_output": sum(not record.output.strip() for record in records),
         "source": raw.source,

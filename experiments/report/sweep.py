@@ -23,6 +23,7 @@ def write(chosen: list[Cell], store: Store) -> str:
     ]
     choosing = [(c.selector, backbone_stage.node(c.config.selecting or c.config.backbone)) for c in chosen]
     notes += [note for note in dict.fromkeys(selector.note(backbone) for selector, backbone in choosing) if note]
+    notes += _corrupted(chosen, store)
     title = first.experiment.title or first.experiment.name
     folder, what = report_folder(chosen, store)
     if what:
@@ -39,3 +40,17 @@ def write(chosen: list[Cell], store: Store) -> str:
     )
     names = [path.name for path in files.write(table, folder)]
     return f"{as_terminal.terminal(table)}\n\n{folder}/ holds {', '.join(names)}"
+
+
+def _corrupted(chosen: list[Cell], store: Store) -> list[str]:
+    """A sentence for each pool into which a fault was put on purpose."""
+    notes: dict[str, None] = {}
+    for cell in chosen:
+        pool = cell.config.pool
+        if pool.corrupt and "pool" in cell.nodes:
+            artifact = store.find(cell.nodes["pool"])
+            rows = f"{pool.corrupt:.0%} of its rows"
+            if artifact is not None:
+                rows = f"{artifact.info['corrupted']:,} of its {artifact.info['rows_out']:,} rows"
+            notes[f"pool {pool.name}: {rows} have the output of another row (pool.corrupt={pool.corrupt:g})"] = None
+    return list(notes)

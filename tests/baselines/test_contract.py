@@ -43,6 +43,11 @@ def options(name: str) -> dict[str, Any]:
     return {k: v for k, v in raw.items() if not (isinstance(v, str) and v.startswith("${"))}
 
 
+def pool_of(selector: Any, **config: Any) -> Node:
+    """The pool's node; some of its outputs are exchanged for the one selector that cannot do without."""
+    return pool_stage.node(PoolConfig(**config, corrupt=0.5 if selector.name == "oracle" else 0.0))
+
+
 def cell_of(pool: Node, new_tokens: int = 4) -> dict[str, Node]:
     """The nodes that every cell can make: the tiny model answers, is embedded and clustered."""
     backbone = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
@@ -85,7 +90,7 @@ def selector(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def world(shared_store: Store, selector: Any) -> SelectorData:
     """A real pool through the real stages."""
-    pool = pool_stage.node(PoolConfig(name="mini_general", path="mini:general.jsonl", rows=23))
+    pool = pool_of(selector, name="mini_general", path="mini:general.jsonl", rows=23)
     return built(selector, shared_store, cell_of(pool, new_tokens=6))
 
 
@@ -156,7 +161,7 @@ def test_the_order_of_the_file_does_not_matter(selector: Any, tmp_path: Path, ro
     for i, order in enumerate(orders):
         (tmp_path / f"{i}.jsonl").write_text("\n".join(order) + "\n")
         store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
-        pool = pool_stage.node(PoolConfig(name=f"p{i}", path=str(tmp_path / f"{i}.jsonl")))
+        pool = pool_of(selector, name=f"p{i}", path=str(tmp_path / f"{i}.jsonl"))
         data = built(selector, store, cell_of(pool))
         found.append(chosen(selector, data, 11))
     assert found[0] == found[1]
@@ -190,7 +195,7 @@ def test_copies_empty_and_one_token_responses(selector: Any, tmp_path: Path, roo
     rows += [{**rows[7 + i], "id": 903 + i, "output": text} for i, text in enumerate(("", "4", " ", rows[9]["output"]))]
     (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
-    pool = pool_stage.node(PoolConfig(name="hard", path=str(tmp_path / "hard.jsonl"), empty_output="keep"))
+    pool = pool_of(selector, name="hard", path=str(tmp_path / "hard.jsonl"), empty_output="keep")
     data = built(selector, store, cell_of(pool))
     table = scored(selector, data)
     table.check(len(rows))
@@ -206,7 +211,7 @@ def test_copies_empty_and_one_token_responses(selector: Any, tmp_path: Path, roo
 
 def reads_with_a_model(selector: Any) -> bool:
     """Whether a language model reads each record by itself: losses, token differences, ratings."""
-    pool = pool_stage.node(PoolConfig(name="mini_general", path="mini:general.jsonl"))
+    pool = pool_of(selector, name="mini_general", path="mini:general.jsonl")
     return bool({"losses", "deltas", "ratings"} & set(selector.inputs(cell_of(pool))))
 
 

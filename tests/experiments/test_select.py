@@ -76,6 +76,12 @@ def outputs_ends() -> list[str]:
     return ends
 
 
+def test_no_fault_is_put_into_rows_that_are_chosen(choose: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="rows are chosen from the pool as it is"):
+        choose(jsonl(tmp_path / "pool.jsonl", ROWS), tmp_path / "a.jsonl", "pool.corrupt=0.5")
+    assert not (tmp_path / "a.jsonl").exists()
+
+
 def test_what_a_format_cannot_hold_is_refused_before_the_work(choose: Callable[..., Path], tmp_path: Path) -> None:
     mixed = jsonl(tmp_path / "mixed.jsonl", [*ROWS[:4], {"id": "x", "instruction": "Say.", "output": "y"}])
     with pytest.raises(BadInput, match=r"parquet cannot hold the pool's field 'id' .*\.jsonl"):
