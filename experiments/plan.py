@@ -1,7 +1,7 @@
 """What a sweep would do:  python -m experiments.plan profile=paper [selector=adg,random ...]
 
-Prints the cells, which artifacts are there, which will be built and for how many cells, and a rough cost. Nothing
-is imported that needs a GPU, nothing is downloaded, nothing is built.
+Prints the cells, which artifacts are there, which will be built and for how many cells, a rough cost, and the smallest
+difference that the study can see. Nothing is imported that needs a GPU, nothing is downloaded, nothing is built.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from adg.artifacts.artifact import Artifact, Node, Stage, read_artifact
 from adg.artifacts.files import read_json
 from adg.artifacts.store import Status, Store
 from adg.embedding import stage as embedding_stage
+from experiments import power
 from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for, distinct
 from experiments.report.published import ANALYSED, figures
@@ -51,6 +52,7 @@ def render(chosen: list[Cell], store: Store) -> str:
         "",
         *stage_lines(chosen, nodes, states, finished_seconds(store, nodes)),
         *selection_cost(chosen, store),
+        *(["", f"  power: {power.line(chosen, store)}"] if first.experiment.last == "eval" else []),
     ]
     return "\n".join(lines)
 

@@ -1,18 +1,24 @@
 """What a study can see: the smallest difference of averages, and how many seeds a difference needs.
 
-Points of percent throughout. Nothing here bears identity: it is arithmetic on numbers of items, accuracies and spreads.
+Points of percent, unless a function names none. Nothing here bears identity: it is arithmetic on numbers of items,
+accuracies and spreads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
 
 from adg.errors import BadInput
 
 LEVEL, POWER = 0.95, 0.8  # two-sided level of the test, and how often the effect is to be seen
 MOST_SEEDS = 10_000
+QUANTILES = 200  # of a distribution that is averaged over
+STEPS = 50  # halvings of a bracket
 
 
 def item_error(
@@ -43,14 +49,67 @@ def smallest_effect(error: float, level: float = LEVEL, power: float = POWER) ->
     return (normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)) * error
 
 
+class Noise(NamedTuple):
+    """The standard errors of a difference that the choice of items and that of ``count`` seeds cause, in any unit."""
+
+    items: float
+    seeds: float
+    count: int
+
+
+def smallest_difference(noise: Noise, level: float = LEVEL, power: float = POWER) -> float:
+    """The smallest difference, in the unit of ``noise``, that a study shows with ``power`` at two-sided ``level`` where
+    its intervals are made as in ``statistics``.
+
+    Such an interval reaches as far as a normal draw of the first error plus the second, as the study estimates it,
+    times a draw from Student's t with ``count`` - 1 degrees of freedom; that estimate varies with chi-squared. With one
+    seed the second is left out.
+    """
+    items, seeds, count = noise
+    if count < 2 or seeds == 0:
+        return smallest_effect(items, level, power)
+    from scipy import special, stats
+
+    freedom, middles = count - 1, (np.arange(QUANTILES) + 0.5) / QUANTILES
+    estimated = seeds * np.sqrt(stats.chi2.ppf(middles, freedom) / freedom)  # what a study takes ``seeds`` for
+    drawn = np.outer(estimated, stats.t.ppf(middles, freedom))  # (studies, draws)
+    beyond = (1 + level) / 2
+
+    def below(ends: np.ndarray) -> np.ndarray:
+        """How much of each study's replicates lies below its end."""
+        return special.ndtr((ends[:, None] - drawn) / items).mean(axis=1)
+
+    if items > 0:
+        most = stats.norm.ppf(beyond) * items + estimated * stats.t.ppf(beyond, freedom)
+        reach = _bisect(lambda ends: below(ends) >= beyond, np.zeros(QUANTILES), most)
+    else:
+        reach = estimated * stats.t.ppf(beyond, freedom)
+    total = math.hypot(items, seeds)
+
+    def shown(effect: np.ndarray) -> np.ndarray:
+        often = special.ndtr((effect[:, None] - reach) / total) + special.ndtr((-effect[:, None] - reach) / total)
+        return often.mean(axis=1) >= power
+
+    return float(_bisect(shown, np.zeros(1), np.array([reach.max() + 3 * total]))[0])
+
+
+def _bisect(enough: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Where ``enough`` turns true between ``low`` and ``high``, place by place."""
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        reached = enough(middle)
+        low, high = np.where(reached, low, middle), np.where(reached, middle, high)
+    return high
+
+
 def seen(effect: float, spread: float, seeds: int, level: float = LEVEL) -> float:
-    """How often Student's two-sample test of two arms of ``seeds`` trainings each shows ``effect``, where the average
-    varies by ``spread`` (standard deviation between seeds); the same items in both arms, so items add nothing."""
+    """How often Student's test of ``seeds`` pairs of trainings shows ``effect``, where the average varies by ``spread``
+    (standard deviation between seeds); the same items in both arms, so items add nothing."""
     from scipy import stats
 
     if seeds < 2:
         return 0.0  # one training says nothing of how much trainings vary
-    freedom = 2 * seeds - 2
+    freedom = seeds - 1
     limit = stats.t.ppf((1 + level) / 2, freedom)
     away = effect / (spread * math.sqrt(2 / seeds))
     return float(stats.nct.sf(limit, freedom, away) + stats.nct.cdf(-limit, freedom, away))

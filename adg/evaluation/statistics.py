@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from adg.errors import BadInput, BadMeasurement
-from adg.evaluation import aggregate
+from adg.evaluation import aggregate, power
 
 LEVEL = 0.95  # of every interval
 RESAMPLES = 10_000
@@ -72,11 +72,12 @@ def score_interval(value: float, stderr: float | None, n: int, binary: bool) -> 
 @dataclass(frozen=True)
 class Resampled:
     """A statistic: its ``value``, what it is made of, and its bootstrap replicates, (resamples,); None where a part
-    has a single item."""
+    has a single item. ``noise`` is what these are drawn with."""
 
     value: float
     parts: Parts
     replicates: np.ndarray | None
+    noise: power.Noise
 
     @property
     def interval(self) -> Interval | None:
@@ -93,7 +94,7 @@ class Comparison:
 
     ``interval`` is None where a subtask has a single item or all replicates are equal (every item changed alike), ``p``
     (of the paired bootstrap) only in the first case. ``p_exact`` is McNemar's exact one (None unless scores are 0 or 1
-    and there is one seed), ``n`` the number of items.
+    and there is one seed), ``n`` the number of items. ``noise`` is what the interval is made of (None as that).
     """
 
     difference: float
@@ -101,6 +102,12 @@ class Comparison:
     p: float | None
     p_exact: float | None
     n: int
+    noise: power.Noise | None = None
+
+    @property
+    def smallest(self) -> float | None:
+        """The smallest difference that as noisy a comparison shows in ``power.POWER`` of studies; None as ``noise``."""
+        return None if self.noise is None else power.smallest_difference(self.noise, LEVEL)
 
 
 def check(parts: Parts) -> int:
@@ -145,13 +152,14 @@ def resample(
     resampled = {}
     for name, members in statistics.items():
         values = np.sum([weight * by_seed[task] for task, weight in members.items()], axis=0)
-        replicates = None
+        error = values.std(ddof=1) / math.sqrt(seeds) if seeds > 1 else 0.0
+        replicates, moved_by = None, 0.0
         if all(task in moved for task in members):
-            error = values.std(ddof=1) / math.sqrt(seeds) if seeds > 1 else 0.0
             items = np.sum([weight * moved[task] for task, weight in members.items()], axis=0)
-            replicates = values.mean() + items + error * drawn
+            replicates, moved_by = values.mean() + items + error * drawn, float(items.std(ddof=1))
         parts = [part for task in members for part in tasks[task]]
-        resampled[name] = Resampled(float(values.mean()), parts, replicates)
+        noise = power.Noise(moved_by, float(error), seeds)
+        resampled[name] = Resampled(float(values.mean()), parts, replicates, noise)
     return resampled
 
 
@@ -193,16 +201,21 @@ def bootstrap_average(
     return resample({task: tasks[task] for task in weights}, draw, resamples)["avg"].interval
 
 
-def compare(tasks: Mapping[str, Parts], draw: np.random.Generator, resamples: int = RESAMPLES) -> dict[str, Comparison]:
-    """Each task's comparison, and that of the average under "avg" where it is defined. ``tasks`` hold differences of
-    scores, item by item and seed by seed (ours minus theirs).
+def compare(
+    tasks: Mapping[str, Parts],
+    draw: np.random.Generator,
+    resamples: int = RESAMPLES,
+    weights: Mapping[str, float] | None = None,
+) -> dict[str, Comparison]:
+    """Each task's comparison, and that of the average (of ``weights``, see ``resample``) under "avg" where it is
+    defined. ``tasks`` hold differences of scores, item by item and seed by seed (ours minus theirs).
 
     The paired bootstrap recentres: p is the share of replicates at least as far from the difference as the difference
     is from 0 (Efron and Tibshirani 1993, section 16.4), counting the data itself as one. With few items that differ
     it would claim too much, so it is never below 2 / 2^m, what a sign test of m such items gives at best.
     """
     comparisons: dict[str, Comparison] = {}
-    for name, entry in (resample(tasks, draw, resamples) if tasks else {}).items():
+    for name, entry in (resample(tasks, draw, resamples, weights) if tasks else {}).items():
         p = None
         if entry.replicates is not None:
             away = np.abs(entry.replicates - entry.value) >= abs(entry.value) - ROUNDING
@@ -210,7 +223,8 @@ def compare(tasks: Mapping[str, Parts], draw: np.random.Generator, resamples: in
             p = max((1 + int(away.sum())) / (1 + resamples), min(1.0, 2.0 ** (1 - differing)))
         p_exact = mcnemar(entry.parts) if name in tasks else None
         n = sum(part.shape[1] for part in entry.parts)
-        comparisons[name] = Comparison(entry.value, entry.interval, p, p_exact, n)
+        noise = None if entry.interval is None else entry.noise
+        comparisons[name] = Comparison(entry.value, entry.interval, p, p_exact, n, noise)
     return comparisons
 
 

@@ -10,6 +10,7 @@ import pytest
 from adg import seeds
 from adg.errors import BadInput
 from adg.evaluation import power
+from adg.evaluation.power import Noise
 
 ITEMS = {"bbh": 6511, "gsm8k": 1319, "mmlu": 14042, "truthfulqa_mc2": 817, "mbpp": 500, "humaneval": 164}
 WEIGHTS = dict.fromkeys(ITEMS, 1 / 6)
@@ -45,15 +46,42 @@ def test_how_often_an_effect_is_seen_is_simulated(seeds_: int) -> None:
     effect, spread = 1.2, 0.8
     arms = draw.normal(0, spread, (2, 20_000, seeds_))
     arms[0] += effect
-    rejected = stats.ttest_ind(arms[0], arms[1], axis=1).pvalue < 0.05
+    rejected = stats.ttest_rel(arms[0], arms[1], axis=1).pvalue < 0.05
     assert rejected.mean() == pytest.approx(power.seen(effect, spread, seeds_), rel=0.1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 12])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_smallest_difference_is_that_of_simulated_studies(count: int, share: float) -> None:
+    """Studies whose intervals are a normal part of the items and a t part of the seeds, as ``statistics`` makes them:
+    the effect that 80 % of them show. ``share`` is that of the items in the variance."""
+    items, between = 2 * math.sqrt(share), 2 * math.sqrt(1 - share)
+    if count == 1:
+        between = 0.0
+    found = power.smallest_difference(Noise(items, between, count))
+    draw, n = seeds.generator(2, "smallest", count, int(10 * share)), 4000
+    away = draw.normal(0, items, n) if items else np.zeros(n)
+    reach = np.full(n, 1.959964 * items)
+    if between:
+        arms = draw.normal(0, between * math.sqrt(count), (n, count))
+        away, error = away + arms.mean(axis=1), arms.std(axis=1, ddof=1) / math.sqrt(count)
+        replicates = draw.standard_t(count - 1, (n, 1000)) * error[:, None]
+        replicates += draw.normal(0, items, (n, 1000)) if items else 0
+        reach = np.quantile(replicates, 0.975, axis=1)
+    if found == 0:
+        assert (items, between) == (0, 0)
+        return
+    assert (np.abs(found + away) > reach).mean() == pytest.approx(power.POWER, abs=0.03)
+    for factor in (0.9, 1.1):
+        often = (np.abs(factor * found + away) > reach).mean()
+        assert (often < power.POWER) == (factor < 1), "the simulated figure lies within 10 %"
 
 
 @pytest.mark.parametrize(("spread", "normal"), [(0.5, 4), (0.8, 11), (1.2, 23)])
 def test_seeds_for_a_point(spread: float, normal: int) -> None:
-    """15.7 sigma^2 by the normal distribution; Student's t needs one or two more."""
+    """15.7 sigma^2 by the normal distribution; Student's t of pairs needs two or three more."""
     needed = power.seeds_needed(1.0, spread)
-    assert normal <= needed <= normal + 2
+    assert normal <= needed <= normal + 3
     assert power.seen(1.0, spread, needed) >= power.POWER > power.seen(1.0, spread, needed - 1)
 
 
