@@ -50,11 +50,12 @@ def smallest_effect(error: float, level: float = LEVEL, power: float = POWER) ->
 
 
 class Noise(NamedTuple):
-    """The standard errors of a difference that the choice of items and that of ``count`` seeds cause, in any unit."""
+    """The standard errors of a difference, in any unit: what the choice of items causes, and what that of the seeds of
+    so many ``trainings`` does."""
 
     items: float
     seeds: float
-    count: int
+    trainings: int
 
 
 def smallest_difference(noise: Noise, level: float = LEVEL, power: float = POWER) -> float:
@@ -62,15 +63,15 @@ def smallest_difference(noise: Noise, level: float = LEVEL, power: float = POWER
     its intervals are made as in ``statistics``.
 
     Such an interval reaches as far as a normal draw of the first error plus the second, as the study estimates it,
-    times a draw from Student's t with ``count`` - 1 degrees of freedom; that estimate varies with chi-squared. With one
-    seed the second is left out.
+    times a draw from Student's t with ``trainings`` - 1 degrees of freedom; that estimate varies with chi-squared. With
+    one seed the second is left out.
     """
-    items, seeds, count = noise
-    if count < 2 or seeds == 0:
+    items, seeds, trainings = noise
+    if trainings < 2 or seeds == 0:
         return smallest_effect(items, level, power)
     from scipy import special, stats
 
-    freedom, middles = count - 1, (np.arange(QUANTILES) + 0.5) / QUANTILES
+    freedom, middles = trainings - 1, (np.arange(QUANTILES) + 0.5) / QUANTILES
     estimated = seeds * np.sqrt(stats.chi2.ppf(middles, freedom) / freedom)  # what a study takes ``seeds`` for
     drawn = np.outer(estimated, stats.t.ppf(middles, freedom))  # (studies, draws)
     beyond = (1 + level) / 2

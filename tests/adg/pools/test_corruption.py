@@ -82,3 +82,14 @@ def test_without_it_nothing_changes(tmp_path: Path) -> None:
     assert pool.fingerprint == same.fingerprint and "corrupt" not in json.dumps(pool.manifest["payload"])
     assert "corrupted" not in pool.info and records.load_corrupted(pool) == {}
     assert records.CORRUPTED not in pool.manifest["files"]
+
+
+@pytest.mark.parametrize("rows", [40, None])
+def test_rows_that_are_held_out_stay_as_they_are(tmp_path: Path, rows: int | None) -> None:
+    config = {"name": "p", "path": "mini:general.jsonl", "rows": rows, "heldout": 12}
+    store = Store(tmp_path, ExecConfig())
+    clean, pool = (store.ensure(pool_stage.node(PoolConfig(**config, corrupt=share))) for share in (0.0, 1.0))  # type: ignore[arg-type]
+    assert records.load_held_out(pool) == records.load_held_out(clean)
+    held_out = {record.key for record in records.load_held_out(pool)}
+    assert len(held_out) == 12 and not held_out & set(records.load_corrupted(pool))
+    assert pool.info["corrupted"] == pool.info["rows_out"] == len(records.load(clean))
