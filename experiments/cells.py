@@ -14,6 +14,7 @@ from adg.artifacts.store import Store
 from adg.backbones import stage as backbone_stage
 from adg.embedding import stage as embedding_stage
 from adg.errors import BadInput
+from adg.evaluation import heldout as heldout_stage
 from adg.evaluation import stage as evaluation_stage
 from adg.pools import stage as pool_stage
 from adg.selection import bins as bins_stage
@@ -54,7 +55,11 @@ class Cell:
                 )
             alone = backbone_stage.node(c.backbone)
             evaluated = evaluation_stage.node(None, alone, c.suite)
-            return by_role({"backbone": alone, "eval": evaluated}, evaluated)
+            named = {"backbone": alone, "eval": evaluated}
+            if c.pool.heldout and not c.experiment.untrained:
+                pool = pool_stage.node(c.pool)
+                named |= {"pool": pool, "heldout": heldout_stage.node(pool, alone, None, c.finetune.max_length)}
+            return by_role(named, evaluated, named.get("heldout"))
         pool, backbone = pool_stage.node(c.pool), backbone_stage.node(c.backbone)
         selecting = backbone if c.selecting is None else backbone_stage.node(c.selecting)
         answers = answers_stage.node(pool, selecting, c.sampling, c.engine)
@@ -80,7 +85,9 @@ class Cell:
             "adapter": adapter,
             "eval": evaluated,
         }
-        return by_role(named, named[c.experiment.last])
+        if c.pool.heldout and c.experiment.last == "eval":
+            named["heldout"] = heldout_stage.node(pool, backbone, adapter, c.finetune.max_length)
+        return by_role(named, named[c.experiment.last], named.get("heldout"))
 
     @property
     def last(self) -> Node:
@@ -109,12 +116,17 @@ class Cell:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the cell: of what it is made for, and of the name it is reported under."""
-        return sha256_text(canonical({self.config.experiment.last: self.last.fingerprint, "name": self.name}))
+        """Identity of the cell: of what it is made for, and the name it is reported under."""
+        ends = {
+            role: self.nodes[role].fingerprint
+            for role in (self.config.experiment.last, "heldout")
+            if role in self.nodes
+        }
+        return sha256_text(canonical({**ends, "name": self.name}))
 
 
-def by_role(named: Mapping[str, Node], last: Node) -> dict[str, Node]:
-    """``last`` after everything it needs: always that whose stage has the lowest place of those that could be built.
+def by_role(named: Mapping[str, Node], *ends: Node | None) -> dict[str, Node]:
+    """``ends`` after everything they need: always that whose stage has the lowest place of those that could be built.
 
     ``named`` gives some of them their roles, the first name where there are two; others are called
     ``<role of what reads it>.<role there>``.
@@ -122,7 +134,7 @@ def by_role(named: Mapping[str, Node], last: Node) -> dict[str, Node]:
     roles: dict[str, str] = {}
     for role, node in named.items():
         roles.setdefault(node.fingerprint, role)
-    waiting = {node.fingerprint: node for node in last.walk()}
+    waiting = {node.fingerprint: node for end in ends if end is not None for node in end.walk()}
     for fingerprint, node in reversed(waiting.items()):  # what reads an artifact comes before it
         for role, parent in node.inputs.items():
             roles.setdefault(parent.fingerprint, f"{roles[fingerprint]}.{role}")

@@ -197,6 +197,7 @@ def amount(stage: Stage, nodes: list[Node], owner: Mapping[str, Cell]) -> str:
             "answers": rows * c.sampling.n,
             "records": rows,
             "examples": (rows if cell.selector.whole_pool else c.budget) * c.finetune.epochs if own else 0,
+            "held-out": c.pool.heldout,
             "items": sum(task.items or 0 for task in c.suite.tasks.values()) if c.suite.limit is None else 0,
         }
         count = int(counts.get(stage.work.split()[0] if stage.work else "", 0))

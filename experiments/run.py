@@ -159,7 +159,7 @@ def refuse_without_gpu(store: Store, cell: Cell) -> None:
 
 def refuse_budget(store: Store, cell: Cell, pool: Artifact) -> None:
     """Refuse a budget above the pool now, not after its answers were sampled."""
-    if not cell.selector.whole_pool and not store.complete(cell.nodes["subset"]):
+    if "subset" in cell.nodes and not cell.selector.whole_pool and not store.complete(cell.nodes["subset"]):
         try:
             contract.check_budget(cell.config.budget, int(pool.info["rows_out"]))
         except HarnessError as error:

@@ -6,6 +6,7 @@ One line a cell: done, running, failed, upstream-failed, not-run, partial or mis
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 from adg.artifacts.store import Status, Store
 from adg.printable import printable
@@ -13,13 +14,13 @@ from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for
 
 
-def cell_status(cell: Cell, store: Store) -> tuple[str, Status]:
+def cell_status(cell: Cell, store: Store, beside: Collection[str] = ()) -> tuple[str, Status]:
     """The stage that tells how far the cell is, and its state; its last one, done, when all are.
 
     That is one being built, else one that failed or cannot be run (perhaps refused before what it needs was built),
-    else the first that is not there.
+    else the first that is not there. Stages ``beside`` are not looked at.
     """
-    states = {role: store.status(node) for role, node in cell.nodes.items()}
+    states = {role: store.status(node) for role, node in cell.nodes.items() if role not in beside}
     for telling in (("running",), ("failed", "not-run"), ("upstream-failed", "partial", "missing")):
         for role, status in states.items():
             if status.state in telling:

@@ -210,7 +210,7 @@ def test_stages_are_told_apart_by_their_names() -> None:
     options = {field.name for field in dataclasses.fields(ExecConfig)}
     for stage in declared_stages():
         assert stage.gpus in ("", *options), stage.name
-        assert stage.work.split(" ")[0] in ("", "answers", "records", "examples", "items"), stage.name
+        assert stage.work.split(" ")[0] in ("", "answers", "records", "examples", "held-out", "items"), stage.name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from adg.backbones import weights
+from adg.artifacts.artifact import Artifact
+from adg.backbones import loading, weights
 from adg.errors import BadInput
 
 CONFIG = "adapter_config.json"
@@ -93,6 +94,29 @@ def attach(model: Any, adapter: Path, folder: Path) -> Any:
 
     check(adapter, folder)
     return PeftModel.from_pretrained(model, str(adapter), is_trainable=False).eval()
+
+
+def load_trained(backbone: Artifact, adapter: Artifact | None, device: str, dtype: str = "auto", gpus: int = 1) -> Any:
+    """The model that an adapter artifact of ``backbone`` stands for: the adapter beside the weights, or all weights
+    where all were trained; without one the backbone as it is. Raises as ``check``, before anything large is read."""
+    if adapter is not None and (adapter.path / "model").is_dir():
+        again = f"Delete {adapter.path}, which a run of this project made, and run the same command again"
+        own = loading.dtype_of(backbone) if dtype == "auto" else dtype
+        return loading.load_folder(adapter.path / "model", device, own, gpus=gpus, remedy=again)
+    folder = loading.model_path(backbone)
+    if adapter is not None:
+        check(adapter.path / "adapter", folder)
+    model = loading.load_model(backbone, device, dtype, gpus=gpus)
+    return model if adapter is None else attach(model, adapter.path / "adapter", folder)
+
+
+def refuse_other_backbone(made_for: str | None, used: str, adapter: str, backbone: str) -> None:
+    """Raise ``BadInput`` unless the adapter was trained on the backbone it is to be used with, by fingerprints."""
+    if made_for != used:
+        raise BadInput(
+            f"the adapter {adapter} was trained on the backbone {(made_for or 'unknown')[:12]}, not on "
+            f"{used[:12]} ({backbone}); evaluate it with its own backbone, or train one for this one"
+        )
 
 
 def _in_place(name: str) -> str:

@@ -66,17 +66,9 @@ def _hf(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
     from transformers import GenerationConfig
 
     backbone, adapter, device = job.inputs["backbone"], job.inputs.get("adapter"), loading.device(job.exec)
-    if adapter is not None and (adapter.path / "model").is_dir():
-        again = f"Delete {adapter.path}, which a run of this project made, and run the same command again"
-        model = loading.load_folder(adapter.path / "model", device, dtype, gpus=job.exec.tensor_parallel, remedy=again)
-    else:
-        if adapter is not None:
-            adapters.check(adapter.path / "adapter", loading.model_path(backbone))  # before anything large is read
-        model = loading.load_model(backbone, device, dtype, gpus=job.exec.tensor_parallel)
-        if adapter is not None:
-            model = adapters.attach(model, adapter.path / "adapter", loading.model_path(backbone))
-            if job.config.suite.merge_adapter:
-                model = model.merge_and_unload()
+    model = adapters.load_trained(backbone, adapter, device, dtype, job.exec.tensor_parallel)
+    if job.config.suite.merge_adapter and adapter is not None and (adapter.path / "adapter").is_dir():
+        model = model.merge_and_unload()
     # a sequence stops by id, and nothing else of the checkpoint's sampling defaults applies
     model.generation_config = GenerationConfig(
         eos_token_id=loading.stop_ids(backbone, tokenizer),

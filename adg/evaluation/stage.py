@@ -19,8 +19,7 @@ from adg import prompts
 from adg.artifacts.artifact import Job, Node, Stage
 from adg.artifacts.sealed import Damaged
 from adg.artifacts.shards import Shard, Shards
-from adg.backbones import loading
-from adg.errors import BadInput
+from adg.backbones import adapters, loading
 from adg.evaluation import code_eval, lm_eval_tasks
 from adg.evaluation.config import SuiteConfig
 from adg.evaluation.lm_eval_model import make_model, quiet_lm_eval
@@ -59,7 +58,7 @@ def node(adapter: Node | None, backbone: Node, suite: SuiteConfig) -> Node:
     if adapter is not None:
         made_for = adapter.inputs.get("backbone")
         trained = made_for.fingerprint if made_for else None
-        _same_backbone(trained, backbone.fingerprint, adapter.folder, backbone.folder)
+        adapters.refuse_other_backbone(trained, backbone.fingerprint, adapter.folder, backbone.folder)
         inputs["adapter"] = adapter
     template = prompts.HASH if suite.prompt == "alpaca" else ""
     label = f"{(adapter or backbone).label}+{suite.name}"
@@ -76,7 +75,7 @@ def build(job: Job) -> dict[str, Any]:
     backbone, adapter = job.inputs["backbone"], job.inputs.get("adapter")
     if adapter is not None:
         made_for = adapter.manifest["inputs"].get("backbone", {}).get("fingerprint")
-        _same_backbone(made_for, backbone.fingerprint, str(adapter.path), str(backbone.path))
+        adapters.refuse_other_backbone(made_for, backbone.fingerprint, str(adapter.path), str(backbone.path))
     lm_eval_tasks.check(suite)
     box, refusal = _code_permission(job.exec)
     reasons = {name: refusal for name, task in suite.tasks.items() if task.runs_code and refusal}
@@ -100,14 +99,6 @@ def build(job: Job) -> dict[str, Any]:
 def can_complete(results: Mapping[str, Any], exec_: ExecConfig) -> bool:
     """Whether ``build`` would now run a task that ``results`` (of results.json) lists as not run."""
     return any(task["status"] == NOT_RUN for task in results["tasks"].values()) and not _code_permission(exec_)[1]
-
-
-def _same_backbone(made_for: str | None, used: str, adapter: str, backbone: str) -> None:
-    if made_for != used:
-        raise BadInput(
-            f"the adapter {adapter} was trained on the backbone {(made_for or 'unknown')[:12]}, not on "
-            f"{used[:12]} ({backbone}); evaluate it with its own backbone, or train one for this one"
-        )
 
 
 def _code_permission(exec_: ExecConfig) -> tuple[Sandbox | str, str]:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.report import text
+from experiments.report.heldout import LossValue
 from experiments.report.layout import Line, TableLayout, Value, layout, shorten
 from experiments.report.legend import plain_text
 from experiments.report.sections import Section
 from experiments.report.table import Table
+
+HELD_OUT = [
+    *(f"heldout{end}" for end in ("", "_low", "_high", "_by_token", "_rows", "_tokens", "_truncated")),
+    *(f"heldout_to_{to}{end}" for to in ("random", "untrained") for end in ("", "_low", "_high", "_p", "_p_holm")),
+]
 
 
 def comma_separated(table: Table) -> str:
@@ -34,7 +40,8 @@ def _head(computed: TableLayout, kinds: list[str], facts: list[str]) -> list[str
         else:
             head += [f"{column.key}{end}" for end in ("", "_low", "_high", "_items", "_note")]
             head += [f"{column.key}_overlap_{kind}" for kind in kinds]
-    return [*head, "avg_low", "avg_high", "to_random", "to_paper", *(f"subset_{key}" for key in facts)]
+    head += ["avg_low", "avg_high", "to_random", "to_paper"]
+    return [*head, *(HELD_OUT if computed.has_heldout else ()), *(f"subset_{key}" for key in facts)]
 
 
 def _line(computed: TableLayout, line: Line, kinds: list[str], facts: list[str]) -> list[Any]:
@@ -51,7 +58,20 @@ def _line(computed: TableLayout, line: Line, kinds: list[str], facts: list[str])
             cells += [*_ends(value), value.n, value.note if row.state == "done" else ""]
             cells += [dict(value.overlap).get(kind, "") for kind in kinds]
     cells += [*_ends(line.values["avg"]), _digits(line.to_random), _digits(line.to_paper)]
+    cells += _held_out(line.heldout) if computed.has_heldout else []
     return [*cells, *("" if row.facts.get(key) is None else plain_text(row.facts[key]) for key in facts)]
+
+
+def _held_out(loss: LossValue | None) -> list[Any]:
+    """Loss, its interval, what it rests on, and the differences with interval, p and corrected p."""
+    if loss is None or loss.by_row is None:
+        return [loss.word if loss else "", *[""] * (len(HELD_OUT) - 1)]
+    cells: list[Any] = [_digits(loss.by_row), *map(_digits, loss.interval or (None, None)), _digits(loss.by_token)]
+    cells += [loss.rows, loss.tokens, loss.truncated]
+    for _, entry, holm in loss.differences:
+        figures = (None,) * 4 if entry is None else (entry.difference, *(entry.interval or (None, None)), entry.p)
+        cells += [_digits(figure) for figure in (*figures, holm)]
+    return cells
 
 
 def _ends(value: Value) -> list[str]:

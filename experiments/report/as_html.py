@@ -11,6 +11,7 @@ from html import escape as escape_markup
 
 from adg.printable import printable
 from experiments.report import legend
+from experiments.report.heldout import LossValue
 from experiments.report.layout import Column, Line, TableLayout, Value, layout
 from experiments.report.sections import Section
 from experiments.report.table import BASELINE, Table
@@ -134,7 +135,8 @@ def _scores(computed: TableLayout) -> str:
         f"<th{_class(c)}>{escape(c.label)}{f'<small>n={c.n}</small>' if c.n else ''}</th>" for c in computed.columns
     )
     heads += "<th>vs random</th>" * computed.has_random + "<th>vs paper</th>" * computed.has_paper
-    span = 1 + len(computed.columns) + computed.has_random + computed.has_paper
+    heads += "<th>held-out loss<small>nats per token</small></th>" * computed.has_heldout
+    span = 1 + len(computed.columns) + computed.has_random + computed.has_paper + computed.has_heldout
     rows = []
     for backbone, pool, lines in computed.blocks():
         rows.append(f'<tr class="block"><td colspan="{span}">{escape(backbone)} / {escape(pool)}</td></tr>')
@@ -149,7 +151,19 @@ def _cells(computed: TableLayout, line: Line, span: int) -> str:
         return f'<td colspan="{span}" class="word reason">{escape(value.note or value.word)}{paper}</td>'
     text = "".join(_cell(computed, line.values[column.key], column) for column in computed.columns)
     text += f'<td class="score">{legend.signed(line.to_random)}</td>' * computed.has_random
-    return text + f'<td class="score">{legend.signed(line.to_paper)}</td>' * computed.has_paper
+    text += f'<td class="score">{legend.signed(line.to_paper)}</td>' * computed.has_paper
+    return text + (_held_out(computed, line.heldout) if computed.has_heldout else "")
+
+
+def _held_out(computed: TableLayout, loss: LossValue | None) -> str:
+    if loss is None or loss.by_row is None:
+        word, mark = (loss.word, computed.mark(loss).strip()) if loss else ("", "")
+        return f'<td class="score"><span class="word">{escape(word)}</span>' + (
+            f"<sup>{mark}</sup></td>" if mark else "</td>"
+        )
+    below = [f"{loss.interval[0]:.4f} – {loss.interval[1]:.4f}"] if loss.interval else []
+    below += [f"per token over all {loss.by_token:.4f}", *legend.held_out_differences(loss)]
+    return f'<td class="score">{loss.by_row:.4f}{"".join(f"<small>{escape(b)}</small>" for b in below)}</td>'
 
 
 def _cell(computed: TableLayout, value: Value, column: Column) -> str:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from experiments.report.heldout import LossValue
 from experiments.report.layout import Column, TableLayout, Value, layout
-from experiments.report.legend import BENCHMARK_HEAD, LEDGER_HEAD, benchmark_rows, facts, legend, opening, signed
+from experiments.report.legend import (
+    BENCHMARK_HEAD,
+    LEDGER_HEAD,
+    benchmark_rows,
+    facts,
+    held_out_differences,
+    legend,
+    opening,
+    signed,
+)
 from experiments.report.sections import Section
 from experiments.report.table import Table
 from experiments.report.text import markup
@@ -39,6 +49,7 @@ def _scores(computed: TableLayout) -> str:
     head = ["backbone", "pool", "selector", *(c.label + (f" (n={c.n})" if c.n else "") for c in computed.columns)]
     head += ["vs random"] if computed.has_random else []
     head += ["vs paper"] if computed.has_paper else []
+    head += ["held-out loss"] if computed.has_heldout else []
     body = []
     for line in computed.lines:
         cells = [line.row.backbone, line.row.pool, line.row.name]
@@ -46,6 +57,7 @@ def _scores(computed: TableLayout) -> str:
             cells.append(_value(computed, line.values[column.key], column, first=position == 0))
         cells += [signed(line.to_random)] if computed.has_random else []
         cells += [signed(line.to_paper)] if computed.has_paper else []
+        cells += [_held_out(computed, line.heldout)] if computed.has_heldout else []
         body.append(cells)
     return _pipes(head, body, numbers_from=3)
 
@@ -61,6 +73,16 @@ def _value(computed: TableLayout, value: Value, column: Column, first: bool) -> 
         shown += f" (n={value.n})" if value.n is not None and column.n is None else ""
         shown += f" ({value.overlapping})" if value.overlap else ""
     return shown + (f" (paper {value.paper:.2f})" if value.paper is not None else "")
+
+
+def _held_out(computed: TableLayout, loss: LossValue | None) -> str:
+    if loss is None or loss.by_row is None:
+        return loss.word + computed.mark(loss) if loss else ""
+    return "; ".join([f"{loss.by_row:.4f}{_between(loss.interval)}", *held_out_differences(loss)])
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
 
 
 def _section(section: Section) -> list[str]:

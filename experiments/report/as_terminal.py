@@ -21,6 +21,7 @@ def terminal(table: Table) -> str:
         return printable(f"{table.title}\n{table.statement}\nprofile {table.profile}\n\n{shown}")
     computed = layout(table)
     extra = (["vs rand"] if computed.has_random else []) + (["paper"] if computed.has_paper else [])
+    extra += ["heldout"] if computed.has_heldout else []
     longest = max((len(row.name) for row in table.rows), default=0) + 3
     first = max(12, min(max(26, longest), WIDTH - COLUMN * (len(computed.columns) + len(extra))))
     head = " " * first + "".join(f"{name:>{COLUMN}}" for name in (*(c.short for c in computed.columns), *extra))
@@ -70,6 +71,9 @@ def _line(computed: TableLayout, line: Line, first: int) -> str:
     if computed.has_paper:
         paper = line.values["avg"].paper
         text += f"{'–' if paper is None else f'{paper:.2f}':>{COLUMN}}"
+    if line.heldout is not None:
+        loss = line.heldout
+        text += f"{loss.word + computed.mark(loss) if loss.by_row is None else f'{loss.by_row:.4f}':>{COLUMN}}"
     return text
 
 

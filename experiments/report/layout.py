@@ -14,6 +14,8 @@ from typing import Any
 from adg.errors import BadInput, BadMeasurement
 from adg.evaluation import benchmarks, statistics
 from adg.evaluation.benchmarks import BENCHMARKS, CATEGORIES
+from experiments.report import heldout
+from experiments.report.heldout import LossValue
 from experiments.report.table import BASELINE, WORDS, Row, Table
 
 REASON = 400  # characters of a reason that are printed; all of it is in the cell's record
@@ -51,6 +53,7 @@ class Line:
     values: dict[str, Value]
     to_random: float | None = None
     to_paper: float | None = None
+    heldout: LossValue | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,16 @@ class TableLayout:
         for (backbone, pool), lines in groups.items():
             yield backbone, pool, lines
 
-    def mark(self, value: Value) -> str:
+    def mark(self, value: Value | LossValue) -> str:
         return f" [{self.notes.index(value.note) + 1}]" if value.note else ""
 
     @property
     def has_random(self) -> bool:
         return any(line.to_random is not None for line in self.lines)
+
+    @property
+    def has_heldout(self) -> bool:
+        return any(line.heldout is not None for line in self.lines)
 
     @property
     def has_paper(self) -> bool:
@@ -105,13 +112,15 @@ def layout(table: Table) -> TableLayout:
     _refuse_two_backends(table.rows)
     tasks, categories = _keys(table.rows)
     lines = [Line(row, _values(row, tasks, categories)) for row in table.rows]
-    lines = [_compared(line, lines) for line in lines]
+    losses = [loss and replace(loss, note=shorten(loss.note)) for loss in heldout.values(table.rows)]
+    lines = [replace(_compared(line, lines), heldout=loss) for line, loss in zip(lines, losses, strict=True)]
     columns = []
     for key in (*tasks, *categories):
         sizes = {line.values[key].n for line in lines if line.values[key].percent is not None}
         n = sizes.pop() if len(sizes) == 1 else None
         columns.append(Column(key, benchmarks.title(key), benchmarks.short(key), n))
     notes = dict.fromkeys(v.note for line in lines for v in line.values.values() if v.note)
+    notes |= dict.fromkeys(loss.note for loss in losses if loss is not None and loss.note)
     computed = TableLayout(table, columns, lines, list(notes), _partial_reasons(table.rows))
     for _, _, block in computed.blocks():
         _mark_best(block)

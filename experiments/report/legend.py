@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adg.evaluation.benchmarks import title
+from experiments.report.heldout import LossValue
 from experiments.report.layout import TableLayout
 from experiments.report.table import WORDS, Row, Table
 
@@ -51,6 +52,16 @@ def legend(computed: TableLayout, brief: bool = False) -> list[str]:
         )
     if computed.has_random:
         lines.append("vs random: points of the average above the random row of the same backbone and pool.")
+    losses = [line.heldout for line in computed.lines if line.heldout is not None and line.heldout.by_row is not None]
+    if losses:
+        cut = sum(loss.truncated for loss in losses)
+        lines.append(
+            "held-out loss: negative log-likelihood of answers that no selector saw, nats per token (lower is better), "
+            f"mean over {_span([loss.rows for loss in losses])} rows with the same weight each"
+            + ("" if brief else ", with its 95 % bootstrap interval; differences are paired by row")
+            + (f"; {cut:,} answers were cut at finetune.max_length" if cut else "")
+            + "."
+        )
     if computed.has_paper:
         source = f" ({computed.table.source})" if computed.table.source else ""
         lines.append(f"paper: the published figure of the same cell{source}; vs paper only where nothing is partial.")
@@ -59,6 +70,21 @@ def legend(computed: TableLayout, brief: bool = False) -> list[str]:
     if not brief and any(v.best for line in computed.lines for v in line.values.values()):
         lines.append("bold: highest of its backbone and pool.")
     return lines
+
+
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def held_out_differences(loss: LossValue) -> list[str]:
+    """ "vs random -0.0123 [-0.0200, -0.0050] p 0.012" for each row that it was compared with; p after Holm."""
+    said = []
+    for to, entry, holm in loss.differences:
+        if entry is not None:
+            ends = "" if entry.interval is None else f" [{entry.interval.low:+.4f}, {entry.interval.high:+.4f}]"
+            said.append(f"vs {to} {signed(entry.difference, 4)}{ends}" + ("" if holm is None else f" p {holm:.3f}"))
+    return said
 
 
 def benchmark_rows(computed: TableLayout) -> list[list[str]]:

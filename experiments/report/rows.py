@@ -14,7 +14,7 @@ from adg.evaluation import samples, statistics
 from adg.evaluation.results import DONE
 from experiments import contamination, names
 from experiments.cells import Cell
-from experiments.report import published
+from experiments.report import heldout, published
 from experiments.report.table import Row
 from experiments.status import cell_status
 
@@ -29,7 +29,8 @@ def row(cell: Cell, store: Store) -> Row:
     """One row of the table; what is not there stays missing."""
     c = cell.config
     name = str(c.selector["name"])
-    role, status = cell_status(cell, store)
+    role, status = cell_status(cell, store, beside=("heldout",))
+    held_out = heldout.of_cell(cell, store)
     results = facts = interval = None
     try:
         if status.state == "done":
@@ -65,6 +66,7 @@ def row(cell: Cell, store: Store) -> Row:
         paper=published_figures(cell),
         facts=facts or {},
         seeds={"seed": c.seed},
+        heldout=held_out,
     )
 
 

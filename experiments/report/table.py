@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from adg.errors import BadInput
 from experiments.report.sections import Section
 
@@ -21,6 +23,21 @@ WORDS = {
     "not-run": "not run",
 }
 BASELINE = "random"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The loss of each held-out row of a cell's pool, or why there is none (``state``, a key of ``WORDS``).
+
+    ``loss`` is (seeds, rows), nats per token, ``tokens`` (rows,); ``truncated`` rows were cut at the greatest length.
+    """
+
+    state: str = "done"
+    reason: str = ""
+    ids: tuple[str, ...] = ()
+    loss: np.ndarray = field(default_factory=lambda: np.zeros((1, 0)))
+    tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    truncated: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,7 @@ class Row:
     seeds: Mapping[str, int] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
     overlap: Mapping[str, Mapping[str, int]] | None = None
+    heldout: HeldOut | None = None  # None: no rows of its pool are held out
 
     def __post_init__(self) -> None:
         if self.state != "done" and self.state not in WORDS:
