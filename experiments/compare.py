@@ -3,7 +3,7 @@
 For each backbone and pool, per task and for the average: the difference in points, its interval, the p-value of the
 paired bootstrap, McNemar's exact one where scores are 0 or 1, and both after Holm's correction for the number of
 selectors. Where ADG stands alone (experiment=terms), its variants are compared with one another, all pairs of them.
-Cells that did not answer the same items alike are refused. Swept seeds (seed=1,2,3) are compared in pairs.
+Cells that did not answer the same items alike are refused. Several seeds (seeds=3) are compared in pairs.
 """
 
 from __future__ import annotations

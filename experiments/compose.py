@@ -14,6 +14,7 @@ from adg.errors import BadInput, HarnessError
 from adg.evaluation.config import SuiteConfig, TaskConfig
 from adg.options import at_home, check_types
 from baselines import selector_types
+from experiments import repeats
 from experiments.config import Config
 from experiments.explain import explain, wrong_value
 from experiments.schema import CONF, session
@@ -142,4 +143,4 @@ def grid(overrides: Sequence[str]) -> list[list[str]]:
             raise explain(error, overrides) from error
         params = OmegaConf.to_container(composed.hydra.sweeper.params or OmegaConf.create({}), resolve=True)
         swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items()] + list(overrides))
-        return [list(cell) for batch in BasicSweeper.split_arguments(swept, None) for cell in batch]
+        return repeats.repeat(BasicSweeper.split_arguments(swept, None)[0], composed)

@@ -21,6 +21,7 @@ from adg.evaluation.overlap import ContaminationConfig
 from adg.execution import ExecConfig
 from adg.options import aside, location
 from adg.pools.config import PoolConfig
+from experiments import repeats
 from experiments.tracking import TrackerConfig
 from finetune.config import FinetuneConfig
 
@@ -46,7 +47,7 @@ class ProfileConfig:
     pools: str = aside("???")
     selectors: str = aside("???")
     budgets: str = aside("1000,3000,10000")  # of the budget experiment
-    seeds: str = aside("42,43,44")  # of the stability experiment: sampling and clustering
+    repeated: str = aside("adg,random")  # the selectors whose cells `seeds` runs at several root seeds
     windows: str = "rel:0.0-0.25,rel:0.25-0.5,rel:0.5-0.75,rel:0.75-1.0"  # kept for the analyses beside the preset's
     chinese: str = aside("chinese")  # pool of the Chinese experiment
     chinese_suite: str = aside("chinese")  # and its suite
@@ -54,6 +55,9 @@ class ProfileConfig:
     # measured minutes a stage takes, for the plan
     minutes: dict[str, float] = field(default_factory=dict, metadata={"identity": False})
     measured_on: str = aside("")
+
+    def __post_init__(self) -> None:
+        repeats.selectors(self.repeated)
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ class Config:
     selecting: BackboneConfig | None = None  # the backbone that chooses the subset; None: the one that is trained
     budget: int = 10000
     seed: int = 42
+    seeds: Any = aside(1)  # of a sweep: how many root seeds from `seed` on, or a list of them, for profile.repeated
     out: str = location("subset.jsonl")  # where experiments.select writes: .jsonl, .json, .parquet or .csv
     overwrite: bool = aside(False)  # whether it may replace files that exist
 
@@ -148,6 +153,8 @@ class Config:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise BadInput(f"{name} is {value!r}; expected a whole number")
+        repeats.root_seeds(self.seed, self.seeds)
+        object.__setattr__(self, "seeds", tuple(self.seeds) if isinstance(self.seeds, list) else self.seeds)
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from adg.artifacts.artifact import file_name
 from adg.artifacts.files import sha256_text
 from adg.options import counts
 from baselines import selector_types
+from experiments import repeats
 from experiments.compose import grid
 from experiments.config import Config, types
 
@@ -128,17 +129,23 @@ def _values(lines: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
 
 
 def apart(configs: Sequence[Config], lines: Sequence[Sequence[str]]) -> str:
-    """The overrides that set these cells apart from the whole study of their profile and experiment; "" for that."""
+    """The overrides that set these cells apart from the whole study of their profile and experiment; "" for that.
+
+    Cells that ``seeds`` repeats are said by it.
+    """
     first = configs[0]
     study = [f"profile={first.profile.name}", f"experiment={first.experiment.name}"]
     usual = _values(by_key(line) for line in grid(study))
     usual |= {key: [value] for key, value in USUAL.items() if key not in usual}
     swept = [by_key(line) for line in lines]
     one_with = {key: config for config, line in zip(configs, swept, strict=True) for key in line}
+    other_seeds = set(_values(swept).get("seed", ())) != set(usual.get("seed", ()))
+    if len(repeats.root_seeds(first.seed, first.seeds)) > 1:
+        swept = [of for of, config in zip(swept, configs, strict=True) if config.seed == first.seed]
     return " ".join(
         f"{key}={','.join(values)}"
         for key, values in _values(swept).items()
-        if set(values) != set(usual.get(key, ())) and tells(key, one_with[key])
+        if (other_seeds if key == "seeds" else set(values) != set(usual.get(key, ())) and tells(key, one_with[key]))
     )
 
 

@@ -31,7 +31,7 @@ from adg.printable import printable
 from adg.progress import notice
 from adg.redaction import without_secrets
 from adg.selection import contract
-from experiments import app, early, gpus, tracking
+from experiments import app, early, gpus, repeats, tracking
 from experiments.cells import Cell, asked_for, refuse_same_names
 from experiments.config import Config
 from experiments.tracking import CellInfo
@@ -234,6 +234,8 @@ def main(config: Config) -> None:
     cell = Cell(config, app.task_overrides())
     tag, eta = _position()
     if not tag:
+        if "seeds" in cell.swept:
+            raise BadInput(f"seeds={config.seeds} repeats cells of a sweep; add -m, or choose one with seed=")
         early.check([cell])
     state = run_cell(cell, tag, eta)
     if tag:  # a sweep ends with the table of all its cells, and says what failed
@@ -257,7 +259,8 @@ def _sweep() -> None:
     os.environ[_TOTAL] = str(len(chosen))
     broken = ""
     try:
-        with command.at_stop(lambda: _interrupted(chosen, store)):
+        lines = [cell.overrides for cell in chosen]
+        with command.at_stop(lambda: _interrupted(chosen, store)), repeats.sweeping(lines):
             app.hydra_app(main)
     except BrokenExecutor:
         broken = (

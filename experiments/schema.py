@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from experiments import repeats
 from experiments.config import Config
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -42,7 +43,8 @@ def _schema() -> Any:
 def register() -> None:
     """Make the schema known to Hydra under the name that ``conf/config.yaml`` builds on.
 
-    Files may use ``${list:a,b}``, a comma-separated text as a list.
+    Files may use ``${list:a,b}``, a comma-separated text as a list, and ``${root_seeds:${seed},${seeds}}``, the seeds
+    of ``experiments/repeats.py`` as such a text.
     """
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
@@ -50,7 +52,11 @@ def register() -> None:
     def split(*parts: str) -> list[str]:
         return [word.strip() for part in parts for word in str(part).split(",")]
 
+    def root_seeds(seed: int, seeds: Any) -> str:
+        return ",".join(map(str, repeats.root_seeds(seed, list(seeds) if OmegaConf.is_list(seeds) else seeds)))
+
     OmegaConf.register_new_resolver("list", split, replace=True)
+    OmegaConf.register_new_resolver("root_seeds", root_seeds, replace=True)
     ConfigStore.instance().store(name="schema", node=_schema())
 
 
