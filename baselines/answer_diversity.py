@@ -1,26 +1,24 @@
 """Divergence of the sampled answers as texts: the question that ADG asks of hidden states, asked without a model.
 
 A control of this project, in neither paper nor released code. The answers are those that ADG samples.
-Identity: the measure and its options.
+Identity: the measure and the options of ``AnswerOptions``.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from adg import geometry
 from adg.answers import stage as answers_stage
-from adg.artifacts.artifact import Node
 from adg.errors import BadInput, BadMeasurement, nearest
 from adg.progress import progress
-from adg.selection import bins as bins_stage
-from adg.selection.contract import ScoreTable, Selector, SelectorData
-from adg.selection.quotas import RULES, binwise, top
+from adg.selection.contract import ScoreTable, SelectorData
+from baselines.shared.answers import AnswerOptions, AnswerSelector
 
 Measure = Callable[[Sequence[Sequence[str]]], np.ndarray]
 
@@ -103,36 +101,25 @@ MEASURES: dict[str, Measure] = {
 
 
 @dataclass(frozen=True)
-class AnswerDiversityConfig:
-    """Which measure of the answers, and whether the best of each of ADG's bins are chosen, as ADG does."""
+class AnswerDiversityConfig(AnswerOptions):
+    """Which measure of the answers."""
 
     measure: str = "self_bleu"
-    bins: bool = True
-    rule: str = "largest_remainder"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.measure not in MEASURES:
             raise BadInput(
                 f"selector.measure is {self.measure!r}{nearest(str(self.measure), list(MEASURES))}; expected one of "
                 f"{', '.join(MEASURES)}"
             )
-        if self.rule not in RULES:
-            raise BadInput(f"selector.rule is {self.rule!r}; expected one of {', '.join(RULES)}")
-        if not self.bins and self.rule == "released":
-            raise BadInput(
-                "selector.rule=released is a rule about bins; with selector.bins=false use largest_remainder"
-            )
 
 
-class AnswerDiversity(Selector):
+class AnswerDiversity(AnswerSelector):
     """The records whose sampled answers differ most as texts, best of each bin; ties go to the lowest id."""
 
     name = "answer_diversity"
     Config = AnswerDiversityConfig
-
-    def inputs(self, cell: Mapping[str, Node]) -> dict[str, Node]:
-        read = {"answers": cell["answers"]}
-        return {**read, "bins": cell["bins"]} if self.config.bins else read
 
     def scores(self, data: SelectorData) -> ScoreTable:
         """The measure of each record's answers. Raises ``BadMeasurement`` where records have different numbers."""
@@ -147,27 +134,7 @@ class AnswerDiversity(Selector):
             )
         if counts and counts[0] < 2 and self.config.measure != "mean_length":
             raise BadInput("one answer a record has no diversity; set sampling.n=2 or more")
-        score = np.full(len(data.records), np.nan)
-        if rows:
-            score[rows] = MEASURES[self.config.measure](texts)
-        missing = dict.fromkeys(sorted(set(range(len(data.records))) - set(rows)), "its answers could not be sampled")
-        parts = {}
-        if self.config.bins:
-            labels = bins_stage.load(data.features["bins"])
-            parts["bin"] = np.array([labels.get(key, -1) for key in data.keys], dtype=np.int64)
-            for row in np.flatnonzero(parts["bin"] < 0).tolist():
-                missing.setdefault(row, "it has no bin: it could not be embedded")
-                score[row] = np.nan
-        return ScoreTable(score, parts, dict(sorted(missing.items())))
-
-    def choose(self, data: SelectorData, table: ScoreTable, budget: int) -> np.ndarray:
-        if not self.config.bins:
-            return top(table.score, table.valid, budget)
-        rows = np.flatnonzero(table.valid)
-        return rows[binwise(table.score[rows], table.parts["bin"][rows], budget, self.config.rule)]
-
-    def may_return_fewer(self) -> bool:
-        return self.config.rule == "released"
+        return self.table(data, rows, MEASURES[self.config.measure](texts) if rows else np.empty(0))
 
 
 def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,7 +63,8 @@ class Cell:
             return by_role(named, evaluated, named.get("heldout"))
         pool, backbone = pool_stage.node(c.pool), backbone_stage.node(c.backbone)
         selecting = backbone if c.selecting is None else backbone_stage.node(c.selecting)
-        answers = answers_stage.node(pool, selecting, c.sampling, c.engine)
+        sampling = dataclasses.replace(c.sampling, logprobs=c.sampling.logprobs or self.selector.reads_logprobs)
+        answers = answers_stage.node(pool, selecting, sampling, c.engine)
         grams = embedding_stage.node(answers, pool, selecting, c.embedding)
         bins = bins_stage.node(grams, c.embedding.bins)
         reads = self.selector.inputs(

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from adg import limits
+from adg.artifacts.artifact import UNLESS_DEFAULT
 from adg.errors import BadInput, BadMeasurement, nearest
 from adg.execution import DTYPES, ENGINES
 from adg.limits import ABOVE_ZERO, NOT_NEGATIVE, WHOLE, at_least
 from adg.options import aside
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _vllm(default: Any, identity: bool = True) -> Any:
@@ -44,6 +48,7 @@ class SamplingConfig:
     prompt_tokens: int | None = None  # prompts are cut on the right to this many; the released code to 80
     use_input: bool = True  # the released code leaves a record's input out
     strip: bool = True  # of white space around an answer
+    logprobs: bool = field(default=False, metadata={"identity": UNLESS_DEFAULT})  # kept; the texts are the same
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,10 +94,32 @@ class Answers:
 
 @dataclass(frozen=True)
 class Answer:
-    """One sampled continuation: its token ids, the stop token among them when there was one."""
+    """One sampled continuation: its token ids, the stop token among them when there was one.
+
+    ``logprob`` is the sum over ``ids`` of each token's natural log-probability after those before it, under the model's
+    own distribution: its scores as they are, before temperature, top-k and top-p. None where it was not asked for.
+    """
 
     ids: list[int]
     finish_reason: str  # stop | length
+    logprob: float | None = None
+
+
+class StateReader(Protocol):
+    """Looks on while an engine samples, and says which states of sampled tokens it has a use for."""
+
+    def read_prompts(self, ids: torch.Tensor, mask: torch.Tensor, n: int) -> None:
+        """The model reads prompts (B, T) next, padded on the left; ``n`` answers to each follow."""
+        ...
+
+    def counts(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Which of the tokens (R,) just sampled have a part, (R,) bool: the engine reads these though they be last."""
+        ...
+
+    def read_tokens(self, answers: torch.Tensor, tokens: torch.Tensor, counted: torch.Tensor) -> None:
+        """The model reads tokens (R,) next, those just sampled for ``answers`` (R,), numbered prompt by prompt;
+        ``counted`` (R,) bool is false for what follows the end of an answer."""
+        ...
 
 
 class Generator(Protocol):

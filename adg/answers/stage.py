@@ -8,6 +8,7 @@ machines or batch sizes the answers differ: floating-point sums do.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import time
 from collections.abc import Sequence
@@ -52,6 +53,11 @@ def build(job: Job) -> dict[str, Any]:
 
     Raises ``BadMeasurement`` before any model is loaded when more than ``exec.max_failed`` prompts do not fit.
     """
+    return sample_pool(job, f"{__name__}:Sampler")[0]
+
+
+def sample_pool(job: Job, sampler: str) -> tuple[dict[str, Any], list[tuple[int, list[str]]]]:
+    """``build`` with a ``Sampler`` of the given "module:class"; returns the keys of the shards ("answers") too."""
     cfg: Answers = job.config
     backbone = job.inputs["backbone"]
     tokenizer = loading.load_tokenizer(backbone)
@@ -71,7 +77,7 @@ def build(job: Job) -> dict[str, Any]:
     keys = list(enumerate(batches))  # of the shards: the number gives the seed
     shards = Shards(job.work, "answers")
     absent = shards.absent(keys)
-    seconds = _sample_batches(job, tokenizer, shards, [keys[place] for place in absent], encoded) if absent else 0.0
+    seconds = _sample_batches(job, sampler, [keys[place] for place in absent], encoded) if absent else 0.0
     tables = [shards.read(key).table for key in keys]
     sampled = sum(sum(tables[place]["tokens"].to_pylist()) for place in absent)
     table = _assemble(tables)
@@ -79,7 +85,7 @@ def build(job: Job) -> dict[str, Any]:
     write_atomic(
         job.folder / "failed.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failed).encode()
     )
-    return {
+    info = {
         "rows_in": len(pool),
         "rows_out": len(encoded),
         "failed": failed[:SHOWN],
@@ -90,70 +96,105 @@ def build(job: Job) -> dict[str, Any]:
         "tokens": sum(table["tokens"].to_pylist()),
         "prompt_tokens": sum(map(len, encoded.values())),
         "prompts_cut": _cut(encoded, cfg.sampling),
+        **({"logprobs": True} if cfg.sampling.logprobs else {}),
         "template": cfg.template,
         "dtype": loading.dtype_of(backbone) if cfg.engine.dtype == "auto" else cfg.engine.dtype,
         "batches": len(batches),
         "resumed_batches": len(batches) - len(absent),
         "sampling": {"tokens": sampled, "seconds": round(seconds, 3), "device": loading.device(job.exec)},  # for rates
     }
+    return info, keys
 
 
-def _sample_batches(
-    job: Job, tokenizer: Any, shards: Shards, keys: list[tuple[int, list[str]]], encoded: dict[str, list[int]]
-) -> float:
+def _sample_batches(job: Job, sampler: str, keys: list[tuple[int, list[str]]], encoded: dict[str, list[int]]) -> float:
     """Sample the batches ``keys`` (number and record keys), each into its shard, here or by Ray's actors.
 
     Returns the seconds that took, without loading the model where that happens here.
     """
     cfg: Answers = job.config
-    backbone, longest, title = job.inputs["backbone"], max(map(len, encoded.values())), f"sampling {job.node.label}"
+    longest, title = max(map(len, encoded.values())), f"sampling {job.node.label}"
+    rows = [{"index": index, "prompts": {key: encoded[key] for key in batch}} for index, batch in keys]
+    arguments = (job.inputs["backbone"], cfg, job.exec, longest, str(job.work))
     if job.exec.distributed == "ray":
-        rows = [{"index": index, "prompts": {key: encoded[key] for key in batch}} for index, batch in keys]
-        arguments, started = (backbone, cfg, job.exec, longest, str(job.work)), time.perf_counter()
-        ray_actors.over_ray(rows, "adg.answers.stage:_Sampler", arguments, job.exec, title)
+        started = time.perf_counter()
+        ray_actors.over_ray(rows, sampler, arguments, job.exec, title)
         return time.perf_counter() - started
-    engine = BY_NAME[cfg.engine.name](backbone, tokenizer, cfg, job.exec, longest)
+    module, _, name = sampler.partition(":")
+    here: Sampler = getattr(importlib.import_module(module), name)(*arguments)
     started = time.perf_counter()
     try:
         with progress(sum(len(batch) for _, batch in keys) * cfg.sampling.n, title, unit="answers") as bar:
-            for index, batch in keys:
-                rows = _sample(engine, tokenizer, batch, encoded, cfg.sampling, index)
-                shards.save((index, batch), Shard(table=_table(rows)))
-                bar.update(len(batch) * cfg.sampling.n)
+            for row in rows:
+                bar.update(here.work(row)["answers"])
     finally:
-        engine.close()
+        here.engine.close()
     return time.perf_counter() - started
 
 
-class _Sampler:
-    """An actor's part of the sampling: the engine, and one batch at a time into its shard."""
+class Sampler:
+    """A loaded engine that samples one batch after the other, each into its shard; an actor's part of the work too."""
 
     def __init__(self, backbone: Artifact, cfg: Answers, exec_: ExecConfig, longest: int, work: str) -> None:
         self.cfg, self.tokenizer = cfg, loading.load_tokenizer(backbone)
-        self.engine = BY_NAME[cfg.engine.name](backbone, self.tokenizer, cfg, exec_, longest)
+        self.engine: Generator = BY_NAME[cfg.engine.name](backbone, self.tokenizer, cfg, exec_, longest)
         self.shards = Shards(Path(work), "answers")
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
         encoded: dict[str, list[int]] = row["prompts"]
-        rows = _sample(self.engine, self.tokenizer, list(encoded), encoded, self.cfg.sampling, row["index"])
-        self.shards.save((row["index"], list(encoded)), Shard(table=_table(rows)))
-        return {"answers": len(rows)}
+        seed = seeds.child(self.cfg.sampling.seed, "answers", row["index"])
+        drawn = self._draw(encoded, seed)
+        texts = {key: [_text(self.tokenizer, one, self.cfg.sampling.strip) for one in drawn[key]] for key in drawn}
+        self.shards.save((row["index"], list(encoded)), self.shard(encoded, drawn, texts, seed))
+        return {"answers": sum(map(len, drawn.values()))}
+
+    def shard(
+        self, encoded: dict[str, list[int]], drawn: dict[str, list[Answer]], texts: dict[str, list[str]], seed: int
+    ) -> Shard:
+        """What is kept of a batch: of each record its prompt, its answers and these as texts."""
+        return Shard(table=_table(encoded, drawn, texts, seed, self.cfg.sampling.logprobs))
+
+    def _draw(self, encoded: dict[str, list[int]], seed: int) -> dict[str, list[Answer]]:
+        try:
+            answers = self.engine.sample(list(encoded.values()), self.cfg.sampling, seed)
+        except NotFinite as error:
+            named = ", ".join(list(encoded)[row] for row in error.rows)
+            raise BadMeasurement(
+                f"the model returned NaN or infinite scores for record {named}; check its weights, or "
+                f"use another engine.dtype"
+            ) from error
+        return dict(zip(encoded, answers, strict=True))
 
 
 def load(artifact: Artifact) -> dict[str, list[str]]:
     """Key -> the K answers in sample order, keys in canonical order; records that failed are not in it."""
+    return {key: [text for (text,) in rows] for key, rows in _by_record(artifact, "text").items()}
+
+
+def load_likelihoods(artifact: Artifact) -> dict[str, list[float]]:
+    """Key -> of each of the K answers the mean log-probability (natural log) of its sampled tokens, in sample order.
+
+    Raises ``BadInput`` where none were kept while sampling.
+    """
+    if not artifact.info.get("logprobs"):
+        raise BadInput(f"{artifact.path} holds no log-probabilities; sample with sampling.logprobs=true")
+    rows = _by_record(artifact, "logprob", "tokens")
+    return {key: [logprob / tokens for logprob, tokens in answers] for key, answers in rows.items()}
+
+
+def _by_record(artifact: Artifact, *columns: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Key -> ``columns`` of its answers in sample order."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(artifact.file("answers.parquet"), columns=["id", "sample", "text"])
-    by_record: dict[str, list[str]] = {}
-    for key, sample, text in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+    table = pq.read_table(artifact.file("answers.parquet"), columns=["id", "sample", *columns])
+    by_record: dict[str, list[tuple[Any, ...]]] = {}
+    for key, sample, *values in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
         answers = by_record.setdefault(key, [])
         if sample != len(answers):
             raise BadInput(
                 f"{artifact.path}/answers.parquet: record {key} has sample {sample} where {len(answers)} "
                 f"was expected; delete the folder and run the same command again"
             )
-        answers.append(text)
+        answers.append(tuple(values))
     return by_record
 
 
@@ -189,41 +230,26 @@ def _batches(encoded: dict[str, list[int]], size: int) -> list[list[str]]:
     return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
-def _sample(
-    engine: Generator, tokenizer: Any, batch: list[str], encoded: dict[str, list[int]], cfg: SamplingConfig, index: int
-) -> list[dict[str, Any]]:
-    seed = seeds.child(cfg.seed, "answers", index)
-    try:
-        answers = engine.sample([encoded[key] for key in batch], cfg, seed)
-    except NotFinite as error:
-        named = ", ".join(batch[row] for row in error.rows)
-        raise BadMeasurement(
-            f"the model returned NaN or infinite scores for record {named}; check its weights, or "
-            f"use another engine.dtype"
-        ) from error
-    return [
-        {
-            "id": key,
-            "sample": sample,
-            "text": _text(tokenizer, answer, cfg.strip),
-            "finish_reason": answer.finish_reason,
-            "tokens": len(answer.ids),
-            "prompt_tokens": len(encoded[key]),
-            "seed": seed,
-        }
-        for key, drawn in zip(batch, answers, strict=True)
-        for sample, answer in enumerate(drawn)
-    ]
-
-
 def _text(tokenizer: Any, answer: Answer, strip: bool) -> str:
     text = tokenizer.decode(answer.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text.strip() if strip else text
 
 
-def _table(rows: list[dict[str, Any]]) -> Any:
+def _table(
+    encoded: dict[str, list[int]],
+    drawn: dict[str, list[Answer]],
+    texts: dict[str, list[str]],
+    seed: int,
+    logprobs: bool,
+) -> Any:
+    """A row for each answer; the log-probability where it was asked for."""
     import pyarrow as pa
 
+    rows = [
+        (key, sample, text, answer.finish_reason, len(answer.ids), len(encoded[key]), seed, answer.logprob)
+        for key, answers in drawn.items()
+        for sample, (answer, text) in enumerate(zip(answers, texts[key], strict=True))
+    ]
     types = {
         "id": pa.string(),
         "sample": pa.int32(),
@@ -232,8 +258,11 @@ def _table(rows: list[dict[str, Any]]) -> Any:
         "tokens": pa.int32(),
         "prompt_tokens": pa.int32(),
         "seed": pa.int64(),
+        "logprob": pa.float64(),
     }
-    return pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in types.items()})
+    columns = zip(types.items(), zip(*rows, strict=True), strict=True)
+    table = pa.table({name: pa.array(values, kind) for (name, kind), values in columns})
+    return table if logprobs else table.drop_columns("logprob")
 
 
 def _assemble(tables: list[Any]) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from adg.answers.config import Answer, Answers, NotFinite, SamplingConfig
+from adg.answers.config import Answer, Answers, NotFinite, SamplingConfig, StateReader
 from adg.artifacts.artifact import Artifact
 from adg.backbones import loading
 from adg.execution import ExecConfig
@@ -27,6 +27,7 @@ class TransformersEngine:
         self.model = loading.load_model(backbone, self.device, cfg.engine.dtype)
         self.stop = loading.stop_ids(backbone, tokenizer)
         self.pad = tokenizer.pad_token_id
+        self.reader: StateReader | None = None  # of the states that the model computes while it samples
 
     def sample(self, prompts: Sequence[list[int]], cfg: SamplingConfig, seed: int) -> list[list[Answer]]:
         import torch
@@ -41,6 +42,8 @@ class TransformersEngine:
         width = max(map(len, prompts))
         ids = torch.tensor([[self.pad] * (width - len(p)) + p for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        if self.reader is not None:
+            self.reader.read_prompts(ids, mask, cfg.n)
         out = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -59,23 +62,32 @@ class TransformersEngine:
         tokens = torch.full((len(mask), cfg.max_new_tokens), self.pad, device=self.device)
         lengths = torch.full((len(mask),), cfg.max_new_tokens, device=self.device)
         ended = torch.zeros(len(mask), dtype=torch.bool, device=self.device)
+        likelihood = torch.zeros(len(mask), dtype=torch.float64, device=self.device)
         for step in range(cfg.max_new_tokens):
             try:
                 drawn = draw(logits, cfg.temperature, cfg.top_p, cfg.top_k, generator)
             except NotFinite as error:
                 raise NotFinite(sorted({int(rows[row]) // cfg.n for row in error.rows})) from error
             tokens[rows, step] = drawn
+            if cfg.logprobs:
+                own = logits.gather(1, drawn[:, None])[:, 0] - logits.logsumexp(-1)
+                likelihood[rows] += torch.where(alive, own, 0.0).double()
             over = alive & torch.isin(drawn, stop)
             lengths[rows[over]] = step + 1
             ended[rows[over]] = True
-            alive &= ~over
-            left = int(alive.sum())
-            if left == 0 or step + 1 == cfg.max_new_tokens:
+            counted = alive & self.reader.counts(drawn) if self.reader else torch.zeros_like(alive)
+            alive = alive & ~over
+            last = step + 1 == cfg.max_new_tokens or not bool(alive.any())
+            wanted = counted if last else alive | counted
+            left = int(wanted.sum())
+            if left == 0:
                 break
-            if len(alive) - left > self.COMPACT * len(alive):
-                keep = alive.nonzero().squeeze(1)
+            if last or len(wanted) - left > self.COMPACT * len(wanted):
+                keep = wanted.nonzero().squeeze(1)
                 cache.batch_select_indices(keep)
-                rows, mask, drawn, alive = rows[keep], mask[keep], drawn[keep], alive[keep]
+                rows, mask, drawn, alive, counted = (part[keep] for part in (rows, mask, drawn, alive, counted))
+            if self.reader is not None:
+                self.reader.read_tokens(rows, drawn, counted)
             positions = mask.sum(-1, keepdim=True)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             out = self.model(
@@ -85,10 +97,15 @@ class TransformersEngine:
                 past_key_values=cache,
                 use_cache=True,
             )
+            if last:
+                break
             logits = out.logits[:, -1].float()
+        sums = likelihood.tolist() if cfg.logprobs else [None] * len(tokens)
         answers = [
-            Answer(line[:length], "stop" if stopped else "length")
-            for line, length, stopped in zip(tokens.tolist(), lengths.tolist(), ended.tolist(), strict=True)
+            Answer(line[:length], "stop" if stopped else "length", logprob)
+            for line, length, stopped, logprob in zip(
+                tokens.tolist(), lengths.tolist(), ended.tolist(), sums, strict=True
+            )
         ]
         return [answers[start : start + cfg.n] for start in range(0, len(answers), cfg.n)]
 

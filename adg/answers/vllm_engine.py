@@ -125,6 +125,7 @@ class VllmEngine(Vllm):
             max_num_batched_tokens=cfg.engine.max_num_batched_tokens,
             enforce_eager=cfg.engine.enforce_eager,
             worker_extension_cls=f"{Reseed.__module__}.{Reseed.__qualname__}",
+            logprobs_mode="raw_logprobs",  # of the model's own distribution, before temperature and cuts
         )
 
     def sample(self, prompts: Sequence[list[int]], cfg: SamplingConfig, seed: int) -> list[list[Answer]]:
@@ -142,13 +143,17 @@ class VllmEngine(Vllm):
             max_tokens=cfg.max_new_tokens,
             stop_token_ids=self.stop,
             detokenize=False,
+            logprobs=0 if cfg.logprobs else None,  # of the sampled token alone
         )
         with preserved_generators():
             self.llm.reset_prefix_cache()
             self.llm.collective_rpc("reseed", args=(seed,))
             done = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
         return [
-            [Answer(list(one.token_ids), str(one.finish_reason)) for one in sorted(o.outputs, key=lambda c: c.index)]
+            [
+                Answer(list(one.token_ids), str(one.finish_reason), one.cumulative_logprob)
+                for one in sorted(o.outputs, key=lambda c: c.index)
+            ]
             for o in done
         ]
 

@@ -86,6 +86,7 @@ class Selector(ABC):
     Config: ClassVar[type]
     whole_pool: ClassVar[bool] = False  # takes every record, whatever the budget
     trains: ClassVar[bool] = True  # False: the backbone is evaluated as it is, and nothing is selected
+    reads_logprobs: ClassVar[bool] = False  # True: the answers of its cells are sampled with sampling.logprobs on
 
     def __init__(self, config: Any) -> None:
         self.config = config

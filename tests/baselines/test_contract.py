@@ -51,7 +51,8 @@ def pool_of(selector: Any, **config: Any) -> Node:
 def cell_of(pool: Node, new_tokens: int = 4) -> dict[str, Node]:
     """The nodes that every cell can make: the tiny model answers, is embedded and clustered."""
     backbone = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
-    answers = answers_stage.node(pool, backbone, SamplingConfig(max_new_tokens=new_tokens), EngineConfig(batch_size=8))
+    sampling = SamplingConfig(max_new_tokens=new_tokens, logprobs=True)  # for the selectors that read them
+    answers = answers_stage.node(pool, backbone, sampling, EngineConfig(batch_size=8))
     grams = embedding_stage.node(answers, pool, backbone, EmbeddingConfig())
     bins = bins_stage.node(grams, BinsConfig())
     return {"pool": pool, "backbone": backbone, "answers": answers, "grams": grams, "bins": bins}

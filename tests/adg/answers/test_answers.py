@@ -286,6 +286,7 @@ def test_identity_holds_what_changes_answers_and_nothing_else(pool_cfg):
         "prompt_tokens": 80,
         "use_input": False,
         "strip": False,
+        "logprobs": True,
         "seed": 8,
     }
     assert {f.name for f in dataclasses.fields(SamplingConfig)} == {*changes, "preset"}
@@ -302,6 +303,7 @@ def test_identity_holds_what_changes_answers_and_nothing_else(pool_cfg):
     assert node(pool_cfg, dataclasses.replace(SHORT, preset="mine")).fingerprint == base
     assert node(pool_cfg, max_num_seqs=8, cpu_cache_gb=9).fingerprint == base
     assert prompts.HASH in json.dumps(node(pool_cfg).payload)
+    assert "logprobs" not in json.dumps(node(pool_cfg).payload)  # it came later, and leaves answers without it alone
 
 
 @pytest.mark.parametrize(
@@ -432,7 +434,7 @@ def test_killed_and_resumed_run_equals_an_unbroken_one(root, tmp_path):
 VLLM = (
     DRIVER
     + """
-import os, torch
+import dataclasses, os, torch
 from adg import prompts
 from adg.answers.transformers_engine import TransformersEngine
 from adg.answers.vllm_engine import VllmEngine
@@ -444,14 +446,25 @@ backbone = store.ensure(node.inputs["backbone"])
 tokenizer = loading.load_tokenizer(backbone)
 asked = [prompts.encode_prompt(tokenizer, prompts.render(text)) for text in ("Hi", "Name three fruits.", "What?")]
 greedy = SamplingConfig(n=1, temperature=0, max_new_tokens=8)
+warm = SamplingConfig(n=3, max_new_tokens=8, logprobs=True)
 other = TransformersEngine(backbone, tokenizer, node.config, exec_, 0)
 wanted = other.sample(asked, greedy, 0)
+
+def likelihood(prompt, ids):
+    scores = other.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1)
+    return scores.gather(1, torch.tensor(ids)[:, None]).sum().item()
 
 class Compared(VllmEngine):
     def close(self):
         found = self.sample(asked, greedy, 0)
+        plain, kept = (self.sample(asked, dataclasses.replace(warm, logprobs=on), 5) for on in (False, True))
         super().close()
         assert found == wanted, (found, wanted)
+        for prompt, without, answers in zip(asked, plain, kept, strict=True):
+            assert [one.ids for one in answers] == [one.ids for one in without]
+            assert all(one.logprob is None for one in without)
+            for one in answers:  # of the model's own distribution, not the one that was drawn from
+                assert abs(one.logprob - likelihood(prompt, one.ids)) < 1e-3, (one, likelihood(prompt, one.ids))
 
 def state():
     generator = torch.get_rng_state().tolist()
