@@ -13,6 +13,7 @@ from adg.artifacts.artifact import Node, canonical
 from adg.artifacts.files import sha256_text
 from adg.artifacts.store import Store
 from adg.backbones import stage as backbone_stage
+from adg.embedding import one_pass
 from adg.embedding import stage as embedding_stage
 from adg.errors import BadInput
 from adg.evaluation import heldout as heldout_stage
@@ -64,7 +65,10 @@ class Cell:
         pool, backbone = pool_stage.node(c.pool), backbone_stage.node(c.backbone)
         selecting = backbone if c.selecting is None else backbone_stage.node(c.selecting)
         sampling = dataclasses.replace(c.sampling, logprobs=c.sampling.logprobs or self.selector.reads_logprobs)
-        answers = answers_stage.node(pool, selecting, sampling, c.engine)
+        if c.embedding.source == "sampling":
+            answers = one_pass.node(pool, selecting, sampling, c.engine, c.embedding)
+        else:
+            answers = answers_stage.node(pool, selecting, sampling, c.engine)
         grams = embedding_stage.node(answers, pool, selecting, c.embedding)
         bins = bins_stage.node(grams, c.embedding.bins)
         reads = self.selector.inputs(

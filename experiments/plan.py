@@ -13,6 +13,7 @@ from adg.answers import stage as answers_stage
 from adg.artifacts.artifact import Artifact, Node, Stage, read_artifact
 from adg.artifacts.files import read_json
 from adg.artifacts.store import Status, Store
+from adg.embedding import one_pass
 from adg.embedding import stage as embedding_stage
 from experiments import power
 from experiments.app import plain_errors
@@ -155,7 +156,7 @@ def _rates(chosen: list[Cell], store: Store, cell: Cell) -> tuple[Rate | None, R
     rates: dict[str, Rate] = {}
     backbone = cell.nodes["backbone"].fingerprint
     for node in distinct(chosen):
-        measured = node.stage in (answers_stage.STAGE, embedding_stage.STAGE)
+        measured = node.stage in (answers_stage.STAGE, one_pass.STAGE, embedding_stage.STAGE)
         artifact = read_artifact(store.path(node)) if measured else None
         if artifact is None or node.inputs["backbone"].fingerprint != backbone:
             continue
@@ -164,7 +165,7 @@ def _rates(chosen: list[Cell], store: Store, cell: Cell) -> tuple[Rate | None, R
         if how.get("distributed") == "ray":  # on how many GPUs is not known
             continue
         gpus = max(1, int(how.get("tensor_parallel", 1)))
-        sampled = node.stage == answers_stage.STAGE
+        sampled = node.stage != embedding_stage.STAGE
         spent = info.get("sampling" if sampled else "embedding") or {}
         done = spent.get("tokens") or spent.get("answers")
         if not done or not spent["seconds"] or spent.get("device") != "cuda":  # all found again, or no GPU's rate

@@ -32,6 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 POOLINGS = ("answer", "all")
+SOURCES = ("encoder", "sampling")
 EMPTY = ("prompt_vector", "zero", "fail")
 
 
@@ -66,6 +67,9 @@ class EmbeddingConfig:
     which a BOS weighs 1 as any word does; its fallback: 1024 without). With the paper's preset they weigh 0, as in all
     other texts: a BOS stands before every instruction and says nothing about any, but its state is large, and pooled
     with a word's weight it makes all instructions alike.
+    ``source="encoder"``: the answers' texts are encoded and run again, as the released code does. ``"sampling"``: the
+    states that sampling computes anyway are pooled as they come, which saves that pass (``one_pass``); the tokens are
+    then the sampled ones, where a text need not be encoded to the same again.
     """
 
     preset: str = aside("paper")
@@ -81,6 +85,7 @@ class EmbeddingConfig:
         default=None, metadata={"identity": UNLESS_DEFAULT, "default": False}
     )  # special tokens weigh as their text does, or 0
     dtype: str = "auto"  # auto: the backbone's own (released: float16 autocast)
+    source: str = field(default="encoder", metadata={"identity": UNLESS_DEFAULT})  # encoder | sampling
     bins: BinsConfig = field(default_factory=BinsConfig, metadata={"identity": False, "counts": "in the bins"})
 
     def __post_init__(self) -> None:
@@ -90,6 +95,12 @@ class EmbeddingConfig:
                 object.__setattr__(self, name, value)
         object.__setattr__(self, "windows", tuple(str(window) for window in self.windows or ()))
         _choice("pooling", self.pooling, POOLINGS)
+        _choice("source", self.source, SOURCES)
+        if self.source == "sampling" and self.pooling != "answer":
+            raise BadInput(
+                f"embedding.source=sampling pools the tokens of answers, embedding.pooling={self.pooling} those of a "
+                f"text that is never sampled; set embedding.pooling=answer or embedding.source=encoder"
+            )
         _choice("empty_answer", self.empty_answer, EMPTY)
         _choice("dtype", self.dtype, ("auto", *DTYPES))
         limits.check("embedding", self, dict.fromkeys(("max_tokens", "instruction_tokens"), at_least(1)))

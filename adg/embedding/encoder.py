@@ -14,7 +14,7 @@ import numpy as np
 
 from adg.batching import batches
 from adg.embedding.config import EmbeddingConfig
-from adg.embedding.pooling import WindowSums
+from adg.embedding.pooling import WindowSums, unit
 from adg.embedding.texts import CannotEmbed, RecordTexts, WeightedText
 from adg.pools.records import Record
 
@@ -135,8 +135,8 @@ class Encoder:
         chosen = np.array([plan.slots[key] for key in kept], dtype=np.int64).reshape(len(kept), answers + 1)
         return Vectors(
             kept,
-            _unit(pooled[chosen[:, :-1]]),
-            _unit(pooled[chosen[:, -1], 0]),
+            unit(pooled[chosen[:, :-1]]),
+            unit(pooled[chosen[:, -1], 0]),
             list(plan.failed.items()),
             plan.counts | {"tokens": sum(len(text.ids) for text in plan.texts)},
         )
@@ -242,9 +242,3 @@ def _common(rows: Sequence[np.ndarray]) -> int:
     shortest = min(map(len, rows))
     same = np.all([row[:shortest] == rows[0][:shortest] for row in rows], axis=0)
     return shortest if same.all() else int(np.argmin(same))
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1 (last axis); zeros stay zeros."""
-    length = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)
-    return (vectors / np.where(length > 0, length, 1.0)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Hidden states pooled: one pass of a batch through the blocks that are needed, summed as it goes, no stack kept."""
+"""Hidden states pooled: summed as a model computes them, no stack kept, in its own pass or another's."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import torch
 
 
-class WindowSums:
-    """Runs token ids through a decoder and gives weighted sums over tokens, averaged over each layer window.
+class StateSums:
+    """Adds up what a model computes while something runs it: weighted hidden states, averaged over each layer window.
 
-    ``model`` is a Llama- or Qwen2-like decoder, with or without its head. It is changed: blocks above the last one
-    used are dropped. Raises ``BadInput`` for a model of another shape or without the hidden states of ``windows``.
+    ``model`` is a Llama- or Qwen2-like decoder, with or without its head; it is not changed but for the hooks. Nothing
+    is added up until ``start``. Raises ``BadInput`` for a model of another shape or without the states of ``windows``.
     """
 
     def __init__(self, model: Any, windows: Sequence[str]) -> None:
@@ -34,11 +34,10 @@ class WindowSums:
         self.width = int(self.base.config.hidden_size)
         self._weights: torch.Tensor | None = None  # of the pass under way
         self._sums: Any = None
+        self._rows: torch.Tensor | None = None
         modules = [self.base.embed_tokens, *self.base.layers[:-1], self.base.norm]
         for number in sorted({i for window in self.tensors for i in window}):
-            modules[number].register_forward_hook(self._hook(number))
-        self.base.layers = self.base.layers[: self.blocks_run]  # after the hooks: tensor L is the norm's output
-        self.base.config.num_hidden_layers = self.blocks_run
+            modules[number].register_forward_hook(self._hook(number))  # tensor L is the norm's output
 
     @property
     def device(self) -> torch.device:
@@ -47,6 +46,49 @@ class WindowSums:
     @property
     def dtype(self) -> str:
         return str(self.base.embed_tokens.weight.dtype).removeprefix("torch.")
+
+    def empty(self, rows: int, kinds: int) -> torch.Tensor:
+        """Sums of nothing: (rows, kinds, W, d) float32."""
+        import torch
+
+        return torch.zeros((rows, kinds, len(self.tensors), self.width), dtype=torch.float32, device=self.device)
+
+    def start(self, weights: torch.Tensor, sums: torch.Tensor, rows: torch.Tensor | None = None) -> None:
+        """From here on a pass over a batch (B, T) adds to ``sums`` (N, kinds, W, d), with ``weights`` (B, kinds, T).
+
+        ``rows`` (B,), all different, says which of the N each row of the batch is; without it they are the same.
+        """
+        self._weights, self._sums, self._rows = weights, sums, rows
+
+    def stop(self) -> None:
+        """What the model computes from here on is not added up."""
+        self._weights = self._sums = self._rows = None
+
+    def _hook(self, number: int) -> Any:
+        """Adds hidden state ``number``, pooled, to every window that it is part of."""
+        windows = [(w, len(window)) for w, window in enumerate(self.tensors) if number in window]
+
+        def hook(module: Any, args: Any, output: Any) -> None:
+            if self._weights is None:  # the model is used for something else
+                return
+            state = output[0] if isinstance(output, tuple) else output
+            pooled = self._weights @ state.float()
+            for w, size in windows:
+                if self._rows is None:
+                    self._sums[:, :, w] += pooled / size
+                else:
+                    self._sums[self._rows, :, w] += pooled / size
+
+        return hook
+
+
+class WindowSums(StateSums):
+    """Runs token ids through a decoder itself. The model is changed: blocks above the last one used are dropped."""
+
+    def __init__(self, model: Any, windows: Sequence[str]) -> None:
+        super().__init__(model, windows)
+        self.base.layers = self.base.layers[: self.blocks_run]
+        self.base.config.num_hidden_layers = self.blocks_run
 
     def run(
         self,
@@ -71,10 +113,8 @@ class WindowSums:
             held = torch.arange(cache.get_seq_length(), device=tokens.device)[None] < lengths[:, None]
             mask = torch.cat([held, torch.ones_like(tokens, dtype=torch.bool)], dim=1)
             positions = lengths[:, None] + steps[None]
-        self._weights = shares
-        self._sums = torch.zeros(
-            (len(shares), len(self.tensors), self.width), dtype=torch.float32, device=shares.device
-        )
+        sums = self.empty(len(shares), 1)
+        self.start(shares[:, None], sums)
         try:
             self.base(
                 input_ids=tokens,
@@ -83,9 +123,9 @@ class WindowSums:
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
-            return self._sums.cpu().numpy()
+            return sums[:, 0].cpu().numpy()
         finally:
-            self._weights = self._sums = None
+            self.stop()
 
     def _padded(self, ids: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """Right-padded (B, T) ids and weights; padding weighs 0."""
@@ -97,16 +137,8 @@ class WindowSums:
             tokens[i, : len(row)], shares[i, : len(share)] = row, share
         return torch.from_numpy(tokens).to(self.device), torch.from_numpy(shares).to(self.device)
 
-    def _hook(self, number: int) -> Any:
-        """Adds hidden state ``number``, pooled, to every window that it is part of."""
-        windows = [(w, len(window)) for w, window in enumerate(self.tensors) if number in window]
 
-        def hook(module: Any, args: Any, output: Any) -> None:
-            if self._weights is None:  # the model is used for something else
-                return
-            state = output[0] if isinstance(output, tuple) else output
-            pooled = (self._weights[:, None] @ state.float())[:, 0]
-            for w, size in windows:
-                self._sums[:, w] += pooled / size
-
-        return hook
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1 (last axis); zeros stay zeros."""
+    length = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)
+    return (vectors / np.where(length > 0, length, 1.0)).astype(np.float32)

@@ -21,8 +21,10 @@ from adg.artifacts.artifact import Artifact, Job, Node, Stage
 from adg.artifacts.files import write_json
 from adg.artifacts.shards import Shard, Shards
 from adg.backbones import loading
+from adg.embedding import one_pass
 from adg.embedding.config import EmbeddingConfig, GramsIdentity
 from adg.embedding.encoder import Encoder, Vectors
+from adg.embedding.one_pass import Pooled
 from adg.embedding.windows import resolve_windows
 from adg.errors import BadInput, BadMeasurement
 from adg.execution import ExecConfig
@@ -82,24 +84,25 @@ def build(job: Job) -> dict[str, Any]:
     shards, keys, ids = Shards(job.work, "grams"), [], []
     model: dict[str, Any] = {}
     embedded, seconds = 0, 0.0
+    pooled = one_pass.load(job.inputs["answers"]) if cfg.source == "sampling" else None
     if job.exec.distributed == "ray":
         embedded, seconds = _over_ray(job, cfg, pool, answers, k)
     with progress(total, "embedding", unit="records") as bar:
         for items in _batches(pool, answers):
             key = [record.key for record, _ in items]
-            shard, vectors = shards.find(key), None
-            facts = shard.facts if shard is not None else None
-            if facts is None:
+            shard = shards.find(key)
+            made = shard is None
+            if shard is None:
                 if encoder is None:
                     encoder = _encoder(job.inputs["backbone"], job.exec, cfg)
                 started = time.perf_counter()
-                vectors = encoder.embed(items, k)
+                shard = _shard(encoder, items, k, pooled)
                 embedded, seconds = embedded + len(items) * k, seconds + time.perf_counter() - started
-                facts = _facts(encoder, vectors)
+            facts = shard.facts
             failed += [(key, reason) for key, reason in facts["failed"]]
             _check_failures(failed, job.exec.max_failed)
-            if vectors is not None:
-                shards.save(key, Shard(facts, _arrays(vectors)))
+            if made:
+                shards.save(key, shard)
             for name, value in facts["counts"].items():
                 counts[name] = counts.get(name, 0) + value
             keys.append(key)
@@ -126,7 +129,12 @@ def build(job: Job) -> dict[str, Any]:
         "dtype": model["dtype"],
         "preset": cfg.name,
         **counts,
-        "embedding": {"answers": embedded, "seconds": round(seconds, 3), "device": loading.device(job.exec)},  # rates
+        **(pooled.counts if pooled else {}),
+        "embedding": {
+            "answers": 0 if pooled else embedded,
+            "seconds": round(seconds, 3),
+            "device": loading.device(job.exec),
+        },  # rates
     }
 
 
@@ -136,6 +144,25 @@ def _encoder(backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig) -> Enc
         resolve_windows(cfg.declared, blocks)  # refused before anything large is read
     model = loading.load_model(backbone, loading.device(exec_), cfg.dtype, headless=True)
     return Encoder(model, loading.load_tokenizer(backbone), cfg, exec_.tokens_per_batch)
+
+
+def _shard(encoder: Encoder, items: Sequence[tuple[Record, list[str]]], k: int, pooled: Pooled | None) -> Shard:
+    """What is made of some records: all here, or only the instructions' vectors beside matrices that are there."""
+    if pooled is None:
+        vectors = encoder.embed(items, k)
+        return Shard(_facts(encoder, vectors), _arrays(vectors))
+    reasons = {
+        record.key: f"has {len(texts)} of {k} answers"
+        if len(texts) != k
+        else pooled.failed.get(record.key, "its answers were not pooled")
+        for record, texts in items
+        if record.key not in pooled.rows
+    }
+    vectors = encoder.embed([(record, []) for record, _ in items if record.key not in reasons], 0)
+    facts = _facts(encoder, vectors)
+    facts["failed"] = [*reasons.items(), *vectors.failed]
+    grams = pooled.grams[[pooled.rows[key] for key in vectors.keys]]
+    return Shard(facts, {"grams": grams, "instructions": vectors.instructions})
 
 
 def _facts(encoder: Encoder, vectors: Vectors) -> dict[str, Any]:
@@ -166,15 +193,18 @@ def _arrays(vectors: Vectors) -> dict[str, np.ndarray]:
 class _Embedder:
     """An actor's part of the embedding: the encoder, and one shard at a time."""
 
-    def __init__(self, backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig, k: int, work: str) -> None:
+    def __init__(
+        self, backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig, k: int, work: str, answers: Artifact
+    ) -> None:
         self.encoder, self.k, self.folder = _encoder(backbone, exec_, cfg), k, Path(work)
+        self.pooled = one_pass.load(answers) if cfg.source == "sampling" else None
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
         inputs = Shards(self.folder, "texts").read(row["records"]).facts["items"]
-        vectors = self.encoder.embed([(Record(**record), texts) for record, texts in inputs], self.k)
-        shard = Shard(_facts(self.encoder, vectors), _arrays(vectors))
+        items = [(Record(**record), texts) for record, texts in inputs]
+        shard = _shard(self.encoder, items, self.k, self.pooled)
         Shards(self.folder, "grams").save(row["records"], shard)
-        return {"records": len(inputs), "failed": len(vectors.failed)}
+        return {"records": len(inputs), "failed": len(shard.facts["failed"])}
 
 
 def _over_ray(job: Job, cfg: EmbeddingConfig, pool: Path, answers: Path, k: int) -> tuple[int, float]:
@@ -193,7 +223,7 @@ def _over_ray(job: Job, cfg: EmbeddingConfig, pool: Path, answers: Path, k: int)
     if not rows:
         return 0, 0.0
     started = time.perf_counter()
-    arguments = (job.inputs["backbone"], job.exec, cfg, k, str(job.work))
+    arguments = (job.inputs["backbone"], job.exec, cfg, k, str(job.work), job.inputs["answers"])
     ray_actors.over_ray(rows, "adg.embedding.stage:_Embedder", arguments, job.exec, "embedding")
     for row in rows:
         grams.read(row["records"])
