@@ -15,6 +15,8 @@ from adg.artifacts.files import read_json
 from adg.artifacts.store import Status, Store
 from adg.embedding import one_pass
 from adg.embedding import stage as embedding_stage
+from adg.evaluation.benchmarks import BENCHMARKS
+from adg.evaluation.config import SuiteConfig
 from experiments import power
 from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for, distinct
@@ -199,13 +201,26 @@ def amount(stage: Stage, nodes: list[Node], owner: Mapping[str, Cell]) -> str:
             "records": rows,
             "examples": (rows if cell.selector.whole_pool else c.budget) * c.finetune.epochs if own else 0,
             "held-out": c.pool.heldout,
-            "items": sum(task.items or 0 for task in c.suite.tasks.values()) if c.suite.limit is None else 0,
+            "items": items(c.suite),
         }
         count = int(counts.get(stage.work.split()[0] if stage.work else "", 0))
         if not count:
             return ""
         total += count
     return f" ({total:,} {stage.work})"
+
+
+def items(suite: SuiteConfig) -> int:
+    """Items that a suite puts to a model; 0 where the config does not say how many."""
+    total = 0
+    for name, task in suite.tasks.items():
+        limit, group = suite.limit_of(name), name in BENCHMARKS and BENCHMARKS[name].data.prefix
+        parts = len(task.subtasks or ()) if group else 1
+        count = (task.items or 0) * (task.subtasks is None) if limit is None else limit * parts
+        if not count:
+            return 0
+        total += count
+    return total
 
 
 def main() -> None:
