@@ -49,3 +49,12 @@ def test_lm_evals_own_command_line_gives_the_same_scores(root: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert found["items"] == 5 and found["different_prompts"] == found["different_scores"] == []
+
+
+def test_one_pass_against_two_and_the_released_codes_way(root: Path) -> None:
+    done = run(root, "one_pass", "--backbone", "tiny_random", "--records", "3", "--new-tokens", "4", "--repeats", "1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert set(found["processor_ratio"]) == {"reference", "two_passes"}
+    assert all(0 < tokens <= 3 * 5 * 4 for tokens in found["tokens"].values())
+    assert found["parity"]["answers"] == 15 and (found["parity"]["largest_gram_difference"] or 0) < 1e-5
