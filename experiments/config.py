@@ -52,6 +52,7 @@ class ProfileConfig:
     chinese: str = aside("chinese")  # pool of the Chinese experiment
     chinese_suite: str = aside("chinese")  # and its suite
     rows: int | None = None  # rows of an embedded pool that are used; null: all
+    heldout: int = 0  # further rows of it that no selector sees
     # measured minutes a stage takes, for the plan
     minutes: dict[str, float] = field(default_factory=dict, metadata={"identity": False})
     measured_on: str = aside("")

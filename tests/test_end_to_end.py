@@ -58,7 +58,7 @@ def smoke(root: Path, offline: dict[str, str], tmp_path_factory: pytest.TempPath
 
 
 def test_every_stage_is_there(smoke: Path) -> None:
-    stages = {"pool", "backbone", "answers", "grams", "bins", "scores", "subset", "adapter", "eval"}
+    stages = {"pool", "backbone", "answers", "grams", "bins", "scores", "subset", "adapter", "eval", "heldout"}
     assert stages <= {p.name for p in smoke.iterdir()}
     for manifest in smoke.glob("*/*/manifest.json"):
         content = json.loads(manifest.read_text())

@@ -15,8 +15,11 @@ from experiments.report.rows import row
 
 def test_nothing_is_selected_or_trained_and_pools_share_it(tmp_path: Path) -> None:
     chosen = cells(["profile=smoke", "selector=untrained", "pool=mini_cot,mini_general", f"exec.runs={tmp_path}"])
-    assert [list(cell.nodes) for cell in chosen] == [["backbone", "eval"]] * 2
+    assert [list(cell.nodes) for cell in chosen] == [["pool", "backbone", "eval", "heldout"]] * 2
     assert chosen[0].last.fingerprint == chosen[1].last.fingerprint
+    assert chosen[0].nodes["heldout"].fingerprint != chosen[1].nodes["heldout"].fingerprint, (
+        "each pool holds out its own"
+    )
     assert [cell.name for cell in chosen] == ["tiny_random/mini_cot/untrained", "tiny_random/mini_general/untrained"]
     shown = row(chosen[0], Store(tmp_path))
     assert (shown.selector, shown.state, shown.paper) == ("untrained", "missing", None)

@@ -337,8 +337,8 @@ def test_stages_that_selectors_add_have_their_place_in_the_plan(tmp_path: Path) 
     text = plan.render(chosen, Store(tmp_path))
     stages = [line.split()[0] for line in text.splitlines() if len(line.split()) > 4 and line.split()[1].isdigit()]
     assert stages[:5] == ["pool", "backbone", "answers", "grams", "bins"]
-    assert stages[-4:] == ["scores", "subset", "adapter", "eval"]
-    assert set(stages[5:-4]) == {"deltas", "selectit-ratings", "experience", "tuned", "losses"}
+    assert stages[-5:] == ["scores", "subset", "adapter", "eval", "heldout"]
+    assert set(stages[5:-5]) == {"deltas", "selectit-ratings", "experience", "tuned", "losses"}
     assert stages == [stage.name for stage in plan.in_order(n.stage for n in distinct(chosen))]
 
 

@@ -218,7 +218,7 @@ def test_options_that_others_take_their_values_from_are_said(study: tuple[str, .
 
 def test_other_options_of_those_groups_are_not_said() -> None:
     config = compose.compose(["profile=mini"])
-    quiet = ("rows", "windows", "quota", "window", "choice", "choices", "last", "untrained")
+    quiet = ("rows", "heldout", "windows", "quota", "window", "choice", "choices", "last", "untrained")
     for key, _ in leaves(config):
         if key.partition(".")[0] in COMPOSED and key != "seed":
             assert names.tells(key, config) == (key.rpartition(".")[2] in quiet), key
