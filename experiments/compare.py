@@ -22,6 +22,7 @@ from adg.errors import BadInput
 from adg.evaluation import samples, statistics
 from adg.evaluation.statistics import Comparison
 from adg.printable import printable
+from experiments import names as names_
 from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for, refuse_same_names, report_folder
 from experiments.report import text
@@ -78,7 +79,7 @@ def pairings(chosen: Sequence[Cell], store: Store) -> list[Pairing]:
     for cell in chosen:
         evaluation(cell)
         c = cell.config
-        family = ", ".join(word for word in cell.variant.split(", ") if not word.startswith("seed="))
+        family = names_.without_seed(cell.variant)
         families = blocks.setdefault((c.backbone.name, c.pool.name), {})
         families.setdefault((str(c.selector["name"]), family), []).append(cell)
     compared = []

@@ -110,6 +110,11 @@ def variant(config: Config, overrides: Sequence[str]) -> str:
     return ", ".join(words)
 
 
+def without_seed(variant: str) -> str:
+    """A variant without the root seed that it names."""
+    return ", ".join(word for word in variant.split(", ") if not word.startswith("seed="))
+
+
 def cell(config: Config, overrides: Sequence[str]) -> str:
     """``backbone/pool/selector[/variant]``; of a backbone that is evaluated as it is ``backbone[/variant]``."""
     parts = [config.backbone.name]

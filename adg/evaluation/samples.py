@@ -14,6 +14,7 @@ import numpy as np
 from adg.artifacts.artifact import Artifact
 from adg.errors import BadInput, BadMeasurement, nearest
 from adg.evaluation.results import DONE
+from adg.evaluation.statistics import Against
 
 SETTINGS = ("suite", "backend", "lm_eval", "prompt", "chat_template")  # of two results that may be compared
 MEASURES = ("metric", "filter", "version", "num_fewshot", "items_hash")  # the same of each of their tasks
@@ -128,6 +129,21 @@ def differences(pairs: Sequence[tuple[Artifact, Artifact]]) -> dict[str, list[np
         ]
         for task in shared
     }
+
+
+def contrast(
+    ours: Mapping[int, Artifact], theirs: Mapping[int, Artifact], fixed: bool = False
+) -> tuple[dict[str, list[np.ndarray]], Against | None]:
+    """Two cells by seed, as :func:`statistics.compare` takes them: paired where their seeds are the same, else as two
+    samples; ``fixed``: theirs was not trained, and any one stands for all. Raises as :func:`differences`."""
+    if set(ours) == set(theirs) and not fixed:
+        return differences([(ours[seed], theirs[seed]) for seed in ours]), None
+    other = list(theirs.values())[: 1 if fixed else None]
+    every = [*ours.values(), *other]
+    shared = [set(same_items(every[0], artifact)) for artifact in every]
+    tasks = [task for task in results(every[0])["tasks"] if all(task in of for of in shared)]
+    scores_of = [{task: matrix(arm, task) for task in tasks} for arm in (list(ours.values()), other)]
+    return scores_of[0], Against(scores_of[1], fixed)
 
 
 def diff(one: Artifact, other: Artifact, task: str) -> list[Pair]:

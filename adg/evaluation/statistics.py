@@ -14,8 +14,13 @@ is the statistic plus two parts, each with the variance of what it stands for:
   t is as wide as so few values make it. The models are the same for all tasks, and so is the draw. With one seed this
   part is missing: what another training would change is left out.
 
-How differently the seeds answer the same items counts in both parts, so that intervals of several seeds are rather too
-wide. Items say little where there are few: with some twenty or fewer in all, intervals are too narrow.
+How differently the seeds answer the same items is part of how much the seeds vary, so the part of the items is shrunk
+by what of its variance that makes up (the residual mean square of a crossed analysis of variance).
+Items say little where there are few: with some twenty or fewer in all, intervals are too narrow.
+
+Two cells of other seeds, or of another number of them, are held against each other as two samples: the spread between
+seeds is pooled over both (Student's two-sample t), so that a cell of one seed is taken to vary as the other does. One
+that was not trained is the same at every seed, and adds nothing.
 
 A subtask with a single item cannot be resampled, and would make anything look certain: then there is no interval and
 no p-value, as there is no standard error. Where all replicates are equal there is no interval either.
@@ -89,6 +94,14 @@ class Resampled:
 
 
 @dataclass(frozen=True)
+class Against:
+    """The scores of the cell that another is held against, with seeds of its own; ``fixed``: it was not trained."""
+
+    tasks: Mapping[str, Parts]
+    fixed: bool = False
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two cells on the same items: ``difference`` of their means, its interval and two-sided p-values.
 
@@ -131,17 +144,24 @@ def resample(
     draw: np.random.Generator,
     resamples: int = RESAMPLES,
     weights: Mapping[str, float] | None = None,
+    against: Against | None = None,
 ) -> dict[str, Resampled]:
     """Each task's mean, and under "avg" the average in which tasks have these ``weights`` (None: the suite's own, where
-    it is defined, ``aggregate.weights``).
+    it is defined, ``aggregate.weights``); with ``against`` how far they lie above that cell's.
 
-    Raises as :func:`check`, which holds for all tasks together.
+    Raises as :func:`check`, which holds for all tasks of a cell together, and ``BadInput`` where items differ.
     """
-    seeds = check([part for parts in tasks.values() for part in parts])
-    drawn = draw.standard_t(seeds - 1, size=resamples) if seeds > 1 else np.zeros(resamples)
-    by_seed = {task: _by_seed(parts) for task, parts in tasks.items()}
+    arms = [tasks, *([against.tasks] if against else [])]
+    counts = [check([part for parts in arm.values() for part in parts]) for arm in arms]
+    sizes = [{task: [part.shape[1] for part in parts] for task, parts in arm.items()} for arm in arms]
+    if sizes[0] != sizes[-1]:
+        raise BadInput("cells with other tasks or items cannot be held against each other; evaluate both alike")
+    trained = counts[:1] if against and against.fixed else counts
+    freedom, share = sum(trained) - len(trained), sum(1 / count for count in trained)
+    drawn = draw.standard_t(freedom, size=resamples) if freedom else np.zeros(resamples)
+    by_seed = [{task: _by_seed(parts) for task, parts in arm.items()} for arm in arms]
     moved = {
-        task: _moved(parts, draw, resamples)
+        task: _moved([[arm[task][place] for arm in arms] for place in range(len(parts))], draw, resamples, share)
         for task, parts in tasks.items()
         if all(part.shape[1] > 1 for part in parts)
     }
@@ -151,15 +171,19 @@ def resample(
         statistics["avg"] = dict(average)
     resampled = {}
     for name, members in statistics.items():
-        values = np.sum([weight * by_seed[task] for task, weight in members.items()], axis=0)
-        error = values.std(ddof=1) / math.sqrt(seeds) if seeds > 1 else 0.0
+        values = [np.sum([weight * arm[task] for task, weight in members.items()], axis=0) for arm in by_seed]
+        value = float(values[0].mean() - (values[1].mean() if against else 0.0))
+        squares = sum(float(((of - of.mean()) ** 2).sum()) for of in values[: len(trained)])
+        error = math.sqrt(squares / freedom * share) if freedom else 0.0
         replicates, moved_by = None, 0.0
         if all(task in moved for task in members):
             items = np.sum([weight * moved[task] for task, weight in members.items()], axis=0)
-            replicates, moved_by = values.mean() + items + error * drawn, float(items.std(ddof=1))
+            replicates, moved_by = value + items + error * drawn, float(items.std(ddof=1))
         parts = [part for task in members for part in tasks[task]]
-        noise = power.Noise(moved_by, float(error), seeds)
-        resampled[name] = Resampled(float(values.mean()), parts, replicates, noise)
+        if against:
+            others = [part for task in members for part in against.tasks[task]]
+            parts = [_means(both)[None] for both in zip(parts, others, strict=True)]
+        resampled[name] = Resampled(value, parts, replicates, power.Noise(moved_by, error, freedom + 1))
     return resampled
 
 
@@ -168,12 +192,27 @@ def _by_seed(parts: Parts) -> np.ndarray:
     return np.sum([part.sum(axis=1) for part in parts], axis=0) / sum(part.shape[1] for part in parts)
 
 
-def _moved(parts: Parts, draw: np.random.Generator, resamples: int) -> np.ndarray:
+def _means(arms: Parts) -> np.ndarray:
+    """The mean over seeds of a part's items, (items,); of two cells the difference."""
+    return np.asarray(arms[0].mean(axis=0) - (arms[1].mean(axis=0) if len(arms) > 1 else 0.0))
+
+
+def _residual(arms: Parts) -> float:
+    """The mean square of what is left of a part's scores beyond seeds and items; 0 without several seeds."""
+    several = [arm for arm in arms if arm.shape[0] > 1]
+    left = [a - a.mean(axis=0) - a.mean(axis=1, keepdims=True) + a.mean() for a in several]
+    freedom = sum((a.shape[0] - 1) * (a.shape[1] - 1) for a in several)
+    return sum(float((a**2).sum()) for a in left) / freedom if freedom else 0.0
+
+
+def _moved(parts: Sequence[Parts], draw: np.random.Generator, resamples: int, share: float) -> np.ndarray:
     """How far a task's mean moves when the items of each part are drawn again, (resamples,); two items a part at
-    least."""
-    total = np.zeros(resamples)
-    for part in parts:
-        scores = part.mean(axis=0)
+    least. A part is the scores of one cell or of two, and ``share`` of its residual variance belongs to the seeds."""
+    total, varies, counted = np.zeros(resamples), 0.0, 0.0
+    for arms in parts:
+        scores = _means(arms)
+        varies += len(scores) * float(scores.var(ddof=1))
+        counted += len(scores) * share * _residual(arms)
         n = len(scores)
         values, counts = np.unique(scores, return_counts=True)
         if len(values) <= FEW:  # drawing n items is drawing how often each distinct score comes up
@@ -187,7 +226,8 @@ def _moved(parts: Parts, draw: np.random.Generator, resamples: int) -> np.ndarra
                 ]
             )
         total += (sums - scores.sum()) * math.sqrt(n / (n - 1))
-    return total / sum(part.shape[1] for part in parts)
+    kept = math.sqrt(max(0.0, 1 - counted / varies)) if varies else 1.0
+    return kept * total / sum(arms[0].shape[1] for arms in parts)
 
 
 def bootstrap_average(
@@ -206,16 +246,18 @@ def compare(
     draw: np.random.Generator,
     resamples: int = RESAMPLES,
     weights: Mapping[str, float] | None = None,
+    against: Against | None = None,
 ) -> dict[str, Comparison]:
     """Each task's comparison, and that of the average (of ``weights``, see ``resample``) under "avg" where it is
-    defined. ``tasks`` hold differences of scores, item by item and seed by seed (ours minus theirs).
+    defined. ``tasks`` hold differences of scores, item by item and seed by seed (ours minus theirs); with ``against``
+    scores, of which those of the other cell are taken.
 
     The paired bootstrap recentres: p is the share of replicates at least as far from the difference as the difference
     is from 0 (Efron and Tibshirani 1993, section 16.4), counting the data itself as one. With few items that differ
     it would claim too much, so it is never below 2 / 2^m, what a sign test of m such items gives at best.
     """
     comparisons: dict[str, Comparison] = {}
-    for name, entry in (resample(tasks, draw, resamples, weights) if tasks else {}).items():
+    for name, entry in (resample(tasks, draw, resamples, weights, against) if tasks else {}).items():
         p = None
         if entry.replicates is not None:
             away = np.abs(entry.replicates - entry.value) >= abs(entry.value) - ROUNDING

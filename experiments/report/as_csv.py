@@ -6,11 +6,13 @@ from typing import Any
 
 from experiments.report import text
 from experiments.report.heldout import LossValue
-from experiments.report.layout import Line, TableLayout, Value, layout, shorten
+from experiments.report.layout import PAPER, Gap, Line, TableLayout, Value, layout, shorten
 from experiments.report.legend import plain_text
 from experiments.report.sections import Section
-from experiments.report.table import Table
+from experiments.report.table import BASELINE, UNTRAINED, Table
 
+COMPARED = (BASELINE, UNTRAINED)  # each with a difference, its interval, p, p after Holm and over how many
+ENDS = ("", "_low", "_high", "_p", "_p_holm", "_holm_over")
 HELD_OUT = [
     *(f"heldout{end}" for end in ("", "_low", "_high", "_by_token", "_rows", "_tokens", "_truncated")),
     *(f"heldout_to_{to}{end}" for to in ("random", "untrained") for end in ("", "_low", "_high", "_p", "_p_holm")),
@@ -33,21 +35,34 @@ def section(part: Section) -> str:
 
 
 def _head(computed: TableLayout, kinds: list[str], facts: list[str]) -> list[str]:
-    head = ["profile", "backbone", "pool", "selector", "variant", "seeds", "state", "reason", "partial"]
+    head = [
+        "profile",
+        "backbone",
+        "pool",
+        "selector",
+        "variant",
+        "seeds",
+        "seeds_done",
+        "seeds_of",
+        "state",
+        "reason",
+        "partial",
+    ]
     for column in computed.columns:
         if column.is_category:
             head += [column.key, f"{column.key}_paper"]
         else:
             head += [f"{column.key}{end}" for end in ("", "_low", "_high", "_items", "_note")]
             head += [f"{column.key}_overlap_{kind}" for kind in kinds]
-    head += ["avg_low", "avg_high", "to_random", "to_paper"]
+    head += ["avg_low", "avg_high", *(f"to_{to}{end}" for to in COMPARED for end in ENDS)]
+    head += [f"to_{PAPER}{end}" for end in ENDS[:3]]
     return [*head, *(HELD_OUT if computed.has_heldout else ()), *(f"subset_{key}" for key in facts)]
 
 
 def _line(computed: TableLayout, line: Line, kinds: list[str], facts: list[str]) -> list[Any]:
     row = line.row
     cells: list[Any] = [computed.table.profile, row.backbone, row.pool, row.selector, row.variant]
-    cells += [plain_text(row.seeds) if row.seeds else "", row.state, shorten(row.reason)]
+    cells += [plain_text(row.seeds) if row.seeds else "", *(row.repeats or ("", "")), row.state, shorten(row.reason)]
     cells.append("yes" if row.partial else "no" if row.state == "done" else "")
     for column in computed.columns:
         value = line.values[column.key]
@@ -57,7 +72,11 @@ def _line(computed: TableLayout, line: Line, kinds: list[str], facts: list[str])
         else:
             cells += [*_ends(value), value.n, value.note if row.state == "done" else ""]
             cells += [dict(value.overlap).get(kind, "") for kind in kinds]
-    cells += [*_ends(line.values["avg"]), _digits(line.to_random), _digits(line.to_paper)]
+    cells += _ends(line.values["avg"])
+    for to in COMPARED:
+        gap = line.gaps.get(to)
+        cells += [""] * len(ENDS) if gap is None else [*_gap(gap), _digits(gap.p), _digits(gap.holm), gap.over or ""]
+    cells += _gap(line.gaps.get(PAPER))
     cells += _held_out(line.heldout) if computed.has_heldout else []
     return [*cells, *("" if row.facts.get(key) is None else plain_text(row.facts[key]) for key in facts)]
 
@@ -72,6 +91,10 @@ def _held_out(loss: LossValue | None) -> list[Any]:
         figures = (None,) * 4 if entry is None else (entry.difference, *(entry.interval or (None, None)), entry.p)
         cells += [_digits(figure) for figure in (*figures, holm)]
     return cells
+
+
+def _gap(gap: Gap | None) -> list[str]:
+    return ["", "", ""] if gap is None else [_digits(gap.value), *map(_digits, gap.interval or (None, None))]
 
 
 def _ends(value: Value) -> list[str]:

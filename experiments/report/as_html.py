@@ -12,7 +12,7 @@ from html import escape as escape_markup
 from adg.printable import printable
 from experiments.report import legend
 from experiments.report.heldout import LossValue
-from experiments.report.layout import Column, Line, TableLayout, Value, layout
+from experiments.report.layout import Column, Gap, Line, TableLayout, Value, layout
 from experiments.report.sections import Section
 from experiments.report.table import BASELINE, Table
 
@@ -134,9 +134,9 @@ def _scores(computed: TableLayout) -> str:
     heads = "".join(
         f"<th{_class(c)}>{escape(c.label)}{f'<small>n={c.n}</small>' if c.n else ''}</th>" for c in computed.columns
     )
-    heads += "<th>vs random</th>" * computed.has_random + "<th>vs paper</th>" * computed.has_paper
+    heads += "".join(f"<th>vs {to}</th>" for to in computed.compared)
     heads += "<th>held-out loss<small>nats per token</small></th>" * computed.has_heldout
-    span = 1 + len(computed.columns) + computed.has_random + computed.has_paper + computed.has_heldout
+    span = 1 + len(computed.columns) + len(computed.compared) + computed.has_heldout
     rows = []
     for backbone, pool, lines in computed.blocks():
         rows.append(f'<tr class="block"><td colspan="{span}">{escape(backbone)} / {escape(pool)}</td></tr>')
@@ -150,9 +150,13 @@ def _cells(computed: TableLayout, line: Line, span: int) -> str:
         paper = f"<small>paper average {value.paper:.2f}</small>" if value.paper is not None else ""
         return f'<td colspan="{span}" class="word reason">{escape(value.note or value.word)}{paper}</td>'
     text = "".join(_cell(computed, line.values[column.key], column) for column in computed.columns)
-    text += f'<td class="score">{legend.signed(line.to_random)}</td>' * computed.has_random
-    text += f'<td class="score">{legend.signed(line.to_paper)}</td>' * computed.has_paper
+    text += "".join(_gap(line.gaps.get(to)) for to in computed.compared)
     return text + (_held_out(computed, line.heldout) if computed.has_heldout else "")
+
+
+def _gap(gap: Gap | None) -> str:
+    value, _, more = legend.gap(gap).partition(" ")
+    return f'<td class="score">{value}{f"<small>{escape(more)}</small>" if more else ""}</td>'
 
 
 def _held_out(computed: TableLayout, loss: LossValue | None) -> str:

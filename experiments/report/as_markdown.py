@@ -11,10 +11,10 @@ from experiments.report.legend import (
     LEDGER_HEAD,
     benchmark_rows,
     facts,
+    gap,
     held_out_differences,
     legend,
     opening,
-    signed,
 )
 from experiments.report.sections import Section
 from experiments.report.table import Table
@@ -47,16 +47,14 @@ def markdown(table: Table) -> str:
 
 def _scores(computed: TableLayout) -> str:
     head = ["backbone", "pool", "selector", *(c.label + (f" (n={c.n})" if c.n else "") for c in computed.columns)]
-    head += ["vs random"] if computed.has_random else []
-    head += ["vs paper"] if computed.has_paper else []
+    head += [f"vs {to}" for to in computed.compared]
     head += ["held-out loss"] if computed.has_heldout else []
     body = []
     for line in computed.lines:
         cells = [line.row.backbone, line.row.pool, line.row.name]
         for position, column in enumerate(computed.columns):
             cells.append(_value(computed, line.values[column.key], column, first=position == 0))
-        cells += [signed(line.to_random)] if computed.has_random else []
-        cells += [signed(line.to_paper)] if computed.has_paper else []
+        cells += [gap(line.gaps.get(to)) for to in computed.compared]
         cells += [_held_out(computed, line.heldout)] if computed.has_heldout else []
         body.append(cells)
     return _pipes(head, body, numbers_from=3)

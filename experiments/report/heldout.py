@@ -15,12 +15,11 @@ from adg import seeds
 from adg.artifacts.sealed import Damaged
 from adg.artifacts.store import Store
 from adg.evaluation import heldout, statistics
-from adg.evaluation.statistics import Comparison
+from adg.evaluation.statistics import Against, Comparison
 from experiments.cells import Cell
-from experiments.report.table import BASELINE, WORDS, HeldOut, Row
+from experiments.report.table import BASELINE, UNTRAINED, WORDS, HeldOut, Row
 
 RESAMPLES = 2_000  # of an interval in a table
-UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True)
@@ -107,27 +106,26 @@ def _value(row: Row, rows: Sequence[Row]) -> LossValue:
         truncated=held.truncated,
         interval=None if interval is None else (interval.low, interval.high),
         to_random=_difference(row, _other(row, rows, BASELINE)),
-        to_untrained=_difference(row, _other(row, rows, UNTRAINED)),
+        to_untrained=_difference(row, _other(row, rows, UNTRAINED), fixed=True),
     )
 
 
 def _other(row: Row, rows: Sequence[Row], selector: str) -> list[HeldOut]:
     """What was measured for that selector beside ``row``: of its variant, or where that has none, without one."""
-    if row.selector == selector:
-        return []
-    near = [o for o in rows if (o.backbone, o.pool, o.selector) == (row.backbone, row.pool, selector)]
-    same = [o for o in near if o.variant == row.variant] or [o for o in near if not o.variant]
-    return [o.heldout for o in same if o.heldout is not None and o.heldout.state == "done"]
+    others = row.beside(selector, rows)
+    return [o.heldout for o in others if o.heldout is not None and o.heldout.state == "done"]
 
 
-def _difference(row: Row, others: Sequence[HeldOut]) -> Comparison | None:
-    """This row's losses minus theirs, paired by held-out row, and by seed where both have as many."""
+def _difference(row: Row, others: Sequence[HeldOut], fixed: bool = False) -> Comparison | None:
+    """This row's losses minus theirs, paired by held-out row, and by seed where both have as many; ``fixed``: theirs
+    are of a model that was not trained."""
     held = row.heldout
     others = [other for other in others if held is not None and other.ids == held.ids]
     if held is None or not others:
         return None
     theirs = np.concatenate([other.loss for other in others])
-    if len(theirs) != len(held.loss):
-        theirs = theirs.mean(axis=0, keepdims=True)
     draw = seeds.generator(0, "report", "held-out difference", row.label)
-    return statistics.compare({"held-out": [held.loss - theirs]}, draw, RESAMPLES)["held-out"]
+    if len(theirs) == len(held.loss) and not fixed:
+        return statistics.compare({"held-out": [held.loss - theirs]}, draw, RESAMPLES)["held-out"]
+    against = Against({"held-out": [theirs[: 1 if fixed else None]]}, fixed)
+    return statistics.compare({"held-out": [held.loss]}, draw, RESAMPLES, against=against)["held-out"]

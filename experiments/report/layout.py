@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adg.errors import BadInput, BadMeasurement
 from adg.evaluation import benchmarks, statistics
 from adg.evaluation.benchmarks import BENCHMARKS, CATEGORIES
+from adg.evaluation.statistics import Comparison
 from experiments.report import heldout
 from experiments.report.heldout import LossValue
-from experiments.report.table import BASELINE, WORDS, Row, Table
+from experiments.report.table import BASELINE, UNTRAINED, WORDS, Row, Table
 
+PAPER = "paper"
 REASON = 400  # characters of a reason that are printed; all of it is in the cell's record
 
 
@@ -46,14 +48,29 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """How far a row's average lies above another figure, in points; ``holm`` is p after Holm's correction over the
+    ``over`` rows of a backbone and pool that are held against the same."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+    p: float | None = None
+    holm: float | None = None
+    over: int = 0
+
+
+@dataclass(frozen=True)
 class Line:
-    """A row with its values by column, and the average's distance to random and to the paper (points)."""
+    """A row with its values by column, and the average's distance to ``BASELINE``, ``UNTRAINED`` and ``PAPER``."""
 
     row: Row
     values: dict[str, Value]
-    to_random: float | None = None
-    to_paper: float | None = None
+    gaps: Mapping[str, Gap] = field(default_factory=dict)
     heldout: LossValue | None = None
+
+    def to(self, other: str) -> float | None:
+        """The distance in points, None where there is none."""
+        return self.gaps[other].value if other in self.gaps else None
 
 
 @dataclass(frozen=True)
@@ -92,8 +109,10 @@ class TableLayout:
         return f" [{self.notes.index(value.note) + 1}]" if value.note else ""
 
     @property
-    def has_random(self) -> bool:
-        return any(line.to_random is not None for line in self.lines)
+    def compared(self) -> list[str]:
+        """What rows are held against: ``BASELINE``, ``UNTRAINED`` where there is such a row, ``PAPER``."""
+        found = [to for to in (BASELINE, UNTRAINED) if any(to in line.gaps for line in self.lines)]
+        return found + [PAPER] * self.has_paper
 
     @property
     def has_heldout(self) -> bool:
@@ -113,7 +132,8 @@ def layout(table: Table) -> TableLayout:
     tasks, categories = _keys(table.rows)
     lines = [Line(row, _values(row, tasks, categories)) for row in table.rows]
     losses = [loss and replace(loss, note=shorten(loss.note)) for loss in heldout.values(table.rows)]
-    lines = [replace(_compared(line, lines), heldout=loss) for line, loss in zip(lines, losses, strict=True)]
+    lines = _corrected([_compared(line, lines) for line in lines])
+    lines = [replace(line, heldout=loss) for line, loss in zip(lines, losses, strict=True)]
     columns = []
     for key in (*tasks, *categories):
         sizes = {line.values[key].n for line in lines if line.values[key].percent is not None}
@@ -172,7 +192,11 @@ def _task_value(row: Row, task: str) -> Value:
     percent = _percent(entry["value"], row, task)
     if entry.get("stderr") is not None:
         _percent(entry["stderr"], row, f"{task} error")
-    spread = statistics.score_interval(entry["value"], entry.get("stderr"), entry["n"], benchmarks.binary(task))
+    spread: tuple[float, float] | None
+    if row.intervals is not None:
+        spread = row.intervals.get(task)
+    else:
+        spread = statistics.score_interval(entry["value"], entry.get("stderr"), entry["n"], benchmarks.binary(task))
     return Value(
         percent,
         entry["n"],
@@ -182,7 +206,7 @@ def _task_value(row: Row, task: str) -> Value:
             for name, other in (entry.get("beside") or {}).items()
             if other["value"] is not None
         ),
-        interval=None if spread is None else (100 * spread.low, 100 * spread.high),
+        interval=None if spread is None else (100 * spread[0], 100 * spread[1]),
         overlap=tuple((row.overlap or {}).get(task, {}).items()),
     )
 
@@ -209,15 +233,47 @@ def _compared(line: Line, lines: Sequence[Line]) -> Line:
     row, average = line.row, line.values["avg"]
     if average.percent is None or row.results is None:
         return line
-    to_random = None
-    if row.selector != BASELINE:
-        near = [o for o in lines if (o.row.backbone, o.row.pool, o.row.selector) == (row.backbone, row.pool, BASELINE)]
-        same = [o for o in near if o.row.variant == row.variant] or [o for o in near if not o.row.variant]
+    gaps = {}
+    for to in (BASELINE, UNTRAINED):
+        beside = row.beside(to, [other.row for other in lines])
+        same = [other for other in lines if any(other.row is one for one in beside)]
         base = [o.values["avg"].percent for o in same if _comparable(o, row.results["suite"], row.partial)]
         if base:
-            to_random = average.percent - math.fsum(b for b in base if b is not None) / len(base)
-    to_paper = None if average.paper is None or row.partial else average.percent - average.paper
-    return Line(row, line.values, to_random, to_paper)
+            value = average.percent - math.fsum(b for b in base if b is not None) / len(base)
+            gaps[to] = _gap(value, row.differences.get(to))
+    if average.paper is not None and not row.partial:
+        ends = average.interval and (average.interval[0] - average.paper, average.interval[1] - average.paper)
+        gaps[PAPER] = Gap(average.percent - average.paper, ends)
+    return replace(line, gaps=gaps)
+
+
+def _gap(value: float, found: Comparison | None) -> Gap:
+    """Raises ``BadMeasurement`` where the items give another difference than the averages of the two rows."""
+    if found is None:
+        return Gap(value)
+    if abs(100 * found.difference - value) > 1e-6:
+        raise BadMeasurement(
+            f"the items of two rows differ by {100 * found.difference:.4f} points and their averages by {value:.4f}; "
+            f"evaluate both cells again"
+        )
+    ends = found.interval and (100 * found.interval.low, 100 * found.interval.high)
+    return Gap(value, ends, found.p)
+
+
+def _corrected(lines: Sequence[Line]) -> list[Line]:
+    """Holm's correction over the rows of a backbone and pool that are held against the same, each by itself."""
+    families: dict[tuple[str, str, str], list[int]] = {}
+    for i, line in enumerate(lines):
+        for to, gap in line.gaps.items():
+            if gap.p is not None:
+                families.setdefault((line.row.backbone, line.row.pool, to), []).append(i)
+    corrected = list(lines)
+    for (_, _, to), members in families.items():
+        adjusted = statistics.holm([lines[i].gaps[to].p or 0.0 for i in members])
+        for i, p in zip(members, adjusted, strict=True):
+            gap = replace(corrected[i].gaps[to], holm=p, over=len(members))
+            corrected[i] = replace(corrected[i], gaps={**corrected[i].gaps, to: gap})
+    return corrected
 
 
 def _comparable(line: Line, suite: str, partial: bool) -> bool:

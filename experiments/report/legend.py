@@ -7,7 +7,7 @@ from typing import Any
 
 from adg.evaluation.benchmarks import title
 from experiments.report.heldout import LossValue
-from experiments.report.layout import TableLayout
+from experiments.report.layout import PAPER, Gap, TableLayout
 from experiments.report.table import WORDS, Row, Table
 
 BENCHMARK_HEAD = ("benchmark", "shots", "metric", "filter", "version", "items")
@@ -23,7 +23,11 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 def opening(table: Table) -> str:
     """The line below the title: profile and, where cells were evaluated, how many."""
-    return f"Profile {table.profile}, {counts(table.rows)}." if table.has_scores else f"Profile {table.profile}."
+    return (
+        f"Profile {table.profile}, {counts(table.cells or table.rows)}."
+        if table.has_scores
+        else f"Profile {table.profile}."
+    )
 
 
 def counts(rows: Sequence[Row]) -> str:
@@ -39,6 +43,7 @@ def legend(computed: TableLayout, brief: bool = False) -> list[str]:
     )
     lines = ["; ".join(["percent", *suites]) + "."] if suites else []
     shown = [value for line in computed.lines for value in line.values.values()]
+    near = [to for to in computed.compared if to != PAPER]
     if not brief and any(value.interval for value in shown):
         lines.append(
             "[low, high]: 95 % interval over items: Wilson's where an item scores 0 or 1, Student's elsewhere (none "
@@ -50,8 +55,18 @@ def legend(computed: TableLayout, brief: bool = False) -> list[str]:
             "overlap: items of the benchmark, those that are scored (test) and those for training or examples "
             "(train), whose text stands in the cell's subset; nothing was removed."
         )
-    if computed.has_random:
-        lines.append("vs random: points of the average above the random row of the same backbone and pool.")
+    if any(line.row.repeats for line in computed.lines):
+        lines.append(
+            "a row of several seeds holds means over those that are done; intervals are then over seeds and items."
+        )
+    lines += [f"vs {to}: points of the average above the {to} row of the same backbone and pool." for to in near]
+    if any(line.gaps[to].interval for line in computed.lines for to in near if to in line.gaps):
+        lines.append(
+            "differences: on the same items, with the 95 % bootstrap interval over items (and seeds, where a row has "
+            "several) and p after Holm's correction over the rows of a backbone and pool that are held against the "
+            "same row. Where one of two trained rows has one seed it is taken to vary between seeds as the other "
+            "does; where both have one, training variance is left out."
+        )
     losses = [line.heldout for line in computed.lines if line.heldout is not None and line.heldout.by_row is not None]
     if losses:
         cut = sum(loss.truncated for loss in losses)
@@ -64,12 +79,23 @@ def legend(computed: TableLayout, brief: bool = False) -> list[str]:
         )
     if computed.has_paper:
         source = f" ({computed.table.source})" if computed.table.source else ""
-        lines.append(f"paper: the published figure of the same cell{source}; vs paper only where nothing is partial.")
+        lines.append(
+            f"paper: the published figure of the same cell{source}; vs paper only where nothing is partial. No spread "
+            "was published, so the interval of that difference is that of our average alone and it has no p."
+        )
     if computed.partial:
         lines.append("* partial, not the whole benchmark: " + "; ".join(computed.partial) + ".")
     if not brief and any(v.best for line in computed.lines for v in line.values.values()):
         lines.append("bold: highest of its backbone and pool.")
     return lines
+
+
+def gap(found: Gap | None) -> str:
+    """ "+0.42 [-0.10, +0.94] p 0.214", as much of it as there is; p after Holm."""
+    if found is None:
+        return "–"
+    ends = f" [{signed(found.interval[0])}, {signed(found.interval[1])}]" if found.interval else ""
+    return signed(found.value) + ends + ("" if found.holm is None else f" p {found.holm:.3f}")
 
 
 def _span(counts: Sequence[int]) -> str:

@@ -6,7 +6,7 @@ from adg.artifacts.store import Store
 from adg.backbones import stage as backbone_stage
 from experiments.cells import Cell, report_folder
 from experiments.claims import page as claims
-from experiments.report import analyses, as_terminal, files, ledger, published
+from experiments.report import analyses, as_terminal, files, ledger, published, repeated
 from experiments.report.rows import row
 from experiments.report.table import Table
 
@@ -15,7 +15,8 @@ def write(chosen: list[Cell], store: Store) -> str:
     """Write the files; returns the table for a terminal and where they are."""
     first = chosen[0].config
     evaluated = first.experiment.last == "eval"
-    rows = [row(cell, store) for cell in chosen] if evaluated else []
+    cells = [row(cell, store) for cell in chosen] if evaluated else []
+    rows, each_seed = repeated.table_rows(chosen, cells, store) if evaluated else ([], [])
     notes = [
         f"{b.name}: {b.statement}"
         for b in {c.config.backbone.name: c.config.backbone for c in chosen}.values()
@@ -33,10 +34,11 @@ def write(chosen: list[Cell], store: Store) -> str:
         profile=first.profile.name,
         statement=first.profile.statement,
         rows=rows,
+        cells=cells,
         notes=notes,
         ledger=ledger.load(),
         source=published.source(),
-        sections=[*claims.sections(chosen, store), *analyses.sections(chosen, store, rows)],
+        sections=[*claims.sections(chosen, store), *each_seed, *analyses.sections(chosen, store, cells)],
     )
     names = [path.name for path in files.write(table, folder)]
     return f"{as_terminal.terminal(table)}\n\n{folder}/ holds {', '.join(names)}"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from adg.errors import BadInput
+from adg.evaluation.statistics import Comparison
 from experiments.report.sections import Section
 
 WORDS = {
@@ -23,6 +24,7 @@ WORDS = {
     "not-run": "not run",
 }
 BASELINE = "random"
+UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class Row:
     cell, ``facts`` what is worth knowing about its subset. ``state`` is "done", or a key of ``WORDS``. ``interval`` is
     that of the average, (low, high) as fractions; ``overlap`` says of each task how many of its items have text in
     common with the subset, by kind of split ("test", "train").
+
+    Of several seeds: ``repeats`` is how many are done and how many there are, values are means over the done ones,
+    ``intervals`` those of tasks and of the average (fractions). ``differences`` of the average (fractions) by what it
+    is held against, ``BASELINE`` or ``UNTRAINED``.
     """
 
     backbone: str
@@ -59,10 +65,13 @@ class Row:
     results: Mapping[str, Any] | None = None
     paper: Mapping[str, float] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    seeds: Mapping[str, int] = field(default_factory=dict)
+    seeds: Mapping[str, Any] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
     overlap: Mapping[str, Mapping[str, int]] | None = None
     heldout: HeldOut | None = None  # None: no rows of its pool are held out
+    repeats: tuple[int, int] | None = None
+    intervals: Mapping[str, tuple[float, float] | None] | None = None
+    differences: Mapping[str, Comparison] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.state != "done" and self.state not in WORDS:
@@ -79,7 +88,19 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.selector}, {self.variant}" if self.variant else self.selector
+        name = f"{self.selector}, {self.variant}" if self.variant else self.selector
+        if self.repeats is None:
+            return name
+        done, planned = self.repeats
+        return f"{name} ({f'{done} of ' * (done < planned)}{planned} seeds)"
+
+    def beside(self, selector: str, rows: Sequence[Row]) -> list[Row]:
+        """The rows of another selector that this one is held against: of its backbone, pool and variant, or where that
+        has none, without one."""
+        if self.selector == selector:
+            return []
+        near = [o for o in rows if (o.backbone, o.pool, o.selector) == (self.backbone, self.pool, selector)]
+        return [o for o in near if o.variant == self.variant] or [o for o in near if not o.variant]
 
     @property
     def entries(self) -> Mapping[str, Mapping[str, Any]]:
@@ -114,6 +135,7 @@ class Table:
     ledger: Sequence[Deviation] = ()
     source: str = ""  # where the published figures come from
     sections: Sequence[Section] = ()  # analyses that stand after the scores
+    cells: Sequence[Row] = ()  # what the rows are made of, where rows hold several seeds
 
     @property
     def has_scores(self) -> bool:
