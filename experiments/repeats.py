@@ -53,7 +53,7 @@ def repeat(lines: Sequence[Sequence[str]], composed: Any) -> list[list[str]]:
     """The override lists of a sweep, those of repeated selectors once more for each further seed.
 
     ``composed`` is the config of the sweep with Hydra's own part. All lines come at the first seed, then the repeated
-    ones at the second, and so on. A sweep that names its seeds itself (``sampling.seed``) is left as it is, and one
+    ones at the second, and so on. A sweep over other seeds than the root (``sampling.seed``) is left as it is, and one
     that trains nothing.
     Raises ``BadInput`` where ``seed`` is swept besides, and as :func:`root_seeds` and :func:`selectors` do.
     """
@@ -69,7 +69,8 @@ def repeat(lines: Sequence[Sequence[str]], composed: Any) -> list[list[str]]:
     chosen = selectors(composed.profile.repeated)
     if not _whole(composed.seed) or root_seeds(composed.seed, seeds) == [composed.seed]:
         return [list(line) for line in lines]
-    if composed.experiment.untrained or any(key.endswith((".seed", "_seed")) for key in varied):
+    named = [key for key in (*varied, *(composed.hydra.sweeper.params or ())) if key.endswith((".seed", "_seed"))]
+    if composed.experiment.untrained or named:
         return [list(line) for line in lines]
     if "seed" in varied:
         raise BadInput(f"seed is swept, and seeds={seeds} repeats cells at further seeds; leave one of them out")

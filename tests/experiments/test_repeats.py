@@ -55,6 +55,7 @@ def test_every_experiment_repeats_its_cells_but_those_that_name_their_seeds() ->
     assert [cell.config.seed for cell in terms] == [42] * 3 + [43] * 3
     assert len(cells(["profile=smoke", "experiment=stability"])) == 2 * 3 * 3
     assert len(cells(["profile=smoke", "experiment=stability", "seeds=[1,2]"])) == 2 * 2 * 2
+    assert len(cells(["profile=smoke", "experiment=stability", "preset=paper", "sampling.seed=42"])) == 3
     assert len(cells(["profile=paper", "experiment=released_checkpoints", "seeds=3"])) == 3
 
 
