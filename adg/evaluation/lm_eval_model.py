@@ -17,6 +17,7 @@ from adg.answers import vllm_engine
 from adg.artifacts.artifact import Artifact, Job
 from adg.backbones import adapters, loading, weights
 from adg.errors import BadInput, BadMeasurement
+from adg.evaluation import shared_context
 from adg.progress import progress
 
 PLAIN_SENTENCE = "Question: what is two plus two?\nAnswer:"
@@ -62,7 +63,6 @@ def _hf(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
     import gc
 
     import torch
-    from lm_eval.models.huggingface import HFLM
     from transformers import GenerationConfig
 
     backbone, adapter, device = job.inputs["backbone"], job.inputs.get("adapter"), loading.device(job.exec)
@@ -76,9 +76,11 @@ def _hf(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
         bos_token_id=tokenizer.bos_token_id,
     )
     _check_finite(model, tokenizer)
-    lm = HFLM(
-        pretrained=model,
-        tokenizer=tokenizer,
+    lm = shared_context.make_lm(
+        model,
+        tokenizer,
+        model.generation_config.eos_token_id,
+        tokenizer(PLAIN_SENTENCE)["input_ids"],
         batch_size=job.exec.eval_batch_size,
         add_bos_token=loading.adds_bos(tokenizer),
     )
