@@ -102,7 +102,7 @@ class Item:
 
 
 @dataclass
-class Prompt:
+class Unanswered:
     """A text to go on with until a stop string, a stop token or the last of ``tokens``; ``answer`` is what came."""
 
     ids: list[int]
@@ -135,7 +135,9 @@ class SharedRuns:
                 for part, (_, requests) in zip(parts, item, strict=True):
                     yield from ((request, part) for request in requests)
 
-    def answer(self, prompts: Sequence[Prompt], stop: set[int], decode: Callable[[list[int]], str]) -> Iterator[int]:
+    def answer(
+        self, prompts: Sequence[Unanswered], stop: set[int], decode: Callable[[list[int]], str]
+    ) -> Iterator[int]:
         """Fill in the ``answer`` of each prompt; yields its number when it has ended."""
         sizes = [len(prompt.ids) + prompt.tokens for prompt in prompts]
         for batch in self._batches([prompt.ids for prompt in prompts], sizes, self.rows * max(sizes, default=0)):
@@ -157,7 +159,7 @@ class SharedRuns:
                 for i, token in zip(ahead_of, logits.argmax(-1).tolist(), strict=True):
                     prompts[i].answer.append(token)
 
-    def _start(self, prompts: Sequence[Prompt], batch: Batch) -> tuple[list[Group], list[list[int]]]:
+    def _start(self, prompts: Sequence[Unanswered], batch: Batch) -> tuple[list[Group], list[list[int]]]:
         """Groups of texts that begin alike and are about as long, which of the prompts their rows are; each has its
         first token."""
         groups, rows = list[Group](), list[list[int]]()
@@ -217,7 +219,7 @@ class SharedRuns:
             yield ready()
 
 
-def _ended(prompt: Prompt, stop: set[int], decode: Callable[[list[int]], str]) -> bool:
+def _ended(prompt: Unanswered, stop: set[int], decode: Callable[[list[int]], str]) -> bool:
     if prompt.answer[-1] in stop or len(prompt.answer) >= prompt.tokens:
         return True
     text = decode(prompt.answer[-prompt.window :])
@@ -292,7 +294,7 @@ def _shared_lm() -> Any:
                 self._answer(requests, greedy)
             return [self.known[_key(request)] for request in requests]
 
-        def _answer(self, requests: Any, prompts: Sequence[Prompt]) -> None:
+        def _answer(self, requests: Any, prompts: Sequence[Unanswered]) -> None:
             with progress(len(requests), "answers", "requests") as bar:
                 for number in self.runs.answer(prompts, self.stop, self.tokenizer.decode):
                     text = utils.postprocess_generated_text(
@@ -302,7 +304,7 @@ def _shared_lm() -> Any:
                     self.cache_hook.add_partial("generate_until", requests[number].args, text)
                     bar.update(1)
 
-        def _prompt(self, context: str, gen_kwargs: dict[str, Any]) -> Prompt | None:
+        def _prompt(self, context: str, gen_kwargs: dict[str, Any]) -> Unanswered | None:
             """What is asked for, or None where it is more than greedy decoding."""
             kwargs = utils.normalize_gen_kwargs(gen_kwargs, self.max_gen_toks)
             eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
@@ -311,7 +313,7 @@ def _shared_lm() -> Any:
                 return None
             room = self.max_length - tokens
             assert room > 0, f"{tokens} new tokens are asked for, the model has {self.max_length} positions"
-            return Prompt(self._encoded(context)[-room:], until, self._window(tuple(until)), tokens)
+            return Unanswered(self._encoded(context)[-room:], until, self._window(tuple(until)), tokens)
 
         def _encoded(self, context: str) -> list[int]:
             """As ``tok_batch_encode`` does a prompt that is alone."""
