@@ -117,7 +117,18 @@ class Composed:
 
         if line not in self._known:
             self._known[line] = resolve(hydra_compose("config", list(line)))
+            refuse_ignored(self._known[line], line)
         return self._known[line]
+
+
+def refuse_ignored(config: Config, overrides: Sequence[str]) -> None:
+    """Raise ``BadInput`` where an experiment decides the selector itself and another one is asked for."""
+    asked = [override.partition("=")[2] for override in overrides if override.startswith("selector=")]
+    if asked and asked[-1] != config.selector["name"] and asked[-1] in selector_types():
+        raise BadInput(
+            f"selector={asked[-1]} has no effect: experiment={config.experiment.name} decides which selectors it "
+            f"compares; leave it out, or choose another experiment"
+        )
 
 
 def _names(override: str) -> str:

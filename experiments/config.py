@@ -16,6 +16,7 @@ from adg.backbones.config import BackboneConfig
 from adg.embedding.config import EmbeddingConfig
 from adg.embedding.windows import parse_window
 from adg.errors import BadInput, nearest
+from adg.evaluation.benchmarks import BENCHMARKS
 from adg.evaluation.config import SuiteConfig
 from adg.evaluation.overlap import ContaminationConfig
 from adg.execution import ExecConfig
@@ -33,8 +34,10 @@ SECTIONS = (
     "settings",
     "quadrants",
     "diagnostics",
+    "controls",
 )  # of a report, beside its table
 FIGURES = ("bars", "curves")
+HELD_OUT_LOSS = "heldout_loss"  # a measure beside the benchmarks and their average
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class ProfileConfig:
     windows: str = "rel:0.0-0.25,rel:0.25-0.5,rel:0.5-0.75,rel:0.75-1.0"  # kept for the analyses beside the preset's
     chinese: str = aside("chinese")  # pool of the Chinese experiment
     chinese_suite: str = aside("chinese")  # and its suite
+    controls: str = aside("avg")  # the measure that the controls are judged by, see experiment.estimand
+    control_rows: int = aside(0)  # held out for the loss in the controls, in place of pool.heldout
     rows: int | None = None  # rows of an embedded pool that are used; null: all
     heldout: int = 0  # further rows of it that no selector sees
     # measured minutes a stage takes, for the plan
@@ -98,6 +103,8 @@ class ExperimentConfig:
     figure: str = aside("bars")  # bars | curves
     remarks: tuple[str, ...] = aside(())
     published: str = aside("")  # "": none
+    # of the controls, what decides: avg, heldout_loss, or benchmarks ("mmlu", "gsm8k+mbpp" for the mean of both)
+    estimand: str = aside("avg")
 
     def __post_init__(self) -> None:
         for name, allowed in (("last", ("eval", "subset")), ("figure", FIGURES)):
@@ -110,6 +117,13 @@ class ExperimentConfig:
             if section not in SECTIONS:
                 raise BadInput(
                     f"experiment.sections names {section!r}{nearest(section, SECTIONS)}; known: {', '.join(SECTIONS)}"
+                )
+        known = ("avg", HELD_OUT_LOSS, *BENCHMARKS)
+        for name in (self.estimand,) if self.estimand in known else self.estimand.split("+"):
+            if name not in known or (name != self.estimand and name in known[:2]):
+                raise BadInput(
+                    f"experiment.estimand names {name!r}{nearest(name, known)}; expected avg, {HELD_OUT_LOSS}, or "
+                    f"benchmarks joined by +: {', '.join(BENCHMARKS)}"
                 )
         if self.untrained and self.last == "subset":
             raise BadInput(
@@ -156,6 +170,8 @@ class Config:
                 raise BadInput(f"{name} is {value!r}; expected a whole number")
         repeats.root_seeds(self.seed, self.seeds)
         object.__setattr__(self, "seeds", tuple(self.seeds) if isinstance(self.seeds, list) else self.seeds)
+        if self.experiment.estimand == HELD_OUT_LOSS and not self.pool.heldout:
+            raise BadInput(f"experiment.estimand is {HELD_OUT_LOSS}, but no row is held out; set pool.heldout")
 
 
 @functools.cache

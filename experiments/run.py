@@ -31,7 +31,7 @@ from adg.printable import printable
 from adg.progress import notice
 from adg.redaction import without_secrets
 from adg.selection import contract
-from experiments import app, early, gpus, repeats, tracking
+from experiments import app, compose, early, gpus, repeats, tracking
 from experiments.cells import Cell, asked_for, refuse_same_names
 from experiments.config import Config
 from experiments.tracking import CellInfo
@@ -232,6 +232,7 @@ class CellFailed(HarnessError):
 
 def main(config: Config) -> None:
     cell = Cell(config, app.task_overrides())
+    compose.refuse_ignored(config, cell.overrides)
     tag, eta = _position()
     if not tag:
         if "seeds" in cell.swept:

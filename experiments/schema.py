@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from adg.seeds import child
 from experiments import repeats
 from experiments.config import Config
 
@@ -43,8 +44,8 @@ def _schema() -> Any:
 def register() -> None:
     """Make the schema known to Hydra under the name that ``conf/config.yaml`` builds on.
 
-    Files may use ``${list:a,b}``, a comma-separated text as a list, and ``${root_seeds:${seed},${seeds}}``, the seeds
-    of ``experiments/repeats.py`` as such a text.
+    Files may use ``${list:a,b}``, a comma-separated text as a list, ``${root_seeds:${seed},${seeds}}``, the seeds of
+    ``experiments/repeats.py`` as such a text, and ``${other_seed:${seed}}``, another seed.
     """
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
@@ -57,6 +58,7 @@ def register() -> None:
 
     OmegaConf.register_new_resolver("list", split, replace=True)
     OmegaConf.register_new_resolver("root_seeds", root_seeds, replace=True)
+    OmegaConf.register_new_resolver("other_seed", lambda seed: child(int(seed), "another draw"), replace=True)
     ConfigStore.instance().store(name="schema", node=_schema())
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from adg.artifacts.store import Store
 from experiments.cells import Cell
-from experiments.report import averages, diagnostics, overlaps, quadrants, remade, selections, settings
+from experiments.report import averages, controls, diagnostics, overlaps, quadrants, remade, selections, settings
 from experiments.report.sections import Section
 from experiments.report.table import Row
 
@@ -23,6 +23,7 @@ SECTIONS: dict[str, Callable[[Sequence[Cell], Store, Sequence[Row]], list[Sectio
     "settings": settings.sections,
     "quadrants": quadrants.sections,
     "diagnostics": diagnostics.sections,
+    "controls": controls.sections,
 }
 
 

@@ -15,6 +15,7 @@ from experiments.report.heldout import LossValue
 from experiments.report.layout import Column, Gap, Line, TableLayout, Value, layout
 from experiments.report.sections import Section
 from experiments.report.table import BASELINE, Table
+from experiments.report.text import REPORT
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d5dae0; --ground: #ffffff;
@@ -64,7 +65,7 @@ def page(table: Table) -> str:
         f"<h1>{escape(table.title)}</h1>",
         f'<p class="statement">{escape(table.statement)}</p>',
         f'<p class="soft">{escape(legend.opening(table))}</p>',
-        _list(table.notes, "notes"),
+        REPORT.sub(r'<a href="\g<0>">\g<0></a>', _list(table.notes, "notes")),
     ]
     if table.has_scores:
         parts += [

@@ -18,14 +18,14 @@ from experiments.report.legend import (
 )
 from experiments.report.sections import Section
 from experiments.report.table import Table
-from experiments.report.text import markup
+from experiments.report.text import REPORT, markup
 
 
 def markdown(table: Table) -> str:
     """The table for a README or an issue."""
     computed = layout(table)
     parts = [f"# {markup(table.title)}", f"> **{markup(table.statement)}**", markup(opening(table))]
-    parts += ["\n".join(f"- {markup(note)}" for note in table.notes)]
+    parts += ["\n".join("- " + REPORT.sub(r"[\g<0>](\g<0>)", markup(note)) for note in table.notes)]
     if table.has_scores:
         parts.append(_scores(computed))
         parts.append("\n".join(f"- {markup(line)}".replace("- *", "- \\*") for line in legend(computed)))

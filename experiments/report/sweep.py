@@ -6,7 +6,7 @@ from adg.artifacts.store import Store
 from adg.backbones import stage as backbone_stage
 from experiments.cells import Cell, report_folder
 from experiments.claims import page as claims
-from experiments.report import analyses, as_terminal, files, ledger, published, repeated
+from experiments.report import analyses, as_terminal, controls, files, ledger, published, repeated
 from experiments.report.rows import row
 from experiments.report.table import Table
 
@@ -25,6 +25,7 @@ def write(chosen: list[Cell], store: Store) -> str:
     choosing = [(c.selector, backbone_stage.node(c.config.selecting or c.config.backbone)) for c in chosen]
     notes += [note for note in dict.fromkeys(selector.note(backbone) for selector, backbone in choosing) if note]
     notes += _corrupted(chosen, store)
+    notes += [controls.note(chosen, store)] if first.experiment.name == "main" else []
     title = first.experiment.title or first.experiment.name
     folder, what = report_folder(chosen, store)
     if what:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
 from adg.printable import hidden, printable
 
+REPORT = re.compile(r"\.\./[\w.+=-]+/index\.html")  # another report beside this one
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # a spreadsheet calculates what begins with one, full width too
 
 

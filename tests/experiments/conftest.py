@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from adg.artifacts.artifact import Artifact, Node, canonical, run_builder
+from adg.artifacts.artifact import Artifact, Job, Node, canonical, run_builder
 from adg.artifacts.files import sha256_text
 from adg.artifacts.store import Store
-from adg.evaluation import aggregate
+from adg.evaluation import aggregate, heldout
+from adg.evaluation.heldout import HeldOutLosses
 from adg.evaluation.results import ITEM, SCHEMA, parquet_bytes
 from adg.execution import ExecConfig
 from experiments.cells import Cell, cells
@@ -86,6 +88,7 @@ class Study:
         self.runs = runs
         self.scores: dict[str, Scores] = {}  # fingerprint of an evaluation -> its scores
         self.options: dict[str, dict[str, Any]] = {}
+        self.losses: dict[str, list[float]] = {}  # fingerprint of a held-out loss -> that of each row
         self.store = Store(runs, ExecConfig(), self._run)
 
     def cells(self, *overrides: str) -> list[Cell]:
@@ -96,11 +99,22 @@ class Study:
         self.scores[node.fingerprint], self.options[node.fingerprint] = scores, options
         return self.store.ensure(node)
 
+    def hold_out(self, cell: Cell, losses: list[float]) -> Artifact:
+        """The held-out loss of a cell, row by row."""
+        node = cell.nodes["heldout"]
+        self.losses[node.fingerprint] = losses
+        return self.store.ensure(node)
+
     def _run(self, node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_: Any) -> dict[str, Any]:
         if node.stage.name in REAL:
             return run_builder(node, folder, inputs, exec_)
         if node.stage.name == "eval":
             write_evaluation(folder, self.scores[node.fingerprint], **self.options[node.fingerprint])
+        elif node.stage.name == "heldout":
+            loss = np.array(self.losses[node.fingerprint])
+            ids, tokens = [str(i) for i in range(len(loss))], np.full(len(loss), 9)
+            job = Job(node, folder, inputs, exec_)
+            heldout.save(job, HeldOutLosses(ids, loss, tokens, np.zeros(len(loss), dtype=bool)))
         elif node.stage.name == "subset":
             (folder / "records.parquet").write_bytes(inputs["pool"].file("records.parquet").read_bytes())
         else:
