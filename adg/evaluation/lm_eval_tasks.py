@@ -111,6 +111,21 @@ def load_task(name: str, suite: SuiteConfig, offline: bool = False) -> dict[str,
     return loaded
 
 
+def requests(name: str, suite: SuiteConfig, lm: Any, offline: bool = False) -> list[Any]:
+    """What ``evaluate`` will ask ``lm`` in one task of a suite. Made from a copy: drawing examples changes a task."""
+    made = []
+    for task in load_task(name, suite, offline)["tasks"].values():
+        task.build_all_requests(
+            limit=suite.limit_of(name),
+            apply_chat_template=suite.chat_template,
+            fewshot_as_multiturn=suite.chat_template,
+            chat_template=lm.apply_chat_template if suite.chat_template else None,
+            tokenizer_name=lm.tokenizer_name if suite.chat_template else "",
+        )
+        made += task.instances
+    return made
+
+
 def _cache(digest: str) -> Path:
     """Where `datasets` keeps its copy of local data with this digest.
 

@@ -39,6 +39,7 @@ from adg.sandbox import host as sandbox
 from adg.sandbox.host import Sandbox
 
 STAGE = Stage("eval", 1, "adg.evaluation.stage:build", place=100, gpus="tensor_parallel", work="items to evaluate")
+TOGETHER = 256  # answers at most that several tasks ask for at once: they are kept nowhere until their task is done
 NO_CONSENT = "running model-written code needs consent (exec.run_model_code=true)"
 
 
@@ -91,6 +92,7 @@ def build(job: Job) -> dict[str, Any]:
             # every task is held against the suite before the model costs anything
             loaded = {name: lm_eval_tasks.load_task(name, suite, job.exec.offline) for name in waiting}
             lm = stack.enter_context(make_model(job))
+            _answer_together(job, loaded, lm)
             for name in waiting:
                 shards.save(name, _run(job, name, loaded.pop(name), lm))
     return write_results(job.folder, suite, shards, reasons)
@@ -107,6 +109,23 @@ def _code_permission(exec_: ExecConfig) -> tuple[Sandbox | str, str]:
         return NO_CONSENT, NO_CONSENT
     box = sandbox.available()
     return box, box if isinstance(box, str) else ""
+
+
+def _answer_together(job: Job, loaded: dict[str, Any], lm: Any) -> None:
+    """Let a model that runs short batches badly write the answers of all tasks at once, where those are few.
+
+    ``evaluate`` then finds them with the model; what is asked otherwise than foreseen is answered when it is asked.
+    """
+    suite: SuiteConfig = job.config.suite
+    writing = {
+        name: sum(min(len(leaf.eval_docs), suite.limit_of(name) or TOGETHER + 1) for leaf in task["tasks"].values())
+        for name, task in loaded.items()
+        if all(leaf.OUTPUT_TYPE == "generate_until" for leaf in task["tasks"].values())
+    }
+    if hasattr(lm, "known") and len(writing) > 1 and sum(writing.values()) <= TOGETHER:
+        lm.generate_until(
+            [one for name in writing for one in lm_eval_tasks.requests(name, suite, lm, job.exec.offline)]
+        )
 
 
 def _run(job: Job, name: str, loaded: dict[str, Any], lm: Any) -> Shard:

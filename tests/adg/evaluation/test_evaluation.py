@@ -29,6 +29,7 @@ from adg.evaluation import external_adapter, lm_eval_tasks
 from adg.evaluation import stage as evaluation_stage
 from adg.evaluation.benchmarks import BENCHMARKS
 from adg.evaluation.config import SuiteConfig
+from adg.evaluation.shared_context import SharedRuns
 from adg.evaluation.stage import Evaluation
 from adg.execution import ExecConfig
 from adg.sandbox import host as sandbox
@@ -205,6 +206,32 @@ def test_same_scores_as_lm_evals_own_entry_point(
             else:
                 ours_ll = [choice[1] for choice in json.loads(row["response"])]
                 assert ours_ll == pytest.approx([r[0] for r in sample["filtered_resps"]], abs=1e-4)
+
+
+def test_answers_of_several_tasks_are_written_together(
+    suite: SuiteConfig, backbone: Node, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.ensure(backbone)
+    node, answer, asked, found = (
+        evaluation_stage.node(None, backbone, part(suite, "bbh", "gsm8k")),
+        SharedRuns.answer,
+        [],
+        [],
+    )
+
+    def counted(self: SharedRuns, prompts: Any, *more: Any) -> Any:
+        asked.append(len(prompts))
+        return answer(self, prompts, *more)
+
+    monkeypatch.setattr(SharedRuns, "answer", counted)
+    for name in ("together", "apart"):
+        again = Store(tmp_path / name, EXEC)
+        shutil.copytree(store.path(backbone), again.path(backbone))
+        artifact = again.ensure(node)
+        found.append([rows_of(artifact, task) for task in ("bbh", "gsm8k")])
+        monkeypatch.setattr(evaluation_stage, "TOGETHER", asked[0] - 1)
+    assert found[0] == found[1]
+    assert len(asked) == 3 and asked[0] == asked[1] + asked[2]
 
 
 @needs_sandbox
