@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+CPU_TOKENS = 512  # in a batch on a CPU at most: measured, larger ones fall out of its caches and are slower
+
 
 def batches(items: Sequence[int], size: Any, budget: int) -> Iterator[list[int]]:
     """``items`` in batches of similar ``size``, longest first, whose padded tokens stay within ``budget``."""
@@ -16,3 +18,8 @@ def batches(items: Sequence[int], size: Any, budget: int) -> Iterator[list[int]]
         batch.append(item)
     if batch:
         yield batch
+
+
+def batch_tokens(tokens_per_batch: int, device: str) -> int:
+    """Padded tokens of a batch on ``device``, for ``exec.tokens_per_batch``."""
+    return min(tokens_per_batch, CPU_TOKENS) if device == "cpu" else tokens_per_batch

@@ -25,7 +25,7 @@ from adg.pools import records
 from adg.pools.records import Record
 from adg.prompts import instruction_text
 from adg.selection.contract import ScoreTable, SelectorData
-from baselines.shared import checkpoints, scorer, text_encoder
+from baselines.shared import checkpoints, text_encoder
 from baselines.shared import vectors as vectors_
 from baselines.shared.annotations import checked, products, read
 from baselines.shared.vectors import VectorOptions, VectorSelector
@@ -227,7 +227,7 @@ def build(job: Job) -> dict[str, Any]:
 
     pool = records.load(job.inputs["pool"])
     device = loading.device(job.exec)
-    tokens = scorer.batch_tokens(job.exec.tokens_per_batch, device)
+    tokens = batching.batch_tokens(job.exec.tokens_per_batch, device)
     columns: dict[str, Any] = {"id": [record.key for record in pool]}
     for side, path in zip(SIDES, job.config.paths, strict=True):
         folder = checkpoints.folder(f"{side}_scorer", path, getattr(job.config, side)[2])

@@ -25,10 +25,11 @@ def main() -> None:
     import numpy as np
 
     from adg.backbones import loading
+    from adg.batching import batch_tokens
     from adg.execution import ExecConfig
     from adg.pools.records import Record
     from baselines.shared.loss_texts import LossesConfig, LossTexts, Text
-    from baselines.shared.scorer import Scorer, batch_tokens
+    from baselines.shared.scorer import Scorer
 
     device = loading.device(ExecConfig(device=args.device))
     prompt, limit, slack = LAYOUTS[args.layout]

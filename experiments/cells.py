@@ -23,6 +23,7 @@ from adg.selection import bins as bins_stage
 from adg.selection import contract
 from adg.selection import stage as selection_stage
 from adg.selection.contract import Selector
+from adg.tasktypes import stage as tasktypes_stage
 from baselines import selector_types
 from experiments import app, compose, names
 from experiments.config import Config
@@ -93,7 +94,9 @@ class Cell:
         }
         if c.pool.heldout and c.experiment.last == "eval":
             named["heldout"] = heldout_stage.node(pool, backbone, adapter, c.finetune.max_length)
-        return by_role(named, named[c.experiment.last], named.get("heldout"))
+        if c.experiment.task_types:
+            named["task-types"] = tasktypes_stage.node(pool, selecting, c.task_types)
+        return by_role(named, named[c.experiment.last], named.get("heldout"), named.get("task-types"))
 
     @property
     def last(self) -> Node:
@@ -125,7 +128,7 @@ class Cell:
         """Identity of the cell: of what it is made for, and the name it is reported under."""
         ends = {
             role: self.nodes[role].fingerprint
-            for role in (self.config.experiment.last, "heldout")
+            for role in (self.config.experiment.last, "heldout", "task-types")
             if role in self.nodes
         }
         return sha256_text(canonical({**ends, "name": self.name}))

@@ -22,10 +22,12 @@ from adg.evaluation.overlap import ContaminationConfig
 from adg.execution import ExecConfig
 from adg.options import aside, location
 from adg.pools.config import PoolConfig
+from adg.tasktypes.config import TaskTypesConfig
 from experiments import repeats
 from experiments.tracking import TrackerConfig
 from finetune.config import FinetuneConfig
 
+# what a report may hold beside its table
 SECTIONS = (
     "averages",
     "selections",
@@ -35,7 +37,8 @@ SECTIONS = (
     "quadrants",
     "diagnostics",
     "controls",
-)  # of a report, beside its table
+    "task_types",
+)
 FIGURES = ("bars", "curves")
 HELD_OUT_LOSS = "heldout_loss"  # a measure beside the benchmarks and their average
 
@@ -84,6 +87,7 @@ class ExperimentConfig:
 
     ``untrained``: the backbones are evaluated as they are, nothing is selected and nothing trained.
     ``last`` is the stage a cell ends with: "eval", or "subset" where only selections are compared.
+    ``task_types``: the pool's records are sorted into types of task as well, for the section of that name.
     ``choices`` are named groups of values and ``choice`` the one in force, for a sweep over settings that change
     together (``selector: {bins: ${experiment.choices.${experiment.choice}.bins}}``).
 
@@ -97,6 +101,7 @@ class ExperimentConfig:
     labels: dict[str, str] = field(default_factory=dict, metadata={"identity": False})
     untrained: bool = False
     last: str = "eval"  # eval | subset
+    task_types: bool = aside(False)
     choice: str = ""
     choices: dict[str, Any] = field(default_factory=dict)
     sections: tuple[str, ...] = aside(("averages", "overlaps", "quadrants", "diagnostics"))
@@ -155,6 +160,7 @@ class Config:
     tracker: TrackerConfig = field(metadata={"identity": False})
     exec: ExecConfig = field(metadata={"identity": False})
     contamination: ContaminationConfig = field(metadata={"identity": False})
+    task_types: TaskTypesConfig = field(metadata={"identity": False, "counts": "in the task types"})
     selector: dict[str, Any]  # a name and the options of that selector, checked by its own dataclass
     selecting: BackboneConfig | None = None  # the backbone that chooses the subset; None: the one that is trained
     budget: int = 10000

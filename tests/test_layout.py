@@ -51,6 +51,7 @@ INSIDE_ADG = (  # each room of adg imports only what stands above it: imports fo
     "embedding",
     "selection",
     "evaluation",
+    "tasktypes",
     "api",
 )
 DOCUMENTS = (

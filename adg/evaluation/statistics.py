@@ -74,6 +74,22 @@ def score_interval(value: float, stderr: float | None, n: int, binary: bool) -> 
     return Interval(max(0.0, value - reach), min(1.0, value + reach))
 
 
+def difference_interval(one: int, of: int, other: int, of_other: int, level: float = LEVEL) -> Interval:
+    """Interval of the difference one/of - other/of_other of two independent proportions: Newcombe's hybrid of Wilson's
+    score intervals (Newcombe 1998, Statistics in Medicine 17:873, method 10), between -1 and 1.
+
+    Raises ``BadInput`` for a group of none, or more than all of it.
+    """
+    if not (0 <= one <= of and 0 <= other <= of_other and of and of_other):
+        raise BadInput(f"{one} of {of} and {other} of {of_other}: expected parts of two groups that hold something")
+    from scipy import stats
+
+    p, q = one / of, other / of_other
+    ends = [stats.binomtest(k, n).proportion_ci(level, method="wilson") for k, n in ((one, of), (other, of_other))]
+    low = p - q - math.hypot(p - ends[0].low, ends[1].high - q)
+    return Interval(float(low), float(p - q + math.hypot(ends[0].high - p, q - ends[1].low)))
+
+
 @dataclass(frozen=True)
 class Resampled:
     """A statistic: its ``value``, what it is made of, and its bootstrap replicates, (resamples,); None where a part

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import torch
 
 
-CPU_TOKENS = 512  # in a batch on a CPU at most: measured, larger ones fall out of its caches and are slower
 LOGIT_BYTES = 2**27  # of one block of float32 logits; the positions of a batch go through the head block by block
 
 
@@ -220,8 +219,3 @@ class VllmScorer:
     def close(self) -> None:
         """Give memory back."""
         self._engine.close()
-
-
-def batch_tokens(tokens_per_batch: int, device: str) -> int:
-    """Padded tokens of a batch on ``device``, for ``exec.tokens_per_batch``."""
-    return min(tokens_per_batch, CPU_TOKENS) if device == "cpu" else tokens_per_batch

@@ -21,13 +21,13 @@ from adg.artifacts.shards import Shard, Shards
 from adg.backbones import loading
 from adg.backbones import stage as backbone_stage
 from adg.backbones.config import BackboneConfig
-from adg.batching import batches
+from adg.batching import batch_tokens, batches
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.options import location
 from adg.pools import records
 from adg.progress import progress
 from baselines.shared.loss_texts import LossesConfig, LossTexts
-from baselines.shared.scorer import Scorer, VllmScorer, batch_tokens
+from baselines.shared.scorer import Scorer, VllmScorer
 
 REPORTED = 20  # failed rows listed in the manifest
 FAILED = "the model gave NaN or infinity"

@@ -19,6 +19,7 @@ import numpy as np
 from adg.artifacts.artifact import Job, Node, Stage
 from adg.artifacts.files import write_atomic, write_json
 from adg.backbones import loading
+from adg.batching import batch_tokens
 from adg.embedding import stage as embedding_stage
 from adg.errors import BadInput, BadMeasurement, NotRunnable
 from adg.options import location
@@ -26,7 +27,7 @@ from adg.pools import records
 from adg.pools.records import Record
 from adg.prompts import instruction_text
 from adg.selection.contract import ScoreTable, Selector, SelectorData
-from baselines.shared import checkpoints, scorer
+from baselines.shared import checkpoints
 from baselines.shared.text_encoder import TextEncoder, in_shards
 
 STAGE = Stage("vectors", 1, "baselines.shared.vectors:build", gpus="tensor_parallel", work="records to read")
@@ -256,5 +257,5 @@ def _encoder(job: Job, identity: VectorsIdentity, folder: Path | None) -> TextEn
         model, tokenizer = loading.load_model(backbone, device, headless=True), loading.load_tokenizer(backbone)
     else:
         model, tokenizer = checkpoints.pretrained(folder, device)
-    tokens = scorer.batch_tokens(job.exec.tokens_per_batch, device)
+    tokens = batch_tokens(job.exec.tokens_per_batch, device)
     return TextEncoder(model, tokenizer, identity.pooling, identity.tokens, tokens)

@@ -1,7 +1,8 @@
 """Every published claim with a verdict:  python -m experiments.claims profile=mini
 
 Each claim is judged from the finished cells of its experiment (main, terms, layers, answers, budget, cross_backbone,
-chinese, bins) by the rule in ``experiments/claims/claims.yaml``; what was not run says so. Nothing is built.
+chinese, bins, task_types) by the rule in ``experiments/claims/claims.yaml``; what was not run says so. Nothing is
+built.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from adg.artifacts.store import Store
 from experiments import contamination
 from experiments.cells import Cell
-from experiments.claims import effects, published, rules
+from experiments.claims import effects, published, rules, shares
 from experiments.claims.rules import Claim, Effect, Rule
 from experiments.report.legend import signed
 from experiments.report.sections import Section
@@ -52,7 +52,8 @@ class Judged:
 
 def judged(claim: Claim, cells: Sequence[Cell], store: Store, rule: Rule) -> Judged:
     """The verdict on one claim from the cells of its experiment; "not run" where there are none."""
-    estimates = tuple(effects.estimate(claim, cells, store, rule)) if claim.pairs else ()
+    estimate = shares.estimate if claim.shares else effects.estimate
+    estimates = tuple(estimate(claim, cells, store, rule))
     measured_on = fidelity(cells) if cells else {}
     verdict = rules.together([rules.judge(effect, rule, claim.kind) for effect in estimates])
     overlap = contaminated(estimates, cells, store)
@@ -80,6 +81,10 @@ def fidelity(cells: Sequence[Cell]) -> dict[str, list[str]]:
             scaled[f"pool {c.pool.name}" + (f", {c.pool.rows:,} rows" if c.pool.rows else "")] = None
         if c.budget != PAPER_BUDGET and "budget" not in cell.swept:
             scaled[f"budget {c.budget:,}"] = None
+        if "task-types" in cell.nodes:
+            deviated["types named by the backbone in place of an API model"] = None
+        if "eval" not in cell.nodes:
+            continue
         if c.suite.name != "paper" and c.suite.name != "chinese":
             scaled[f"suite {c.suite.name}"] = None
         elif c.suite.limit is not None or c.suite.max_gen_toks is not None:
@@ -93,7 +98,7 @@ def fidelity(cells: Sequence[Cell]) -> dict[str, list[str]]:
 def sections(chosen: Sequence[Cell], store: Store) -> list[Section]:
     """The claims that the experiment of these cells speaks to, as the first section of its report; [] for none."""
     rule, claims, digest = rules.load()
-    mine = [claim for claim in claims if claim.pairs and claim.experiment == chosen[0].config.experiment.name]
+    mine = [claim for claim in claims if not claim.measured and claim.experiment == chosen[0].config.experiment.name]
     if not mine:
         return []
     return [table([judged(claim, chosen, store, rule) for claim in mine], rule, digest)]
@@ -117,6 +122,12 @@ def table(judgements: Sequence[Judged], rule: Rule, digest: str) -> Section:
         f"{entry.claim.id}: {len(missing)} of {len(entry.effects)} differences are missing, first {missing[0].missing}."
         for entry in judgements
         if (missing := [effect for effect in entry.effects if effect.missing])
+    ]
+    text += [
+        f"{entry.claim.id}: {effect.label} is not judged, since {effect.unseen}."
+        for entry in judgements
+        for effect in entry.effects
+        if effect.unseen
     ]
     return Section("claims", "Claims", text, HEAD, [_line(entry, rule) for entry in judgements])
 

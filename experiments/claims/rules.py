@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import yaml
 from adg.artifacts.files import sha256_file
 from adg.errors import BadInput
 from adg.evaluation import power
+from adg.tasktypes.labels import TYPES
 
 FILE = Path(__file__).with_name("claims.yaml")
 KINDS = ("better", "no_worse", "flat")
@@ -26,20 +27,22 @@ DEVIATION = " under a declared deviation"
 
 @dataclass(frozen=True)
 class Rule:
-    """``level`` and ``one_sided`` are probabilities, ``share`` a fraction, ``delta`` and ``transfer`` points."""
+    """``level`` and ``one_sided`` are probabilities, ``share`` and ``probes`` fractions, ``delta`` and ``transfer``
+    points."""
 
     level: float
     one_sided: float
     share: float
     delta: float
     transfer: float
+    probes: float
     power: float
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim. ``pairs`` of filters are what is compared (see ``claims.yaml``); ``measured`` names what is needed
-    instead where no comparison of cells can judge it."""
+    """One claim. ``pairs`` of filters are what is compared, or ``shares`` of task types (see ``claims.yaml``);
+    ``measured`` names what is needed instead where no comparison of cells can judge it."""
 
     id: str
     says: str
@@ -48,20 +51,26 @@ class Claim:
     pairs: tuple[tuple[Any, Any], ...] = ()
     averages: tuple[str, ...] = ("avg",)
     kind: str = "better"
+    shares: Mapping[str, str] = field(default_factory=dict)
     measured: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise BadInput(f"{FILE.name}: {self.id} has kind {self.kind!r}; expected one of {', '.join(KINDS)}")
-        if bool(self.pairs) == bool(self.measured):
-            raise BadInput(f"{FILE.name}: {self.id} needs either pairs of cells or what is to be measured")
+        if sum(map(bool, (self.pairs, self.shares, self.measured))) != 1:
+            raise BadInput(
+                f"{FILE.name}: {self.id} needs one of pairs of cells, shares of task types, what is to be measured"
+            )
+        if not (set(self.shares) <= set(TYPES) and set(self.shares.values()) <= {"up", "down"}):
+            raise BadInput(f"{FILE.name}: {self.id} has shares {dict(self.shares)}; expected task types, up or down")
 
 
 @dataclass(frozen=True)
 class Effect:
     """One difference, in points: estimate, two-sided interval, one-sided lower bound; None where a cell is missing.
 
-    ``published`` is the same difference in the paper's figures. ``missing`` says what is not there.
+    ``published`` is the same difference in the paper's figures. ``missing`` says what is not there, ``unseen`` why
+    nothing can be said of what is.
     """
 
     label: str
@@ -74,6 +83,7 @@ class Effect:
     seeds: int = 0
     items: int = 0
     missing: str = ""
+    unseen: str = ""
     cells: tuple[str, ...] = ()  # fingerprints
 
 

@@ -9,7 +9,17 @@ from collections.abc import Callable, Sequence
 
 from adg.artifacts.store import Store
 from experiments.cells import Cell
-from experiments.report import averages, controls, diagnostics, overlaps, quadrants, remade, selections, settings
+from experiments.report import (
+    averages,
+    controls,
+    diagnostics,
+    overlaps,
+    quadrants,
+    remade,
+    selections,
+    settings,
+    task_types,
+)
 from experiments.report.sections import Section
 from experiments.report.table import Row
 
@@ -24,6 +34,7 @@ SECTIONS: dict[str, Callable[[Sequence[Cell], Store, Sequence[Row]], list[Sectio
     "quadrants": quadrants.sections,
     "diagnostics": diagnostics.sections,
     "controls": controls.sections,
+    "task_types": task_types.sections,
 }
 
 

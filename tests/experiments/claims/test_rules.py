@@ -82,7 +82,7 @@ def test_the_file_of_claims_is_whole() -> None:
     assert len(DIGEST) == 64 and 0 < RULE.delta < 0.81, "below the smallest published margin"
     with pytest.raises(BadInput, match="expected one of better"):
         Claim("C0", "x", "y", "main", (({}, {}),), kind="worse")
-    with pytest.raises(BadInput, match="either pairs of cells or what is to be measured"):
+    with pytest.raises(BadInput, match="one of pairs of cells, shares of task types, what is to be measured"):
         Claim("C0", "x", "y", "main")
 
 
