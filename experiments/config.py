@@ -58,7 +58,7 @@ class ProfileConfig:
     chinese: str = aside("chinese")  # pool of the Chinese experiment
     chinese_suite: str = aside("chinese")  # and its suite
     controls: str = aside("avg")  # the measure that the controls are judged by, see experiment.estimand
-    control_rows: int = aside(0)  # held out for the loss in the controls, in place of pool.heldout
+    control_rows: int = 0  # held out for the loss in the controls, in place of pool.heldout
     rows: int | None = None  # rows of an embedded pool that are used; null: all
     heldout: int = 0  # further rows of it that no selector sees
     # measured minutes a stage takes, for the plan

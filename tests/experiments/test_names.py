@@ -68,6 +68,7 @@ SPECIAL: dict[str, list[Any]] = {
     "selector.reading": ["vendi"],
     "selector.threshold": [0.8],
     "selector.measure": ["tfidf"],
+    "selector.take": ["corrupted"],
     "selector.keys": [("conversations",)],
     "embedding.windows": [("24-27",), ("last4", "24-27")],
 }
@@ -178,7 +179,8 @@ def test_an_option_is_said_where_it_makes_another_result_and_only_there(things: 
 
 @pytest.mark.parametrize("name", sorted(selector_types()))
 def test_an_option_of_a_selector_is_said_where_it_makes_another_result(name: str, things: dict[str, str]) -> None:
-    config = compose.compose(["profile=mini", f"selector={name}"])
+    corrupt = ["pool.corrupt=0.5"] if name == "oracle" else []  # it reads no pool as it is
+    config = compose.compose(["profile=mini", f"selector={name}", *corrupt])
     configs = [config]
     for more in READ.get(name, ()):
         options = {key: things.get(value, value) if isinstance(value, str) else value for key, value in more.items()}
@@ -218,7 +220,7 @@ def test_options_that_others_take_their_values_from_are_said(study: tuple[str, .
 
 def test_other_options_of_those_groups_are_not_said() -> None:
     config = compose.compose(["profile=mini"])
-    quiet = ("rows", "heldout", "windows", "quota", "window", "choice", "choices", "last", "untrained")
+    quiet = ("rows", "heldout", "control_rows", "windows", "quota", "window", "choice", "choices", "last", "untrained")
     for key, _ in leaves(config):
         if key.partition(".")[0] in COMPOSED and key != "seed":
             assert names.tells(key, config) == (key.rpartition(".")[2] in quiet), key

@@ -14,6 +14,8 @@ import pytest
 from adg import seeds
 from adg.artifacts.store import Store
 from adg.errors import BadInput
+from adg.evaluation import statistics
+from adg.evaluation.statistics import Against
 from adg.pools import records
 from experiments.cells import Cell, cells
 from experiments.compose import compose
@@ -177,3 +179,16 @@ def test_the_cells_are_those_that_the_controls_speak_of(tmp_path: Any) -> None:
     corrupted, clean = (store.ensure(cell.nodes["pool"]) for cell in (chosen[0], chosen[-1]))
     assert len(records.load_corrupted(corrupted)) == 24 and records.load_corrupted(clean) == {}
     assert records.load_held_out(corrupted) == records.load_held_out(clean) != []
+
+
+def test_intervals_and_false_alarms_of_such_differences_are_as_many_as_they_say() -> None:
+    """The held-out losses of three seeds a side, whose models differ by training alone, 0.1 from seed to seed."""
+    hits = alarms = 0
+    for study in range(1000):
+        draw = seeds.generator(study, "controls", "coverage")
+        loss = draw.normal(0, 1, (1, 1, 32)) + draw.normal(0, 0.1, (2, 3, 1)) + draw.normal(0, 0.15, (2, 3, 32))
+        found = statistics.compare({"loss": [loss[0]]}, draw, 400, against=Against({"loss": [loss[1]]}))["loss"]
+        assert found.interval is not None and found.p is not None
+        hits += found.interval.low <= 0 <= found.interval.high
+        alarms += found.p <= 0.05
+    assert 0.93 <= hits / 1000 <= 0.97 and 0.03 <= alarms / 1000 <= 0.07
