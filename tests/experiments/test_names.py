@@ -51,7 +51,8 @@ READ: dict[str, tuple[dict[str, Any], ...]] = {
             "label_embeddings_sha256": DIGEST,
         },
     ),
-    "adg": ({"reading": "cluster_entropy"},),
+    "adg": ({"reading": "cluster_entropy"}, {"match": "length"}),
+    "cluster_random": ({"match": "length"},),
     "scar": ({"checkpoint": "FOLDER", "checkpoint_sha256": DIGEST, "revision": COMMIT},),
 }
 WORDS = (  # values that options with a choice take
@@ -70,6 +71,10 @@ SPECIAL: dict[str, list[Any]] = {
     "selector.measure": ["tfidf"],
     "selector.take": ["corrupted"],
     "selector.keys": [("conversations",)],
+    "selector.match": ["length"],
+    "selector.strata": [4],
+    "selector.direction": ["high"],
+    "embedding.source": ["sampling"],
     "embedding.windows": [("24-27",), ("last4", "24-27")],
 }
 # A mirror has the digests of its files in the place of the revisions, so that the evaluation is another; but it holds
