@@ -19,8 +19,8 @@ help:      ## this list
 setup:     ## create .venv from the full lock (other targets call it)
 	@$(PYTHON) requirements/install.py
 
-test: setup lint ## lint, then every test, offline (about 15 minutes on two cores)
-	$(RUN) -m pytest $(ARGS)
+test: setup lint ## lint, then every test, offline, on all cores
+	$(RUN) -m pytest -n auto --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 smoke: setup ## every stage on a tiny random model (2 minutes)
 	$(RUN) -m experiments.run -m profile=smoke $(ARGS)

@@ -21,6 +21,34 @@ if "ADG_CACHE" not in os.environ:  # no test reads or writes what is remembered 
     atexit.register(shutil.rmtree, os.environ["ADG_CACHE"], ignore_errors=True)
 
 ROOT = Path(__file__).resolve().parent.parent
+WORKERS = 8  # at most: each holds the libraries, and some an engine
+ENGINES = "engines"  # tests that start vLLM or Ray, which take all cores: one worker runs them, one by one
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What ``-n auto`` means: one worker for each core that this process may use."""
+    return min(len(os.sched_getaffinity(0)), WORKERS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a worker takes as a whole under ``--dist loadgroup``: a file, or all tests that start an engine.
+
+    These come first and files with slow tests next, so that no worker is left with a long one at the end.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    for item in items:
+        if item.get_closest_marker("vllm"):
+            item.add_marker(pytest.mark.xdist_group(ENGINES))
+        elif not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT / "tests").as_posix()))
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        mark = item.get_closest_marker("xdist_group")
+        return mark is None or mark.args != (ENGINES,), item.path not in slow
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from adg.errors import BadInput, BadMeasurement
 from adg.execution import ExecConfig
 from experiments import cells
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 pytest.importorskip("ray")
 
 
