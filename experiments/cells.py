@@ -157,8 +157,8 @@ def by_role(named: Mapping[str, Node], *ends: Node | None) -> dict[str, Node]:
 
 def cells(overrides: Sequence[str]) -> list[Cell]:
     """The cells that ``experiments.run -m`` would run for these overrides."""
-    lines = compose.grid(quoted(overrides))
-    configs = compose.compose_many(lines)
+    lines, base = compose.sweep(quoted(overrides))
+    configs = compose.compose_many(lines, base)
     return [Cell(c, tuple(line)) for c, line in zip(configs, lines, strict=True)]
 
 

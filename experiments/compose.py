@@ -16,6 +16,7 @@ from adg.options import at_home, check_types
 from baselines import selector_types
 from experiments import repeats
 from experiments.config import Config
+from experiments.exchange import Exchange
 from experiments.explain import explain, wrong_value
 from experiments.schema import CONF, session
 
@@ -34,12 +35,12 @@ def resolve(composed: Any) -> Config:
             for name in ("selector", "suite", "selecting")
             if composed[name] is not None
         }
-        tree: Any = OmegaConf.masked_copy(composed, [key for key in composed if key not in ("hydra", *own)])
+        rest = {key: composed[key] for key in composed if key not in ("hydra", *own)}
         check_types("suite", SuiteConfig, own["suite"])
         for name, task in (own["suite"].get("tasks") or {}).items():
             check_types(f"suite.tasks.{name}", TaskConfig, task)
         values = {
-            **OmegaConf.to_object(tree),
+            **{key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for key, node in rest.items()},
             "selecting": BackboneConfig(**own["selecting"]) if "selecting" in own else None,
             "suite": SuiteConfig.of(own["suite"]),
         }
@@ -70,15 +71,15 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     return compose_many([list(overrides)])[0]
 
 
-def compose_many(cells: Sequence[Sequence[str]]) -> list[Config]:
+def compose_many(cells: Sequence[Sequence[str]], base: Exchange | None = None) -> list[Config]:
     """The configs of several cells.
 
-    Cells that differ only in which backbone, pool or selector they name share what is composed: all of the first of
-    them, and for every further name the one section that its file writes.
+    Hydra composes ``base`` and what cannot be made from what it has composed already (``exchange``). Cells that differ
+    only in which backbone, pool or selector they name share their sections.
     """
     configs = []
     with session():
-        composed = Composed()
+        composed = Composed(base)
         for overrides in cells:
             try:
                 configs.append(composed.of(overrides))
@@ -92,7 +93,8 @@ def compose_many(cells: Sequence[Sequence[str]]) -> list[Config]:
 class Composed:
     """The configs of many cells, within one ``session``, each part composed once."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: Exchange | None = None) -> None:
+        self._bases = [] if base is None else [base]
         self._first: dict[tuple[str, ...], tuple[str, ...]] = {}  # what lines have in common -> the first of them
         self._known: dict[tuple[str, ...], Config] = {}
 
@@ -116,7 +118,12 @@ class Composed:
         from hydra import compose as hydra_compose
 
         if line not in self._known:
-            self._known[line] = resolve(hydra_compose("config", list(line)))
+            made = (base.tree_of(line) for base in self._bases)
+            tree = next((tree for tree in made if tree is not None), None)
+            if tree is None:
+                tree = hydra_compose("config", list(line))
+                self._bases.append(Exchange(line, tree))
+            self._known[line] = resolve(tree)
             refuse_ignored(self._known[line], line)
         return self._known[line]
 
@@ -139,19 +146,27 @@ def _names(override: str) -> str:
 
 def grid(overrides: Sequence[str]) -> list[list[str]]:
     """The override lists of the cells that ``experiments.run -m`` would run for these overrides."""
+    return sweep(overrides)[0]
+
+
+def sweep(overrides: Sequence[str]) -> tuple[list[list[str]], Exchange]:
+    """The same, and what Hydra composes for the overrides that are not swept."""
     from hydra import compose as hydra_compose
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
 
     with session():
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())  # which glob(*) reads
         try:
-            single = [o.input_line for o in parser.parse_overrides(list(overrides)) if not o.is_sweep_override()]
+            single = [str(o.input_line) for o in parser.parse_overrides(list(overrides)) if not o.is_sweep_override()]
             composed = hydra_compose("config", single, return_hydra_config=True)
         except Exception as error:
             raise explain(error, overrides) from error
         params = OmegaConf.to_container(composed.hydra.sweeper.params or OmegaConf.create({}), resolve=True)
         swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items()] + list(overrides))
-        return repeats.repeat(BasicSweeper.split_arguments(swept, None)[0], composed)
+        lines = repeats.repeat(BasicSweeper.split_arguments(swept, None)[0], composed)
+        with open_dict(composed):
+            del composed["hydra"]
+        return lines, Exchange(single, composed)

@@ -6,6 +6,7 @@ Nothing here bears identity.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from experiments.config import Config
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
+@functools.cache
 def _schema() -> Any:
     """The dataclasses as an OmegaConf tree that may be written to (frozen ones are read-only otherwise)."""
     from omegaconf import OmegaConf

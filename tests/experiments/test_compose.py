@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments import compose
+from experiments import compose, exchange, schema
 from experiments.cells import cells
 from experiments.schema import session
 
@@ -16,6 +18,17 @@ def one_by_one(lines: list[tuple[str, ...]]) -> list[Any]:
 
     with session():
         return [compose.resolve(hydra_compose("config", list(line))) for line in lines]
+
+
+@pytest.fixture
+def composed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What Hydra is asked to compose."""
+    import hydra
+
+    asked: list[Any] = []
+    plain = hydra.compose
+    monkeypatch.setattr(hydra, "compose", lambda *a, **k: asked.append(a) or plain(*a, **k))
+    return asked
 
 
 @pytest.mark.parametrize(
@@ -28,25 +41,57 @@ def one_by_one(lines: list[tuple[str, ...]]) -> list[Any]:
             "backbone=tiny_random,smollm2_135m",
         ],
         ["profile=paper", "selector=adg,scar", "backbone=llama3_8b,qwen2_5_7b", "pool.rows=100", "seed=1,2"],
+        ["profile=mini", "selector=adg,cluster_random", "selector.rule=released", "finetune=lora,full"],
+        ["profile=smoke", "selector=ifd", "finetune.epochs=2,3", "suite.limit=null", "exec.runs='a b'"],
         ["profile=smoke", "experiment=bins"],
         ["profile=smoke", "experiment=stability"],
+        ["profile=smoke", "experiment=controls"],
+        ["profile=mini", "experiment=layers"],
+        ["profile=mini", "experiment=cross_backbone"],
+        ["profile=mini", "experiment=chinese"],
     ],
 )
-def test_every_config_is_what_hydra_composes(asked: list[str]) -> None:
+def test_every_config_is_what_hydra_composes(asked: list[str], composed: list[Any]) -> None:
     found = cells(asked)
+    presets = {cell.swept["preset"] for cell in found if "preset" in cell.swept}
+    assert len(composed) == 1 + len(presets), "the rest is made from these"
     assert [cell.config for cell in found] == one_by_one([cell.overrides for cell in found])
 
 
-def test_a_table_composes_each_name_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import hydra
+def test_a_table_is_composed_once(composed: list[Any]) -> None:
+    assert len(cells(["profile=mini"])) == 54, "48 cells and row 0 of each"
+    assert len(composed) == 1
 
-    composed = []
-    plain = hydra.compose
-    monkeypatch.setattr(hydra, "compose", lambda *a, **k: composed.append(a) or plain(*a, **k))
-    chosen = cells(["profile=mini"])
-    assert len(chosen) == 54, "48 cells and row 0 of each"
-    names = sum(len({cell.swept[group] for cell in chosen}) for group in compose.GROUPS)
-    assert len(composed) <= names - len(compose.GROUPS) + 2  # the grid itself, the first cell, each further name
+
+def test_what_only_hydra_can_tell_is_left_to_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, composed: list[Any]
+) -> None:
+    """Files of a group that write elsewhere, choose others or are chosen by what another is called."""
+    conf = tmp_path / "conf"
+    shutil.copytree(compose.CONF, conf)
+    for module in (compose, exchange, schema):
+        monkeypatch.setattr(module, "CONF", conf)
+    (conf / "pool" / "wide.yaml").write_text("# @package _global_\npool: {name: wide, path: a}\nbudget: 7\n")
+    (conf / "backbone" / "made.yaml").write_text("defaults:\n  - tiny_random\n  - _self_\nname: made\n")
+    for selector in ("longest", "random"):
+        (conf / "finetune" / f"{selector}.yaml").write_text(f"learning_rate: 0.{len(selector)}\n")
+    lines = [
+        ("profile=smoke", "pool=mini_cot", "selector=random"),
+        ("profile=smoke", "pool=wide", "selector=random"),
+        ("profile=smoke", "backbone=made", "pool=mini_cot", "selector=random"),
+        ("profile=smoke", "pool=mini_cot", "selector=random", "+selector.more=1"),
+        ("profile=smoke", "pool=mini_cot", "selector=random", "~selector.seed"),
+        ("profile=smoke", "pool=mini_cot", "selector=longest"),
+    ]
+    assert compose.compose_many(lines) == one_by_one(lines)
+    of_cells = len(composed) - len(lines)
+    assert of_cells == len(lines) - 1, "only the last is made from the first"
+
+    text = (conf / "config.yaml").read_text()
+    (conf / "config.yaml").write_text(text.replace("finetune: lora", "finetune: ${selector}"))
+    lines = [("profile=own", f"selector={name}", "pool=mini_cot") for name in ("random", "longest")]
+    found = compose.compose_many(lines)
+    assert found == one_by_one(lines) and [config.finetune.learning_rate for config in found] == [0.6, 0.7]
 
 
 def test_a_name_that_changes_more_than_its_section_is_composed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
