@@ -51,6 +51,14 @@ def test_lm_evals_own_command_line_gives_the_same_scores(root: Path) -> None:
     assert found["items"] == 5 and found["different_prompts"] == found["different_scores"] == []
 
 
+def test_shared_contexts_against_lm_evals_own_model(root: Path) -> None:
+    done = run(root, "shared_context", "--backbone", "tiny_random", "--limit", "1", "--new-tokens", "4")
+    assert done.returncode == 0, done.stderr[-2000:]
+    tasks = json.loads(done.stdout)["tasks"]
+    assert list(tasks) == ["mmlu", "truthfulqa_mc2", "gsm8k"] and tasks["gsm8k"]["different_texts"] == 0
+    assert all(task["largest_difference"] < 1e-3 for task in tasks.values())
+
+
 def test_one_pass_against_two_and_the_released_codes_way(root: Path) -> None:
     done = run(root, "one_pass", "--backbone", "tiny_random", "--records", "3", "--new-tokens", "4", "--repeats", "1")
     assert done.returncode == 0, done.stderr[-2000:]
