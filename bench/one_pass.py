@@ -33,6 +33,7 @@ def main() -> None:
     from adg.answers.config import Answers, EngineConfig, SamplingConfig
     from adg.answers.transformers_engine import TransformersEngine
     from adg.backbones import loading
+    from adg.backbones.attention import share_keys
     from adg.embedding.config import EmbeddingConfig
     from adg.embedding.encoder import Encoder
     from adg.embedding.one_pass import AnswerPooling, AnswerStates
@@ -47,7 +48,9 @@ def main() -> None:
     with open_backbone(args) as backbone:
         tokenizer, device = loading.load_tokenizer(backbone), loading.device(exec_)
         engine = TransformersEngine(backbone, tokenizer, Answers(sampling, EngineConfig(), ""), exec_, 0)
-        encoder = Encoder(loading.load_model(backbone, device, headless=True), tokenizer, cfg, args.tokens_per_batch)
+        headless = loading.load_model(backbone, device, headless=True)
+        share_keys(headless)
+        encoder = Encoder(headless, tokenizer, cfg, args.tokens_per_batch)
         whole = loading.load_model(backbone, device)
     states = AnswerStates(
         engine.model, tokenizer, AnswerPooling(cfg.declared, cfg.token_weights, cfg.max_tokens, cfg.empty_answer)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from adg.answers.config import Answer, Answers, NotFinite, SamplingConfig, StateReader
 from adg.artifacts.artifact import Artifact
 from adg.backbones import loading
+from adg.backbones.attention import share_keys
 from adg.execution import ExecConfig
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class TransformersEngine:
     def __init__(self, backbone: Artifact, tokenizer: Any, cfg: Answers, exec_: ExecConfig, longest: int) -> None:
         self.device = loading.device(exec_)
         self.model = loading.load_model(backbone, self.device, cfg.engine.dtype)
+        share_keys(self.model)
         self.stop = loading.stop_ids(backbone, tokenizer)
         self.pad = tokenizer.pad_token_id
         self.reader: StateReader | None = None  # of the states that the model computes while it samples

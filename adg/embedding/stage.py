@@ -21,6 +21,7 @@ from adg.artifacts.artifact import Artifact, Job, Node, Stage
 from adg.artifacts.files import write_json
 from adg.artifacts.shards import Shard, Shards
 from adg.backbones import loading
+from adg.backbones.attention import share_keys
 from adg.embedding import one_pass
 from adg.embedding.config import EmbeddingConfig, GramsIdentity
 from adg.embedding.encoder import Encoder, Vectors
@@ -143,6 +144,7 @@ def _encoder(backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig) -> Enc
     if blocks is not None:
         resolve_windows(cfg.declared, blocks)  # refused before anything large is read
     model = loading.load_model(backbone, loading.device(exec_), cfg.dtype, headless=True)
+    share_keys(model)
     return Encoder(model, loading.load_tokenizer(backbone), cfg, exec_.tokens_per_batch)
 
 
