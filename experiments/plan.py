@@ -44,7 +44,7 @@ def finished_seconds(store: Store, nodes: list[Node]) -> dict[str, list[float]]:
 def render(chosen: list[Cell], store: Store) -> str:
     """The plan as text."""
     nodes = distinct(chosen)
-    states = {node.fingerprint: store.status(node) for node in nodes}
+    states = store.statuses(nodes)
     first = chosen[0].config
     lines = [
         f"{first.profile.statement}",

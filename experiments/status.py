@@ -20,7 +20,9 @@ def cell_status(cell: Cell, store: Store, beside: Collection[str] = ()) -> tuple
     That is one being built, else one that failed or cannot be run (perhaps refused before what it needs was built),
     else the first that is not there. Stages ``beside`` are not looked at.
     """
-    states = {role: store.status(node) for role, node in cell.nodes.items() if role not in beside}
+    nodes = {role: node for role, node in cell.nodes.items() if role not in beside}
+    found = store.statuses(nodes.values())
+    states = {role: found[node.fingerprint] for role, node in nodes.items()}
     for telling in (("running",), ("failed", "not-run"), ("upstream-failed", "partial", "missing")):
         for role, status in states.items():
             if status.state in telling:

@@ -109,7 +109,7 @@ class Node:
     def fingerprint(self) -> str:
         return sha256_text(canonical(self.payload))
 
-    @property
+    @functools.cached_property
     def folder(self) -> str:
         """Relative path ``<stage>/<label>-<hash8>``."""
         return f"{self.stage.name}/{file_name(self.label)}-{self.fingerprint[:8]}"

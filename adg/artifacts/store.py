@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,19 @@ class Store:
 
     def status(self, node: Node) -> Status:
         """The state of one artifact, without building or verifying anything."""
+        return self.statuses([node])[node.fingerprint]
+
+    def statuses(self, nodes: Iterable[Node]) -> dict[str, Status]:
+        """The same of several, by fingerprint; each artifact that they or what they need name is looked at once."""
+        known: dict[str, Status] = {}
+        return {node.fingerprint: self._status(node, known) for node in nodes}
+
+    def _status(self, node: Node, known: dict[str, Status]) -> Status:
+        if node.fingerprint not in known:
+            known[node.fingerprint] = self._look(node, known)
+        return known[node.fingerprint]
+
+    def _look(self, node: Node, known: dict[str, Status]) -> Status:
         try:
             if self.complete(node):
                 return Status("done", path=self.path(node))
@@ -101,7 +114,7 @@ class Store:
         if failure is not None:
             return Status(*failure, partial)
         for parent in node.inputs.values():
-            above = self.status(parent)
+            above = self._status(parent, known)
             if above.state in ("failed", "upstream-failed"):
                 return Status("upstream-failed", f"{parent.folder}: {above.reason}")
             if above.state == "not-run":

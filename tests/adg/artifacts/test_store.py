@@ -171,6 +171,20 @@ def test_not_runnable_is_not_a_failure(store: Store) -> None:
     assert store.status(Node(WORDS, "above", Toy(), {"in": node})).state == "not-run"
 
 
+def test_each_artifact_is_looked_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many paths lead to it: the states of a study cost a look for each of its artifacts."""
+    node = Node(WORDS, "0", Toy())
+    every = [node]
+    for place in range(1, 20):
+        every.append(node := Node(WORDS, str(place), Toy(), {"left": node, "right": node}))
+    looks: list[str] = []
+    complete = Store.complete
+    monkeypatch.setattr(Store, "complete", lambda self, node: looks.append(node.label) or complete(self, node))
+    found = store.statuses(every)
+    assert {status.state for status in found.values()} == {"missing"} and len(found) == 20
+    assert sorted(looks, key=int) == [node.label for node in every]
+
+
 def test_a_stage_that_writes_nothing_is_refused(store: Store) -> None:
     store.runner = lambda *_: {}
     with pytest.raises(HarnessError, match="wrote no file"):
