@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -11,6 +12,11 @@ from adg.selection.contract import Selector
 
 def selector_types() -> dict[str, type[Selector]]:
     """Every selector class by its name: ADG first, then each module of this package in alphabetical order."""
+    return dict(_found())
+
+
+@functools.cache
+def _found() -> dict[str, type[Selector]]:
     own = (module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
     modules = ["adg.selection.divergence", *(f"{__name__}.{name}" for name in own)]
     types: dict[str, type[Selector]] = {}
