@@ -131,14 +131,20 @@ def replaced(config: Any, key: str, value: Any) -> Any:
     return dataclasses.replace(config, **{first: replaced(getattr(config, first), rest, value) if rest else value})
 
 
+def results(config: Config) -> set[str]:
+    """The fingerprints of what a cell is made for, its name aside."""
+    nodes = Cell(config).nodes
+    return {nodes[role].fingerprint for role in (config.experiment.last, "heldout", "task-types") if role in nodes}
+
+
 def changes(config: Config, key: str, value: Any, things: dict[str, str]) -> tuple[bool, bool]:
     """Whether another value was accepted, and whether one that was made another result."""
-    before, accepted = Cell(config).last.fingerprint, 0
+    before, accepted = results(config), 0
     for other in candidates(key, value, things):
         if other == value and type(other) is type(value):
             continue
         try:
-            after = Cell(replaced(config, key, other)).last.fingerprint
+            after = results(replaced(config, key, other))
         except (BadInput, TypeError, AttributeError, ValueError, KeyError):
             continue
         accepted += 1
@@ -159,6 +165,7 @@ def bases(things: dict[str, str]) -> list[Config]:
         compose.compose(["pool=alpaca_gpt4", *hub[1:]]),
         compose.compose(["pool=local", f"pool.path={things['FILE']}", *common, "pool.rows=2", "pool.max_chars=9999"]),
         compose.compose([f"backbone.path={things['FOLDER']}", "backbone.builder=null", *common]),
+        compose.compose(["experiment=task_types", *common]),
     ]
 
 
