@@ -44,6 +44,22 @@ HELD_OUT_LOSS = "heldout_loss"  # a measure beside the benchmarks and their aver
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """``peak`` operations a second in bfloat16, not sparse, and ``bandwidth`` bytes a second, as the maker says."""
+
+    title: str
+    peak: float
+    bandwidth: float
+
+
+GPUS = {
+    "a100": Gpu("A100 80 GB", 312e12, 2.04e12),
+    "h100": Gpu("H100 80 GB", 989e12, 3.35e12),
+    "h200": Gpu("H200 141 GB", 989e12, 4.8e12),
+}
+
+
+@dataclass(frozen=True)
 class ProfileConfig:
     """A size of the whole study. The lists are comma-separated, as a multirun takes them."""
 
@@ -64,9 +80,12 @@ class ProfileConfig:
     # measured minutes a stage takes, for the plan
     minutes: dict[str, float] = field(default_factory=dict, metadata={"identity": False})
     measured_on: str = aside("")
+    gpu: str = aside("h100")  # that the plan's estimate of GPU-hours is for: a100 | h100 | h200
 
     def __post_init__(self) -> None:
         repeats.selectors(self.repeated)
+        if self.gpu not in GPUS:
+            raise BadInput(f"profile.gpu is {self.gpu!r}{nearest(self.gpu, list(GPUS))}; expected {', '.join(GPUS)}")
 
 
 @dataclass(frozen=True)

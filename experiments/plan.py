@@ -17,6 +17,7 @@ from adg.embedding import one_pass
 from adg.embedding import stage as embedding_stage
 from adg.evaluation.benchmarks import BENCHMARKS
 from adg.evaluation.config import SuiteConfig
+from experiments import estimate as gpu_hours
 from experiments import power
 from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for, distinct
@@ -41,6 +42,18 @@ def finished_seconds(store: Store, nodes: list[Node]) -> dict[str, list[float]]:
     return seconds
 
 
+def seconds_on_gpus(store: Store, nodes: list[Node]) -> dict[str, list[float]]:
+    """GPU-seconds of those that were made where a GPU was asked for, by stage."""
+    seconds: dict[str, list[float]] = {}
+    for node in nodes:
+        artifact = read_artifact(store.path(node)) if node.stage.gpus else None
+        how = artifact.manifest.get("exec") or {} if artifact is not None else {}
+        if artifact is not None and how.get("device") == "cuda" and how.get("distributed") == "none":
+            taken = artifact.manifest["seconds"] * max(1, int(how.get(node.stage.gpus, 1)))
+            seconds.setdefault(node.stage.name, []).append(taken)
+    return seconds
+
+
 def render(chosen: list[Cell], store: Store) -> str:
     """The plan as text."""
     nodes = distinct(chosen)
@@ -54,6 +67,7 @@ def render(chosen: list[Cell], store: Store) -> str:
         *(cell_line(cell, states) for cell in chosen),
         "",
         *stage_lines(chosen, nodes, states, finished_seconds(store, nodes)),
+        *gpu_hours.lines(chosen, nodes, states, seconds_on_gpus(store, nodes)),
         *selection_cost(chosen, store),
         *(["", f"  power: {power.line(chosen, store)}"] if first.experiment.last == "eval" else []),
     ]

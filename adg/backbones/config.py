@@ -24,6 +24,8 @@ class BackboneConfig:
     path: str | None = location(counts="by the digests of its files")  # folder as written by save_pretrained
     builder: str | None = None  # smollm2_135m | smollm2_qwen2 | tiny_random
     dtype: str = "bfloat16"  # of the weights in memory
+    parameters: float | None = aside(None)  # how many; for the plan's estimate
+    kv_bytes: int | None = aside(None)  # of keys and values a token, in memory; for the plan's estimate
     paper: str | None = aside(None)  # key of this backbone in the paper's figures
     trained_on: str | None = aside(None)  # of a published checkpoint: the pool, as the paper's figures name it
     statement: str = aside("")  # what a reader of a table must know about it

@@ -64,6 +64,8 @@ class PoolConfig:
     # true: a row's id is its position, whatever its id field holds
     number_rows: bool = field(default=False, metadata={"identity": UNLESS_DEFAULT})
     expected_rows: int | None = aside(None)  # rows of the source, before any are left out; checked
+    prompt_tokens: int | None = aside(None)  # of a row's prompt in its template, on average; for the plan's estimate
+    response_tokens: int | None = aside(None)  # and of its output
     paper: str | None = aside(None)  # name of the pool in the paper's figures
 
     def __post_init__(self) -> None:
