@@ -26,7 +26,7 @@ STARTING = {"hf": 60.0, "vllm": 120.0}  # seconds until a model of 7 to 8B is lo
 
 
 @dataclass(frozen=True)
-class Item:
+class ItemTokens:
     """Tokens of one item, on average over the whole set at the paper's shots: of its context, of what all items of its
     subtask begin with, of each choice, and written. Counted with SmolLM2's tokenizer; written: the solutions' length,
     or for chain of thought that of the examples."""
@@ -44,12 +44,12 @@ class Item:
 
 
 ITEMS = {
-    "bbh": Item(965, shared=867, written=120),
-    "gsm8k": Item(1630, written=121),  # draws its examples for each item
-    "mmlu": Item(523, shared=430, choices=4, choice=1),
-    "truthfulqa_mc2": Item(188, shared=173, choices=7.6, choice=11),
-    "mbpp": Item(338, shared=227, written=83),
-    "humaneval": Item(107, written=135),
+    "bbh": ItemTokens(965, shared=867, written=120),
+    "gsm8k": ItemTokens(1630, written=121),  # draws its examples for each item
+    "mmlu": ItemTokens(523, shared=430, choices=4, choice=1),
+    "truthfulqa_mc2": ItemTokens(188, shared=173, choices=7.6, choice=11),
+    "mbpp": ItemTokens(338, shared=227, written=83),
+    "humaneval": ItemTokens(107, written=135),
 }
 
 
