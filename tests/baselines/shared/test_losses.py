@@ -359,53 +359,49 @@ def test_what_is_part_of_the_identity(monkeypatch: Any) -> None:
 
 KILLED = """
 import os, signal, sys
-from adg.backbones import stage as backbone_stage
-from adg.backbones.config import BackboneConfig
-from adg.pools import stage as pool_stage
-from adg.pools.config import PoolConfig
-from adg.execution import ExecConfig
-from baselines.shared import losses as losses_stage
-from baselines.shared.loss_texts import LossesConfig
+from pathlib import Path
+from tests.baselines.shared import test_losses
 from baselines.shared.scorer import Scorer
-from adg.artifacts.store import Store
 
-stop, seen, batch = int(sys.argv[2]), 0, Scorer.batch
+seen, batch = 0, Scorer.batch
 def counted(self, texts):
     global seen
     seen += 1
-    if seen > stop:
+    if seen > 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return batch(self, texts)
 Scorer.batch = counted
-pool = pool_stage.node(PoolConfig(name="mini", path="mini:evolved.jsonl", rows=20))
-tiny = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
-store = Store(sys.argv[1], ExecConfig(device="cpu", tokens_per_batch=1200))
-store.ensure(losses_stage.node(pool, tiny, LossesConfig("alpaca", 512)))
-print(seen)
+test_losses.measured_below(Path(sys.argv[1]))
 """
 
 
-def test_kill_and_resume_repeats_nothing_and_ends_the_same(tmp_path: Path, root: Path) -> None:
-    def run(folder: Path, stop: int) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-c", KILLED, str(folder), str(stop)],
-            cwd=root,
-            text=True,
-            capture_output=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+def measured_below(runs: Path) -> None:
+    """The losses of 20 records, in many batches."""
+    pool = pool_stage.node(PoolConfig(name="mini", path="mini:evolved.jsonl", rows=20))
+    store = Store(runs, ExecConfig(device="cpu", tokens_per_batch=1200))
+    store.ensure(losses_stage.node(pool, backbone_stage.node(TINY), LossesConfig("alpaca", 512)))
 
-    whole = run(tmp_path / "whole", 10**9)
-    batches = int(whole.stdout)
+
+def test_kill_and_resume_repeats_nothing_and_ends_the_same(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    batch = Scorer.batch
+    monkeypatch.setattr(Scorer, "batch", lambda self, texts: seen.append(len(texts)) or batch(self, texts))
+    measured_below(tmp_path / "whole")
+    batches = len(seen)
     assert batches > 4
-    killed = run(tmp_path / "killed", 3)
-    assert killed.returncode == -signal.SIGKILL
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed")], cwd=root, text=True, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     partial = next((tmp_path / "killed" / "losses").glob("*.partial"))
     saved = sorted((partial / "work").glob("losses-*.shard"))
     assert len(saved) == 3
     write_atomic(saved[0], saved[0].read_bytes()[:20])  # damaged: that batch is run again
-    resumed = run(tmp_path / "killed", 10**9)
-    assert int(resumed.stdout) == batches - 2, resumed.stderr
+    seen.clear()
+    measured_below(tmp_path / "killed")
+    assert len(seen) == batches - 2
     files = [next((tmp_path / name / "losses").glob("*/losses.parquet")) for name in ("whole", "killed")]
     assert files[0].read_bytes() == files[1].read_bytes()
     manifest = json.loads((files[1].parent / "manifest.json").read_text())
