@@ -124,6 +124,11 @@ class Cell:
         return names.cell(self.config, self.overrides)
 
     @cached_property
+    def family(self) -> str:
+        """The name without the root seed: what cells of several seeds have in common."""
+        return names.cell(self.config, [said for said in self.overrides if "seed" not in names.by_key([said])])
+
+    @cached_property
     def fingerprint(self) -> str:
         """Identity of the cell: of what it is made for, and the name it is reported under."""
         ends = {

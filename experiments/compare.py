@@ -3,7 +3,8 @@
 For each backbone and pool, per task and for the average: the difference in points, its interval, the p-value of the
 paired bootstrap, McNemar's exact one where scores are 0 or 1, and both after Holm's correction for the number of
 selectors. Where ADG stands alone (experiment=terms), its variants are compared with one another, all pairs of them.
-Cells that did not answer the same items alike are refused. Several seeds (seeds=3) are compared in pairs.
+Cells that did not answer the same items alike are refused. Several seeds (seeds=3) are compared in pairs where both
+sides have the same ones, else as two samples.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adg import seeds
-from adg.artifacts.artifact import Artifact
 from adg.artifacts.files import write_atomic
 from adg.artifacts.store import Store
 from adg.errors import BadInput
@@ -28,12 +27,13 @@ from experiments.cells import Cell, asked_for, refuse_same_names, report_folder
 from experiments.report import text
 from experiments.report.legend import signed
 from experiments.samples import evaluation
-from experiments.status import cell_status
+from experiments.status import evaluations
 
 OURS = "adg"
 COLUMNS = (
-    *("backbone", "pool", "ours", "theirs", "seeds", "partial", "task", "items", "difference", "low", "high"),
-    *("p", "p_holm", "holm_over", "p_mcnemar", "p_mcnemar_holm", "mcnemar_holm_over", "holm_planned", "reason"),
+    *("backbone", "pool", "ours", "theirs", "seeds", "seeds_theirs", "partial", "task", "items", "difference"),
+    *("low", "high", "p", "p_holm", "holm_over", "p_mcnemar", "p_mcnemar_holm", "mcnemar_holm_over", "holm_planned"),
+    "reason",
 )
 HEAD = ("items", "difference", "interval", "p", "Holm", "McNemar", "Holm")
 
@@ -58,6 +58,7 @@ class Pairing:
     ours: str
     theirs: str
     seeds: tuple[int, ...] = ()
+    seeds_theirs: tuple[int, ...] = ()
     partial: bool = False
     tasks: dict[str, Comparison] = field(default_factory=dict)
     reason: str = ""
@@ -70,6 +71,20 @@ class Pairing:
     @property
     def label(self) -> str:
         return f"{self.backbone} / {self.pool}: {self.ours} against {self.theirs}"
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether no side has a second seed, so that nothing is known of what another training would change."""
+        return len(self.seeds) == len(self.seeds_theirs) == 1
+
+    @property
+    def counted(self) -> str:
+        """How many seeds each side has, in words; "" for one each."""
+        ours, theirs = len(self.seeds), len(self.seeds_theirs)
+        several = (
+            f" ({ours} seeds)" if ours == theirs else f" ({ours} {'seed' if ours == 1 else 'seeds'} against {theirs})"
+        )
+        return "" if self.one_seed else several
 
 
 def pairings(chosen: Sequence[Cell], store: Store) -> list[Pairing]:
@@ -118,30 +133,18 @@ def _name(selector: str, family: str) -> str:
 
 def _compute(pairing: Pairing, ours: Sequence[Cell], theirs: Sequence[Cell], store: Store) -> None:
     refuse_same_names([*ours, *theirs])
-    pairs = [(a, b) for a in ours for b in theirs if a.config.seed == b.config.seed]
-    if not pairs:
-        pairing.reason = "no seed in common"
-        return
-    evaluations: list[tuple[Artifact, Artifact]] = []
-    for pair in pairs:
-        artifacts = [store.find(evaluation(cell)) for cell in pair]
-        for cell, artifact in zip(pair, artifacts, strict=True):
-            if artifact is None:
-                role, status = cell_status(cell, store)
-                pairing.reason = f"{cell.name} is {status.state} at {role}"
-                return
-        mine, his = artifacts
-        assert mine is not None and his is not None
-        evaluations.append((mine, his))
-    pairing.seeds = tuple(a.config.seed for a, _ in pairs)
     try:
-        changes = samples.differences(evaluations)
+        mine, others = (evaluations(cells, store) for cells in (ours, theirs))
+    except BadInput as error:
+        pairing.reason = str(error)
+        return
+    pairing.seeds, pairing.seeds_theirs = tuple(sorted(mine)), tuple(sorted(others))
+    try:
+        pairing.tasks = samples.compare(mine, others, fixed=all("adapter" not in cell.nodes for cell in theirs))
     except BadInput as error:
         pairing.reason, pairing.refused = str(error), True
         return
-    pairing.partial = bool(samples.results(evaluations[0][0])["partial"])
-    draw = seeds.generator(pairs[0][0].config.seed, "compare", pairing.label)
-    pairing.tasks = statistics.compare(changes, draw)
+    pairing.partial = bool(samples.results(next(iter(mine.values())))["partial"])
     if not pairing.tasks:
         pairing.reason = "no task was measured in both"
 
@@ -186,7 +189,7 @@ def render(compared: Sequence[Pairing]) -> str:
     """The comparisons as text."""
     lines = []
     for pairing in compared:
-        lines += [pairing.label + (" (partial results)" if pairing.partial else "")]
+        lines += [pairing.label + pairing.counted * bool(pairing.tasks) + " (partial results)" * pairing.partial]
         if pairing.reason:
             lines += [f"  {'refused: ' if pairing.refused else ''}{pairing.reason}", ""]
             continue
@@ -209,7 +212,7 @@ def render(compared: Sequence[Pairing]) -> str:
             "of the paired bootstrap and of McNemar's exact test,\neach also after Holm's correction over the "
             f"{' and the '.join(dict.fromkeys(x.among for x in shown))} of a backbone and pool."
         )
-        alone = [pairing for pairing in shown if len(pairing.seeds) == 1]
+        alone = [pairing for pairing in shown if pairing.one_seed]
         lines += [f"{len(alone)} of {len(shown)} comparisons rest on {statistics.ONE_SEED}."] if alone else []
         lines += _dashes([entry for pairing in shown for entry in pairing.tasks.values()])
     return (
@@ -224,8 +227,8 @@ def comma_separated(compared: Sequence[Pairing]) -> str:
     rows: list[list[Any]] = [list(COLUMNS)]
     nothing = (None, None)
     for x in compared:
-        seeds_ = " ".join(map(str, x.seeds))
-        first = [x.backbone, x.pool, x.ours, x.theirs, seeds_, "yes" if x.partial else "no"]
+        seeds = [" ".join(map(str, side)) for side in (x.seeds, x.seeds_theirs)]
+        first = [x.backbone, x.pool, x.ours, x.theirs, *seeds, "yes" if x.partial else "no"]
         if not x.tasks:
             rows.append([*first, *[""] * 11, x.planned, x.reason])
         for task, entry in x.tasks.items():

@@ -57,7 +57,7 @@ def study(chosen: Sequence[Cell], store: Store) -> Study:
     """What is known of these cells."""
     families: dict[str, list[Cell]] = {}
     for cell in chosen:
-        families.setdefault(_family(cell), []).append(cell)
+        families.setdefault(cell.family, []).append(cell)
     several = [values for values in _averages(families, store).values() if len(values) > 1]
     spread, known = SPREAD, "assumed"
     if several:
@@ -92,11 +92,6 @@ def line(chosen: Sequence[Cell], store: Store) -> str:
             f"{how}; {known.by_seeds})"
         )
     return f"{sees}; {known.spread:.2f} points between seeds, {known.spread_known}{_needs(known.spread)}"
-
-
-def _family(cell: Cell) -> str:
-    """The cell's name without its seed."""
-    return cell.name.replace(f"seed={cell.config.seed}", "").rstrip("/, ")
 
 
 def _items(chosen: Sequence[Cell], store: Store) -> tuple[int, dict[str, float]]:
@@ -160,7 +155,7 @@ def _by_items(known: Study) -> str:
 def _by_seeds(chosen: Sequence[Cell], store: Store) -> list[str]:
     families: dict[str, list[Cell]] = {}
     for cell in chosen:
-        families.setdefault(_family(cell), []).append(cell)
+        families.setdefault(cell.family, []).append(cell)
     several = {name: values for name, values in _averages(families, store).items() if len(values) > 1}
     said = []
     for name, values in several.items():

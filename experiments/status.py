@@ -6,9 +6,11 @@ One line a cell: done, running, failed, upstream-failed, not-run, partial or mis
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
+from adg.artifacts.artifact import Artifact
 from adg.artifacts.store import Status, Store
+from adg.errors import BadInput
 from adg.printable import printable
 from experiments.app import plain_errors
 from experiments.cells import Cell, asked_for
@@ -28,6 +30,21 @@ def cell_status(cell: Cell, store: Store, beside: Collection[str] = ()) -> tuple
             if status.state in telling:
                 return role, status
     return list(states.items())[-1]
+
+
+def evaluations(alike: Sequence[Cell], store: Store) -> dict[int, Artifact]:
+    """The finished evaluations, by seed, of cells that differ in their seed alone.
+
+    Raises ``BadInput`` naming the first cell that has none, where it stands, and how many seeds have one.
+    """
+    found = {cell.config.seed: store.find(cell.nodes["eval"]) if "eval" in cell.nodes else None for cell in alike}
+    done = {seed: artifact for seed, artifact in found.items() if artifact is not None}
+    for cell in alike:
+        if cell.config.seed not in done:
+            role, status = cell_status(cell, store)
+            counted = f" ({len(done)} of {len(found)} seeds are done)" if len(found) > 1 else ""
+            raise BadInput(f"{cell.name} is {status.state} at {role}{counted}")
+    return done
 
 
 def render(chosen: list[Cell], store: Store) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from adg.errors import BadInput
 LEVEL, POWER = 0.95, 0.8  # two-sided level of the test, and how often the effect is to be seen
 MOST_SEEDS = 10_000
 QUANTILES = 200  # of a distribution that is averaged over
+MANY = 1e6  # degrees of freedom from which t is taken for normal
 STEPS = 50  # halvings of a bracket
 
 
@@ -58,33 +59,37 @@ class Noise(NamedTuple):
     trainings: int
 
 
+def freedom(items: float, seeds: Any, trainings: int) -> Any:
+    """Degrees of freedom of a difference with these standard errors (``seeds`` may be an array); inf where seeds add
+    nothing.
+
+    f (V / S)^p with f = ``trainings`` - 1, the whole variance V and that of the seeds S: f where items add nothing.
+    Welch and Satterthwaite take p = 2, with which 95 % intervals cover 92 to 95 % at three seeds and 87 to 95 % at two,
+    since S is estimated from so few. p = 1 covers 94 to 96 % from three seeds on, and p = 1/2 at two 93 to 98 %,
+    whatever the share of the items (by numerical integration, held by a test).
+    """
+    variance = np.square(seeds)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        share = np.where(variance > 0, (items**2 + variance) / variance, np.inf)
+    return np.maximum(trainings - 1, 1) * share ** (1.0 if trainings > 2 else 0.5)
+
+
 def smallest_difference(noise: Noise, level: float = LEVEL, power: float = POWER) -> float:
     """The smallest difference, in the unit of ``noise``, that a study shows with ``power`` at two-sided ``level`` where
     its intervals are made as in ``statistics``.
 
-    Such an interval reaches as far as a normal draw of the first error plus the second, as the study estimates it,
-    times a draw from Student's t with ``trainings`` - 1 degrees of freedom; that estimate varies with chi-squared. With
-    one seed the second is left out.
+    Such an interval reaches as far as Student's t with ``freedom`` degrees of freedom times both errors together, the
+    second as the study estimates it, which varies with chi-squared. With one seed it is left out.
     """
     items, seeds, trainings = noise
     if trainings < 2 or seeds == 0:
         return smallest_effect(items, level, power)
     from scipy import special, stats
 
-    freedom, middles = trainings - 1, (np.arange(QUANTILES) + 0.5) / QUANTILES
-    estimated = seeds * np.sqrt(stats.chi2.ppf(middles, freedom) / freedom)  # what a study takes ``seeds`` for
-    drawn = np.outer(estimated, stats.t.ppf(middles, freedom))  # (studies, draws)
-    beyond = (1 + level) / 2
-
-    def below(ends: np.ndarray) -> np.ndarray:
-        """How much of each study's replicates lies below its end."""
-        return special.ndtr((ends[:, None] - drawn) / items).mean(axis=1)
-
-    if items > 0:
-        most = stats.norm.ppf(beyond) * items + estimated * stats.t.ppf(beyond, freedom)
-        reach = _bisect(lambda ends: below(ends) >= beyond, np.zeros(QUANTILES), most)
-    else:
-        reach = estimated * stats.t.ppf(beyond, freedom)
+    middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    estimated = seeds * np.sqrt(stats.chi2.ppf(middles, trainings - 1) / (trainings - 1))
+    known = freedom(items, estimated, trainings)
+    reach = stats.t.ppf((1 + level) / 2, known) * np.hypot(items, estimated)
     total = math.hypot(items, seeds)
 
     def shown(effect: np.ndarray) -> np.ndarray:

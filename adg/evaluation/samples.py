@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from adg import seeds
 from adg.artifacts.artifact import Artifact
 from adg.errors import BadInput, BadMeasurement, nearest
+from adg.evaluation import statistics
 from adg.evaluation.results import DONE
-from adg.evaluation.statistics import Against
+from adg.evaluation.statistics import Against, Comparison
 
 SETTINGS = ("suite", "backend", "lm_eval", "prompt", "chat_template")  # of two results that may be compared
 MEASURES = ("metric", "filter", "version", "num_fewshot", "items_hash")  # the same of each of their tasks
@@ -144,6 +146,24 @@ def contrast(
     tasks = [task for task in results(every[0])["tasks"] if all(task in of for of in shared)]
     scores_of = [{task: matrix(arm, task) for task in tasks} for arm in (list(ours.values()), other)]
     return scores_of[0], Against(scores_of[1], fixed)
+
+
+def compare(
+    ours: Mapping[int, Artifact],
+    theirs: Mapping[int, Artifact],
+    fixed: bool = False,
+    weights: Mapping[str, float] | None = None,
+) -> dict[str, Comparison]:
+    """How far one cell lies above another, each given by seed (see :func:`contrast`, ``statistics.compare``): of the
+    same evaluations the same figures wherever it is asked. {} where they measured no task in common.
+
+    Raises as :func:`differences`.
+    """
+    ours, theirs = dict(sorted(ours.items())), dict(sorted(theirs.items()))
+    tasks, against = contrast(ours, theirs, fixed)
+    names = dict.fromkeys(artifact.fingerprint for side in (ours, theirs) for artifact in side.values())
+    draw = seeds.generator(min(ours), "compare", *names)
+    return statistics.compare(tasks, draw, weights=weights, against=against)
 
 
 def diff(one: Artifact, other: Artifact, task: str) -> list[Pair]:

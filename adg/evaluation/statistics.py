@@ -4,19 +4,20 @@ Everything is computed from the items' scores; every draw comes from the ``Gener
 fractions, arrays are (seeds, items): row s holds the scores of the same items by the model of seed s.
 
 The bootstrap is hierarchical over seeds and items. A replicate of a statistic (a task's mean, or the suite's average)
-is the statistic plus two parts, each with the variance of what it stands for:
+is the statistic plus two parts, each with the variance of what it stands for, and both stretched together:
 
 - items: within each subtask as many items as it has are drawn with replacement, the same for all seeds, and their mean
   over seeds is taken. How far the subtask's mean moved is stretched by sqrt(n / (n - 1)), since drawing n of n items
   alone understates the variance by (n - 1) / n, by half with two items (Rao and Wu 1988).
-- seeds: the standard error of the statistic's S values, one a seed, times a draw from Student's t with S - 1 degrees
-  of freedom. Drawing from two to five seeds would understate how much training varies, and how little is known of it;
-  t is as wide as so few values make it. The models are the same for all tasks, and so is the draw. With one seed this
-  part is missing: what another training would change is left out.
+- seeds: the standard error of the statistic's S values, one a seed, times a normal draw. The models are the same for
+  all tasks, and so is the draw. With one seed this part is missing: what another training would change is left out.
+- the stretch makes Student's t of the normal, with S - 1 degrees of freedom where only seeds vary and more the more
+  items add (``power.freedom``): from two to five seeds it is little known how much training varies.
 
 How differently the seeds answer the same items is part of how much the seeds vary, so the part of the items is shrunk
 by what of its variance that makes up (the residual mean square of a crossed analysis of variance).
-Items say little where there are few: with some twenty or fewer in all, intervals are too narrow.
+Items say little where there are few: with some twenty or fewer in all, intervals are too narrow. With two seeds they
+are too wide where both vary (up to 98 % in place of 95 %).
 
 Two cells of other seeds, or of another number of them, are held against each other as two samples: the spread between
 seeds is pooled over both (Student's two-sample t), so that a cell of one seed is taken to vary as the other does. One
@@ -30,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -123,7 +124,8 @@ class Comparison:
 
     ``interval`` is None where a subtask has a single item or all replicates are equal (every item changed alike), ``p``
     (of the paired bootstrap) only in the first case. ``p_exact`` is McNemar's exact one (None unless scores are 0 or 1
-    and there is one seed), ``n`` the number of items. ``noise`` is what the interval is made of (None as that).
+    and there is one seed), ``n`` the number of items. ``noise`` is what the interval is made of, ``replicates``
+    (resamples,) its draws (both None as that).
     """
 
     difference: float
@@ -132,6 +134,7 @@ class Comparison:
     p_exact: float | None
     n: int
     noise: power.Noise | None = None
+    replicates: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def smallest(self) -> float | None:
@@ -162,8 +165,8 @@ def resample(
     weights: Mapping[str, float] | None = None,
     against: Against | None = None,
 ) -> dict[str, Resampled]:
-    """Each task's mean, and under "avg" the average in which tasks have these ``weights`` (None: the suite's own, where
-    it is defined, ``aggregate.weights``); with ``against`` how far they lie above that cell's.
+    """Each task's mean, and under "avg" the average in which tasks have these ``weights`` (None: the suite's own,
+    ``aggregate.weights``) where all of its tasks are there; with ``against`` how far they lie above that cell's.
 
     Raises as :func:`check`, which holds for all tasks of a cell together, and ``BadInput`` where items differ.
     """
@@ -174,7 +177,7 @@ def resample(
         raise BadInput("cells with other tasks or items cannot be held against each other; evaluate both alike")
     trained = counts[:1] if against and against.fixed else counts
     freedom, share = sum(trained) - len(trained), sum(1 / count for count in trained)
-    drawn = draw.standard_t(freedom, size=resamples) if freedom else np.zeros(resamples)
+    drawn = draw.standard_normal(resamples) if freedom else np.zeros(resamples)
     by_seed = [{task: _by_seed(parts) for task, parts in arm.items()} for arm in arms]
     moved = {
         task: _moved([[arm[task][place] for arm in arms] for place in range(len(parts))], draw, resamples, share)
@@ -183,7 +186,7 @@ def resample(
     }
     statistics = {task: {task: 1.0} for task in tasks}
     average = aggregate.weights(list(tasks)) if weights is None else weights
-    if average is not None:
+    if average is not None and set(average) <= set(tasks):
         statistics["avg"] = dict(average)
     resampled = {}
     for name, members in statistics.items():
@@ -194,7 +197,10 @@ def resample(
         replicates, moved_by = None, 0.0
         if all(task in moved for task in members):
             items = np.sum([weight * moved[task] for task, weight in members.items()], axis=0)
-            replicates, moved_by = value + items + error * drawn, float(items.std(ddof=1))
+            moved_by = float(items.std(ddof=1))
+            known = power.freedom(moved_by, error, freedom + 1)
+            stretch = np.sqrt(known / draw.chisquare(known, resamples)) if known < power.MANY else 1.0
+            replicates = value + stretch * (items + error * drawn)
         parts = [part for task in members for part in tasks[task]]
         if against:
             others = [part for task in members for part in against.tasks[task]]
@@ -273,16 +279,20 @@ def compare(
     it would claim too much, so it is never below 2 / 2^m, what a sign test of m such items gives at best.
     """
     comparisons: dict[str, Comparison] = {}
+    alone = all(
+        part.shape[0] == 1 for arm in (tasks, against.tasks if against else {}) for of in arm.values() for part in of
+    )
     for name, entry in (resample(tasks, draw, resamples, weights, against) if tasks else {}).items():
         p = None
         if entry.replicates is not None:
             away = np.abs(entry.replicates - entry.value) >= abs(entry.value) - ROUNDING
             differing = sum(int(part.any(axis=0).sum()) for part in entry.parts)
             p = max((1 + int(away.sum())) / (1 + resamples), min(1.0, 2.0 ** (1 - differing)))
-        p_exact = mcnemar(entry.parts) if name in tasks else None
+        p_exact = mcnemar(entry.parts) if name in tasks and alone else None
         n = sum(part.shape[1] for part in entry.parts)
-        noise = None if entry.interval is None else entry.noise
-        comparisons[name] = Comparison(entry.value, entry.interval, p, p_exact, n, noise)
+        comparisons[name] = Comparison(entry.value, entry.interval, p, p_exact, n)
+        if entry.interval is not None:
+            comparisons[name] = replace(comparisons[name], noise=entry.noise, replicates=entry.replicates)
     return comparisons
 
 

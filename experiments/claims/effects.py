@@ -6,21 +6,21 @@ place of a number.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from adg import seeds
-from adg.artifacts.artifact import Artifact
 from adg.artifacts.store import Store
 from adg.errors import BadInput
-from adg.evaluation import aggregate, benchmarks, samples, statistics
+from adg.evaluation import benchmarks, power, samples
+from adg.evaluation.statistics import Comparison
+from experiments import status
 from experiments.cells import Cell
 from experiments.claims.rules import Claim, Effect, Rule
 from experiments.report.rows import published_figures
-from experiments.status import cell_status
 
 OTHERS = "others"  # every other cell that was trained on a selection
 UNTRAINED = ("untrained",)  # no selector of the paper
@@ -34,8 +34,9 @@ def values(cell: Cell) -> dict[str, str]:
     return {**cell.swept, **names, "budget": str(c.budget), "seed": str(c.seed), "selecting": chooser}
 
 
-def pairs(claim: Claim, cells: Sequence[Cell]) -> Iterator[tuple[str, list[tuple[Cell, Cell]]]]:
-    """(label, cell pairs of equal seeds) of every difference that the claim speaks of, block by block."""
+def pairs(claim: Claim, cells: Sequence[Cell]) -> Iterator[tuple[list[Cell], list[Cell]]]:
+    """(ours, theirs) of every difference that the claim speaks of, block by block: on each side cells that differ in
+    their seed alone."""
     described = [(cell, _ranked(values(cell), cells)) for cell in cells]
     for ours, theirs in claim.pairs:
         varying = {*ours, *(theirs if isinstance(theirs, Mapping) else ()), "seed", "place", "backbone@selecting"}
@@ -49,9 +50,14 @@ def pairs(claim: Claim, cells: Sequence[Cell]) -> Iterator[tuple[str, list[tuple
             for name, other in sides.items():
                 if name == "ours" or "ours" not in sides:
                     continue
-                matched = [(a, b) for a in sides["ours"] for b in other if a.config.seed == b.config.seed]
-                if matched:
-                    yield f"{matched[0][0].name} against {matched[0][1].name}", matched
+                yield from itertools.product(_by_family(sides["ours"]), _by_family(other))
+
+
+def _by_family(cells: Sequence[Cell]) -> list[list[Cell]]:
+    families: dict[str, list[Cell]] = {}
+    for cell in cells:
+        families.setdefault(cell.family, []).append(cell)
+    return list(families.values())
 
 
 def _ranked(of: dict[str, str], cells: Sequence[Cell]) -> dict[str, str]:
@@ -76,70 +82,47 @@ def _side(of: Mapping[str, str], ours: Mapping[str, str], theirs: Any) -> list[s
 
 def estimate(claim: Claim, cells: Sequence[Cell], store: Store, rule: Rule) -> list[Effect]:
     """Every difference of a claim, in points; [] where the sweep holds no cell that the claim speaks of."""
-    return [
-        effect
-        for label, matched in pairs(claim, cells)
-        for effect in _effects(label, matched, claim.averages, store, rule)
-    ]
+    return [effect for ours, theirs in pairs(claim, cells) for effect in _effects(ours, theirs, claim, store, rule)]
 
 
-def _effects(
-    label: str, matched: Sequence[tuple[Cell, Cell]], averages: Sequence[str], store: Store, rule: Rule
-) -> Iterator[Effect]:
-    fingerprints = tuple(dict.fromkeys(cell.fingerprint for pair in matched for cell in pair))
-    for average in averages:
-        name = label if average == "avg" else f"{average}: {label}"
-        published = _published(matched[0], average)
-        missing = ""
-        try:
-            artifacts = _artifacts(matched, store)
-            changes = samples.differences(artifacts)
-            weights = _weights(average, list(changes))
-        except BadInput as error:
-            missing = str(error)
-        if missing:
-            yield Effect(name, published=published, missing=missing, cells=fingerprints)
-            continue
-        draw = seeds.generator(matched[0][0].config.seed, "claims", name)
-        drawn = statistics.resample({task: changes[task] for task in weights}, draw, weights=weights)["avg"]
-        items = sum(part.shape[1] for task in weights for part in changes[task])
-        statement = Effect(
-            name, 100 * drawn.value, published=published, seeds=len(matched), items=items, cells=fingerprints
+def _effects(ours: Sequence[Cell], theirs: Sequence[Cell], claim: Claim, store: Store, rule: Rule) -> Iterator[Effect]:
+    label = f"{ours[0].family} against {theirs[0].family}"
+    for average in claim.averages:
+        stated = Effect(
+            label if average == "avg" else f"{average}: {label}",
+            published=_published((ours[0], theirs[0]), average),
+            seeds=(len(ours), len(theirs)),
+            cells=tuple(dict.fromkeys(cell.fingerprint for cell in (*ours, *theirs))),
         )
-        yield statement if drawn.replicates is None else _with_spread(statement, 100 * drawn.replicates, rule)
+        try:
+            entry = _difference(ours, theirs, average, store)
+        except BadInput as error:
+            yield replace(stated, missing=str(error))
+            continue
+        yield _with_spread(replace(stated, value=100 * entry.difference, items=entry.n), entry, rule)
 
 
-def _with_spread(effect: Effect, replicates: np.ndarray, rule: Rule) -> Effect:
-    low, high, lower = np.quantile(replicates, [(1 - rule.level) / 2, (1 + rule.level) / 2, 1 - rule.one_sided])
-    if high - low <= statistics.ROUNDING:  # every item changed alike: nothing is known of the spread
+def _difference(ours: Sequence[Cell], theirs: Sequence[Cell], average: str, store: Store) -> Comparison:
+    """Raises ``BadInput`` where a cell is not finished, or the average's tasks were not measured alike in both."""
+    mine, others = (status.evaluations(cells, store) for cells in (ours, theirs))
+    fixed = all("adapter" not in cell.nodes for cell in theirs)
+    members = None if average == "avg" else benchmarks.members()[average]
+    weights = None if members is None else {task: 1 / len(members) for task in members}
+    compared = samples.compare(mine, others, fixed=fixed, weights=weights)
+    if "avg" not in compared:
+        measured = ", ".join(compared) or "none"
+        raise BadInput(f"{average} needs tasks that were not measured in both; there are {measured}")
+    return compared["avg"]
+
+
+def _with_spread(effect: Effect, entry: Comparison, rule: Rule) -> Effect:
+    """With interval, one-sided bound and smallest visible effect; without where nothing is known of the spread."""
+    if entry.replicates is None or entry.noise is None:
         return effect
-    return replace(effect, low=float(low), high=float(high), lower=float(lower), error=float(replicates.std(ddof=1)))
-
-
-def _artifacts(matched: Sequence[tuple[Cell, Cell]], store: Store) -> list[tuple[Artifact, Artifact]]:
-    """The evaluations of each pair. Raises ``BadInput`` naming the cell and the stage that is not finished."""
-    pairs_: list[tuple[Artifact, Artifact]] = []
-    for pair in matched:
-        artifacts = []
-        for cell in pair:
-            artifact = store.find(cell.nodes["eval"]) if "eval" in cell.nodes else None
-            if artifact is None:
-                role, status = cell_status(cell, store)
-                raise BadInput(f"{cell.name} is {status.state} at {role}")
-            artifacts.append(artifact)
-        pairs_.append((artifacts[0], artifacts[1]))
-    return pairs_
-
-
-def _weights(average: str, tasks: Sequence[str]) -> dict[str, float]:
-    """What each task weighs in an average. Raises ``BadInput`` where one of its tasks was not measured in both."""
-    weights = aggregate.weights(tasks) if average == "avg" else None
-    if average != "avg":
-        members = benchmarks.members()[average]
-        weights = {task: 1 / len(members) for task in members} if set(members) <= set(tasks) else None
-    if weights is None:
-        raise BadInput(f"{average} needs tasks that were not measured in both; there are {', '.join(tasks) or 'none'}")
-    return weights
+    ends = [(1 - rule.level) / 2, (1 + rule.level) / 2, 1 - rule.one_sided]
+    low, high, lower = 100 * np.quantile(entry.replicates, ends)
+    smallest = 100 * power.smallest_difference(entry.noise, rule.level, rule.power)
+    return replace(effect, low=float(low), high=float(high), lower=float(lower), smallest=smallest)
 
 
 def _published(pair: tuple[Cell, Cell], average: str) -> float | None:

@@ -129,10 +129,16 @@ def table(judgements: Sequence[Judged], rule: Rule, digest: str) -> Section:
         for effect in entry.effects
         if effect.unseen
     ]
-    return Section("claims", "Claims", text, HEAD, [_line(entry, rule) for entry in judgements])
+    return Section("claims", "Claims", text, HEAD, [_line(entry) for entry in judgements])
 
 
-def _line(entry: Judged, rule: Rule) -> list[str]:
+def _seeds(effect: Effect) -> str:
+    """Of both sides; one number where they have as many."""
+    ours, theirs = effect.seeds
+    return str(ours) if ours == theirs else f"{ours} against {theirs}"
+
+
+def _line(entry: Judged) -> list[str]:
     claim, weakest = entry.claim, entry.weakest
     fidelity_ = "scaled down" if "scaled down" in entry.fidelity else "deviation" if entry.fidelity else "exact"
     cells = list(dict.fromkeys(cell[:8] for effect in entry.effects for cell in effect.cells))
@@ -159,9 +165,9 @@ def _line(entry: Judged, rule: Rule) -> list[str]:
         signed(weakest.published),
         signed(weakest.value),
         interval,
-        str(weakest.seeds),
+        _seeds(weakest),
         f"{weakest.items:,}",
-        signed(rules.smallest(weakest.error, rule)).removeprefix("+"),
+        signed(weakest.smallest).removeprefix("+"),
         fidelity_,
         overlap,
         entry.verdict,

@@ -15,7 +15,6 @@ import yaml
 
 from adg.artifacts.files import sha256_file
 from adg.errors import BadInput
-from adg.evaluation import power
 from adg.tasktypes.labels import TYPES
 
 FILE = Path(__file__).with_name("claims.yaml")
@@ -79,8 +78,8 @@ class Effect:
     high: float | None = None
     lower: float | None = None
     published: float | None = None
-    error: float | None = None  # standard error
-    seeds: int = 0
+    smallest: float | None = None  # difference that as noisy a comparison shows in ``power`` of studies
+    seeds: tuple[int, int] = (0, 0)  # of either side
     items: int = 0
     missing: str = ""
     unseen: str = ""
@@ -141,8 +140,3 @@ def in_words(verdict: str, fidelity: Mapping[str, Sequence[str]]) -> str:
     if fidelity.get("deviation") and verdict in (REPRODUCED, NOT_REPRODUCED):
         return verdict + DEVIATION
     return verdict
-
-
-def smallest(error: float | None, rule: Rule) -> float | None:
-    """The smallest effect (points) that a difference with this standard error shows with ``power`` at ``level``."""
-    return None if error is None else power.smallest_effect(error, rule.level, rule.power)

@@ -1,7 +1,7 @@
 """Cells of several seeds as one row, and how far each row's average lies above random and the untrained backbone.
 
-Means and intervals are over seeds and items, differences on the same items, as ``experiments.compare`` makes them
-(``samples.contrast``, ``adg.evaluation.statistics``). A seed that is not there is counted and said, never left out
+Means and intervals are over seeds and items, differences on the same items: those of ``experiments.compare`` and of the
+claims (``samples.compare``). A seed that is not there is counted and said, never left out
 in silence.
 """
 
@@ -162,17 +162,11 @@ def _differences(place: int, rows: Sequence[Row], groups: Sequence[Members], sto
             continue
         theirs = _evaluations(groups[next(i for i, of in enumerate(rows) if of is other[0])], store)
         try:
-            tasks, against = samples.contrast(ours, theirs, fixed=to == UNTRAINED)
+            compared = samples.compare(ours, theirs, fixed=to == UNTRAINED)
         except BadInput:  # not the same items: no difference has an interval
             continue
-        weights = aggregate.weights(list(tasks))
-        if weights is None:
-            continue
-        tasks = {task: tasks[task] for task in weights}
-        if against is not None:
-            against = replace(against, tasks={task: against.tasks[task] for task in weights})
-        draw = seeds.generator(min(ours), "report", "difference", to, row.label)
-        found[to] = statistics.compare(tasks, draw, RESAMPLES, against=against)["avg"]
+        if "avg" in compared:
+            found[to] = compared["avg"]
     return found
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from adg import seeds
 from adg.errors import BadInput
@@ -40,8 +41,6 @@ def test_the_error_is_that_of_simulated_models() -> None:
 
 @pytest.mark.parametrize("seeds_", [2, 3, 5, 12])
 def test_how_often_an_effect_is_seen_is_simulated(seeds_: int) -> None:
-    from scipy import stats
-
     draw = seeds.generator(1, "seen", seeds_)
     effect, spread = 1.2, 0.8
     arms = draw.normal(0, spread, (2, 20_000, seeds_))
@@ -53,8 +52,8 @@ def test_how_often_an_effect_is_seen_is_simulated(seeds_: int) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 12])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_the_smallest_difference_is_that_of_simulated_studies(count: int, share: float) -> None:
-    """Studies whose intervals are a normal part of the items and a t part of the seeds, as ``statistics`` makes them:
-    the effect that 80 % of them show. ``share`` is that of the items in the variance."""
+    """Studies whose intervals are a part of the items and one of the seeds, stretched together, as ``statistics`` makes
+    them: the effect that 80 % of them show. ``share`` is that of the items in the variance."""
     items, between = 2 * math.sqrt(share), 2 * math.sqrt(1 - share)
     if count == 1:
         between = 0.0
@@ -65,8 +64,9 @@ def test_the_smallest_difference_is_that_of_simulated_studies(count: int, share:
     if between:
         arms = draw.normal(0, between * math.sqrt(count), (n, count))
         away, error = away + arms.mean(axis=1), arms.std(axis=1, ddof=1) / math.sqrt(count)
-        replicates = draw.standard_t(count - 1, (n, 1000)) * error[:, None]
-        replicates += draw.normal(0, items, (n, 1000)) if items else 0
+        known = power.freedom(items, error, count)[:, None]
+        replicates = draw.normal(0, 1, (n, 1000)) * error[:, None] + draw.normal(0, 1, (n, 1000)) * items
+        replicates *= np.sqrt(known / draw.chisquare(known, (n, 1000)))
         reach = np.quantile(replicates, 0.975, axis=1)
     if found == 0:
         assert (items, between) == (0, 0)
@@ -75,6 +75,23 @@ def test_the_smallest_difference_is_that_of_simulated_studies(count: int, share:
     for factor in (0.9, 1.1):
         often = (np.abs(factor * found + away) > reach).mean()
         assert (often < power.POWER) == (factor < 1), "the simulated figure lies within 10 %"
+
+
+@pytest.mark.parametrize(
+    ("trainings", "least", "most"), [(2, 0.93, 0.985), (3, 0.94, 0.965), (5, 0.945, 0.965), (12, 0.945, 0.96)]
+)
+def test_whatever_share_the_seeds_have_an_interval_covers_what_it_says(
+    trainings: int, least: float, most: float
+) -> None:
+    """Integrated over what a study takes the spread between seeds for. With f degrees of freedom whatever the items
+    add, 99 % would be covered at two seeds, and with Welch and Satterthwaite's 92 % at three."""
+    middles, f = (np.arange(400) + 0.5) / 400, trainings - 1
+    for share in (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98):
+        items, seeds_ = math.sqrt(share), math.sqrt(1 - share)
+        estimated = seeds_ * np.sqrt(stats.chi2.ppf(middles, f) / f)
+        reach = stats.t.ppf(0.975, power.freedom(items, estimated, trainings)) * np.hypot(items, estimated)
+        assert least <= (2 * stats.norm.cdf(reach) - 1).mean() <= most, share
+    assert power.freedom(0.0, 1.0, trainings) == f and power.freedom(1.0, 0.0, trainings) == math.inf
 
 
 @pytest.mark.parametrize(("spread", "normal"), [(0.5, 4), (0.8, 11), (1.2, 23)])

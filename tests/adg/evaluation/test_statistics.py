@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from adg import seeds
 from adg.errors import BadInput, BadMeasurement
 from adg.evaluation import aggregate, statistics
+from adg.evaluation.statistics import Against
 
 SIX = ("bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "humaneval", "mbpp")
 
@@ -195,6 +196,14 @@ def test_mcnemar_by_hand() -> None:
     assert statistics.mcnemar([np.zeros((1, 9))]) == 1.0
     assert statistics.mcnemar([np.array([[0.5, 0.0]])]) is None
     assert statistics.mcnemar([np.zeros((2, 9))]) is None
+
+
+def test_mcnemar_takes_no_means_over_seeds() -> None:
+    """All seeds agree, so that their means are 0 and 1 too."""
+    ours, theirs = {"gsm8k": [np.ones((3, 8))]}, Against({"gsm8k": [np.eye(1, 8)]})
+    assert statistics.compare(ours, draw(18), against=theirs)["gsm8k"].p_exact is None
+    one = statistics.compare({"gsm8k": [np.ones((1, 8))]}, draw(18), against=theirs)["gsm8k"]
+    assert one.p_exact == pytest.approx(2 / 2**7)
 
 
 def test_paired_tests_find_a_difference_and_no_difference() -> None:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-
-import numpy as np
 import pytest
 
-from adg import seeds
 from adg.errors import BadInput
 from experiments.claims import rules
 from experiments.claims.rules import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED, Claim, Effect, judge
@@ -17,7 +12,7 @@ RULE, CLAIMS, DIGEST = rules.load()
 
 
 def effect(value: float, low: float, high: float, lower: float, published: float | None = 2.0) -> Effect:
-    return Effect("a", value, low, high, lower, published, error=1.0, seeds=3, items=100)
+    return Effect("a", value, low, high, lower, published, smallest=1.0, seeds=(3, 3), items=100)
 
 
 @pytest.mark.parametrize(
@@ -84,14 +79,3 @@ def test_the_file_of_claims_is_whole() -> None:
         Claim("C0", "x", "y", "main", (({}, {}),), kind="worse")
     with pytest.raises(BadInput, match="one of pairs of cells, shares of task types, what is to be measured"):
         Claim("C0", "x", "y", "main")
-
-
-def test_the_smallest_visible_effect_is_seen_as_often_as_it_says() -> None:
-    """Simulated: at that effect the two-sided test rejects with the rule's power."""
-    error = 0.8
-    smallest = rules.smallest(error, RULE)
-    assert smallest is not None and rules.smallest(None, RULE) is None
-    drawn = seeds.generator(0, "power").normal(smallest, error, 200_000)
-    seen = float(np.mean(drawn > 1.959964 * error))
-    assert math.isclose(seen, RULE.power, abs_tol=0.005)
-    assert rules.smallest(error, dataclasses.replace(RULE, power=0.9)) > smallest  # type: ignore[operator]
