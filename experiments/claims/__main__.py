@@ -41,9 +41,12 @@ def render(overrides: list[str]) -> tuple[str, Path]:
         lines += [f"{entry.claim.id:<4} {entry.claim.says} ({entry.claim.where})"]
         lines += [f"     published alone: {named['published alone']}"]
         if entry.weakest is not None:
+            seeds = "seed" if named["seeds"] == "1" else "seeds"
             lines += [
-                f"     here: {named['weakest effect here']} points {named['95 % interval']}, published "
-                f"{named['published effect']}; {named['compared']}"
+                f"     compared: {named['compared']}",
+                f"     here: {named['weakest effect here']} points, 95 % interval {named['95 % interval']} over "
+                f"{named['seeds']} {seeds} and {named['items']} items, smallest visible {named['smallest visible']}; "
+                f"published {named['published effect']}",
             ]
         lines += [f"     {named['verdict'].upper()}" + (f" ({named['fidelity']})" if entry.effects else "")]
     lines += ["", *section.text, *(f"{name}: {reason}" for name, reason in unknown.items()), "", str(path)]

@@ -47,8 +47,8 @@ def legend(computed: TableLayout, brief: bool = False) -> list[str]:
     if not brief and any(value.interval for value in shown):
         lines.append(
             "[low, high]: 95 % interval over items: Wilson's where an item scores 0 or 1, Student's elsewhere (none "
-            "where all items are alike), of the average by bootstrap; of one seed each, so that it leaves training "
-            "variance out."
+            "where all items are alike), of the average by bootstrap; of one seed, where a row does not say how many, "
+            "so that it leaves training variance out."
         )
     if any(value.overlap for value in shown):
         lines.append(

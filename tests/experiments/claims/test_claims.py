@@ -185,6 +185,7 @@ def test_the_command_prints_every_claim(
     command.main()
     shown = capsys.readouterr().out
     assert all(f"\n{claim.id} " in shown for claim in CLAIMS) and "needs hours" not in shown.split("C10")[0]
-    assert "NOT RUN" in shown and "reproduced" not in shown.split("Rule ")[0].lower()
+    assert "points, 95 % interval [+" in shown and " over 1 seed and 2,400 items, smallest visible " in shown
+    assert "NOT RUN" in shown and "No interval" not in shown and "reproduced" not in shown.split("Rule ")[0].lower()
     rows = list(csv.DictReader(io.StringIO((study.runs / "report" / "smoke-claims.csv").read_text(encoding="utf-8"))))
     assert [row["claim"] for row in rows] == [claim.id for claim in CLAIMS]
