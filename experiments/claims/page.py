@@ -118,7 +118,7 @@ def table(judgements: Sequence[Judged], rule: Rule, digest: str) -> Section:
     scaled = sorted({reason for entry in judgements for reason in entry.fidelity.get("scaled down", ())})
     if scaled:
         text.append(f"Scaled down, so nothing is called reproduced: {'; '.join(scaled)}.")
-    if any(entry.weakest is not None and entry.weakest.low is None for entry in judgements):
+    if any(of is not None and of.low is None and not of.unseen for of in (entry.weakest for entry in judgements)):
         text.append("No interval (–): a subtask has a single item, or every item changed alike.")
     text += [
         f"{entry.claim.id}: {len(missing)} of {len(entry.effects)} differences are missing, first {missing[0].missing}."

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 from adg.artifacts.store import Store
+from adg.evaluation import power
 from experiments.cells import Cell
 from experiments.claims.rules import Claim, Effect, Rule
 from experiments.report import task_types
@@ -46,15 +47,16 @@ def _effect(name: str, direction: str, cell: Cell, store: Store, rule: Rule) -> 
         reason = f"the backbone names {right} of {probed} plain instructions of that type"
     else:
         low, high = sorted(100 * sign * end for end in shift.interval)
+        error = (high - low) / (2 * NormalDist().inv_cdf((1 + rule.level) / 2))
         return Effect(
             label,
             100 * sign * shift.value,
             low,
             high,
             100 * (shift.lower if sign > 0 else -shift.upper),
-            error=(high - low) / (2 * NormalDist().inv_cdf((1 + rule.level) / 2)),
-            seeds=1,
+            smallest=power.smallest_effect(error, rule.level, rule.power),
+            seeds=(1, 1),
             items=chosen,
             cells=fingerprints,
         )
-    return Effect(label, 100 * sign * shift.value, unseen=reason, seeds=1, items=chosen, cells=fingerprints)
+    return Effect(label, 100 * sign * shift.value, unseen=reason, seeds=(1, 1), items=chosen, cells=fingerprints)
