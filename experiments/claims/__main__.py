@@ -26,8 +26,10 @@ def render(overrides: list[str]) -> tuple[str, Path]:
     unknown: dict[str, str] = {}
     for experiment in dict.fromkeys(claim.experiment for claim in claims if claim.experiment):
         try:
-            swept[experiment] = cells.cells([*overrides, f"experiment={experiment}"])
-        except HarnessError as error:  # a data set without a pinned revision, say: its claims are not run
+            found = cells.cells([*overrides, f"experiment={experiment}"])
+            if all(cell.nodes for cell in found):
+                swept[experiment] = found
+        except HarnessError as error:  # no pinned revision of a data set, say, or a selector that is not for it
             unknown[experiment] = str(error)
     first = next(iter(swept.values()))[0].config
     store = Store(Path(first.exec.runs))

@@ -181,11 +181,13 @@ def test_the_command_prints_every_claim(
     study: Any, finished: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finished(random=0.5, all=0.45, adg=0.6)
-    monkeypatch.setattr(sys, "argv", ["x", "profile=smoke", f"exec.runs={study.runs}"])
+    selectors = "selector=untrained,random,all,adg"  # not for all experiments of the claims
+    monkeypatch.setattr(sys, "argv", ["x", "profile=smoke", selectors, f"exec.runs={study.runs}"])
     command.main()
     shown = capsys.readouterr().out
     assert all(f"\n{claim.id} " in shown for claim in CLAIMS) and "needs hours" not in shown.split("C10")[0]
     assert "points, 95 % interval [+" in shown and " over 1 seed and 2,400 items, smallest visible " in shown
+    assert "\ntask_types: selector=untrained selects nothing" in shown
     assert "NOT RUN" in shown and "No interval" not in shown and "reproduced" not in shown.split("Rule ")[0].lower()
     rows = list(csv.DictReader(io.StringIO((study.runs / "report" / "smoke-claims.csv").read_text(encoding="utf-8"))))
     assert [row["claim"] for row in rows] == [claim.id for claim in CLAIMS]
