@@ -148,17 +148,13 @@ def test_any_experiment_may_end_with_the_subsets(experiment: str, tmp_path: Path
 
 def test_what_an_experiment_shows_is_said_by_its_file(tmp_path: Path) -> None:
     """A copy of an experiment under another name shows the same."""
-    scored = ["score-ranks", "score-terms", "score-chosen"]
-    shows = {
-        "budget": ["swept", *scored],
-        "main": scored,
-        "stability": ["selections", "between"],
-    }
+    scored = ["score-ranks", "score-terms", "score-chosen"]  # of every experiment with ADG
+    shows: dict[str, list[str]] = {"budget": ["swept"], "main": [], "stability": ["selections", "between"]}
     for experiment, names in shows.items():
         of = chosen(experiment, "smoke")
         of = [dataclasses.replace(c, config=dataclasses.replace(c.config, experiment=renamed(c))) for c in of]
         rows = [rows_.row(cell, Store(tmp_path)) for cell in of] if experiment != "stability" else []
-        assert [section.name for section in analyses.sections(of, Store(tmp_path), rows)] == names
+        assert [section.name for section in analyses.sections(of, Store(tmp_path), rows)] == [*names, *scored]
     with pytest.raises(BadInput, match=r"'swept'.*known: averages"):
         chosen("main", "smoke", "experiment.sections=[swept]")
     assert set(analyses.SECTIONS) == set(SECTIONS)
