@@ -118,7 +118,8 @@ def seen(effect: float, spread: float, seeds: int, level: float = LEVEL) -> floa
     freedom = seeds - 1
     limit = special.stdtrit(freedom, (1 + level) / 2)
     away = effect / (spread * math.sqrt(2 / seeds))
-    return float(1 - special.nctdtr(freedom, away, limit) + special.nctdtr(freedom, away, -limit))
+    # the square of Student's t is an F; scipy's noncentral t itself gives NaN for large effects at few seeds
+    return float(1 - special.ncfdtr(1, freedom, away**2, limit**2))
 
 
 def seeds_needed(effect: float, spread: float, level: float = LEVEL, power: float = POWER) -> int:
