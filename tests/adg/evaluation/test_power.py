@@ -113,3 +113,9 @@ def test_one_seed_shows_nothing_and_nonsense_is_refused() -> None:
         power.item_error({"a": 1}, {"a": 0.5}, {"a": 1.0}, 1.0)
     with pytest.raises(BadInput, match="accuracy"):
         power.item_error({"a": 1}, {"a": 50.0}, {"a": 1.0}, 0.5)
+
+
+def test_a_large_effect_at_few_seeds_has_a_power_too() -> None:
+    known = [power.seen(effect, 1.0, seeds) for seeds in (2, 3, 12) for effect in (1, 3, 5, 8, 20, 1000)]
+    assert all(0 < one <= 1 for one in known), "scipy's noncentral t is NaN for some of these"
+    assert power.seeds_needed(8.0, 1.0) == 3, "0.47 at two seeds"
