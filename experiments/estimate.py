@@ -161,7 +161,8 @@ def lines(
                 + (", measured here" if known else "")
             )
     said.append(
-        f"    {'together':<12}{total / 3600:>8.1f}" + (f"   without {', '.join(untold)}: no estimate" if untold else "")
+        f"    {'the study':<12}{total / 3600:>8.1f}"
+        + (f"   without {', '.join(untold)}: no estimate" if untold else "")
     )
     return said + _backends(todo, owner, gpu)
 

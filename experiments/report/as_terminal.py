@@ -39,6 +39,8 @@ def terminal(table: Table) -> str:
         out += [f"{backbone} / {pool}", *(_line(computed, line, first) for line in lines)]
     out += differences(computed, first)
     numbered = (f"[{i}] {note}" for i, note in enumerate(computed.notes, 1))
+    brief = [sentence for part in table.sections for sentence in part.brief]
+    out += ["", *brief] if brief else []
     out += ["", *legend(computed, brief=True), *overlaps(computed), *table.notes, *numbered]
     return "\n".join(wrapped for text in out for wrapped in _wrap(printable(text)))
 

@@ -191,15 +191,16 @@ def sections(chosen: Sequence[Cell], store: Store, rows: Sequence[Row]) -> list[
     """Both controls with every measure, and what each says."""
     found = findings(chosen, store)
     estimand = found[0].estimand
+    said = [finding.sentence for finding in found]
     text = [
         f"What decides is the {shown(estimand)} (experiment.estimand), which was named before anything was evaluated. "
         f"Differences are in favour of the first; intervals and p-values are of the paired bootstrap over items and "
         f"seeds. Smallest visible: the difference that as noisy a comparison shows in {100 * power.POWER:.0f} % of "
         f"studies. At this level a negative control sees something in {100 * (1 - statistics.LEVEL):.0f} % of studies.",
-        *(finding.sentence for finding in found),
+        *said,
     ]
     body = [finding.line(measure) for finding in found for measure in finding.measured]
-    return [Section(NAME, "Controls", text, HEAD, body)]
+    return [Section(NAME, "Controls", text, HEAD, body, brief=said)]
 
 
 def note(chosen: Sequence[Cell], store: Store) -> str:

@@ -14,7 +14,10 @@ from adg.errors import BadInput
 
 @dataclass(frozen=True)
 class Section:
-    """One analysis. ``name`` is the stem of its files; ``svg`` a figure; ``body`` rows of text as long as ``head``."""
+    """One analysis. ``name`` is the stem of its files; ``svg`` a figure; ``body`` rows of text as long as ``head``.
+
+    ``brief`` is what a terminal says of it below a table of scores, where the analyses themselves have no room.
+    """
 
     name: str
     title: str
@@ -22,6 +25,7 @@ class Section:
     head: Sequence[str] = ()
     body: Sequence[Sequence[str]] = ()
     svg: str = ""
+    brief: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for number, row in enumerate(self.body):

@@ -174,6 +174,8 @@ def test_the_section_stands_first_and_says_what_rule_it_used(study: Any, finishe
     (section,) = page.sections(chosen, study.store)
     assert section.name == "claims" and DIGEST[:12] in section.text[0]
     assert [row[0] for row in section.body] == ["C1", "C2", "C3"]
+    (brief,) = section.brief
+    assert brief.startswith("claims: ") and all(f"{row[0]}" in brief and row[-2] in brief for row in section.body)
     assert page.sections(study.cells("experiment=stability"), study.store) == []
 
 

@@ -89,6 +89,7 @@ def test_what_is_there_is_seen_and_nothing_else(study: Any, finished: Any, estim
     (section,) = controls.sections(chosen, study.store, [])
     decides = [line for line in section.body if line[2] == "yes"]
     assert [line[-1] for line in decides] == [SEEN, NOTHING] and len(section.body) == 2 * len(positive.measured)
+    assert section.brief == [positive.sentence, negative.sentence], "what a terminal shows"
 
 
 def test_a_difference_the_other_way_round_is_not_what_must_be_seen(study: Any, finished: Any) -> None:

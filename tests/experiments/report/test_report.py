@@ -139,6 +139,11 @@ def test_the_statement_is_at_the_top_of_every_rendering():
     assert STATEMENT in as_html.page(found).split("<h2>")[0]
 
 
+def test_what_an_analysis_says_in_brief_stands_below_the_table_of_a_terminal():
+    found = table(done("adg"), sections=[Section("controls", "Controls", brief=["positive: seen."])])
+    assert "positive: seen." in as_terminal.terminal(found).splitlines()
+
+
 @pytest.mark.parametrize("state", [s for s in WORDS if s not in ("failed", "upstream-failed")])
 def test_a_row_without_results_shows_a_word_and_no_number(state):
     found = table(done("random"), Row("tiny", "general", "adg", state=state))
