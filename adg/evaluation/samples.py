@@ -166,6 +166,12 @@ def compare(
     return statistics.compare(tasks, draw, weights=weights, against=against)
 
 
+def unmoved(artifacts: Sequence[Artifact], tasks: Sequence[str]) -> list[str]:
+    """Those of ``tasks`` on which every item has one and the same score in all evaluations: all 0, say, so that nothing
+    could be seen there."""
+    return [task for task in tasks if len({score for part in matrix(artifacts, task) for score in part.flat}) == 1]
+
+
 def diff(one: Artifact, other: Artifact, task: str) -> list[Pair]:
     """The items of ``task`` whose score differs, in the order of the items."""
     return [(a, b) for a, b in _pairs(one, other, task, SETTINGS) if a["score"] != b["score"]]

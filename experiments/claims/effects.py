@@ -95,15 +95,19 @@ def _effects(ours: Sequence[Cell], theirs: Sequence[Cell], claim: Claim, store: 
             cells=tuple(dict.fromkeys(cell.fingerprint for cell in (*ours, *theirs))),
         )
         try:
-            entry = _difference(ours, theirs, average, store)
+            entry, unseen = _difference(ours, theirs, average, store, rule)
         except BadInput as error:
             yield replace(stated, missing=str(error))
             continue
-        yield _with_spread(replace(stated, value=100 * entry.difference, items=entry.n), entry, rule)
+        found = replace(stated, value=100 * entry.difference, items=entry.n, unseen=unseen)
+        yield found if unseen else _with_spread(found, entry, rule)
 
 
-def _difference(ours: Sequence[Cell], theirs: Sequence[Cell], average: str, store: Store) -> Comparison:
-    """Raises ``BadInput`` where a cell is not finished, or the average's tasks were not measured alike in both."""
+def _difference(
+    ours: Sequence[Cell], theirs: Sequence[Cell], average: str, store: Store, rule: Rule
+) -> tuple[Comparison, str]:
+    """And why it says nothing, or "". Raises ``BadInput`` where a cell is not finished, or the average's tasks were not
+    measured alike in both."""
     mine, others = (status.evaluations(cells, store) for cells in (ours, theirs))
     fixed = all("adapter" not in cell.nodes for cell in theirs)
     members = None if average == "avg" else benchmarks.members()[average]
@@ -112,7 +116,12 @@ def _difference(ours: Sequence[Cell], theirs: Sequence[Cell], average: str, stor
     if "avg" not in compared:
         measured = ", ".join(compared) or "none"
         raise BadInput(f"{average} needs tasks that were not measured in both; there are {measured}")
-    return compared["avg"]
+    tasks = [task for task in compared if task != "avg" and (weights is None or task in weights)]
+    still = samples.unmoved([*mine.values(), *others.values()], tasks)
+    if len(still) < rule.floor * len(tasks):
+        return compared["avg"], ""
+    titles = ", ".join(map(benchmarks.title, still))
+    return compared["avg"], f"every item of {titles} scores alike in all of its evaluations"
 
 
 def _with_spread(effect: Effect, entry: Comparison, rule: Rule) -> Effect:

@@ -26,8 +26,8 @@ DEVIATION = " under a declared deviation"
 
 @dataclass(frozen=True)
 class Rule:
-    """``level`` and ``one_sided`` are probabilities, ``share`` and ``probes`` fractions, ``delta`` and ``transfer``
-    points."""
+    """``level`` and ``one_sided`` are probabilities, ``share``, ``probes`` and ``floor`` fractions, ``delta`` and
+    ``transfer`` points."""
 
     level: float
     one_sided: float
@@ -35,6 +35,7 @@ class Rule:
     delta: float
     transfer: float
     probes: float
+    floor: float
     power: float
 
 

@@ -59,6 +59,21 @@ def test_a_planted_difference_is_seen_with_its_interval(study: Any, finished: An
     assert "budget 8" in found.fidelity["scaled down"]
 
 
+@pytest.mark.parametrize(("dead", "verdict"), [(2, "contradicts at this scale"), (3, "inconclusive")])
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_where_benchmarks_cannot_move_nothing_is_judged(study: Any, dead: int, verdict: str, score: float) -> None:
+    chosen = study.cells("selector=random,all,adg")
+    for cell in chosen:
+        of = scores(0.5 if cell.config.selector["name"] == "adg" else 0.6)
+        still = {task: {task: [score] * ITEMS} for task in TASKS[:dead]}
+        study.finish(cell, {**of, **still})
+    found = judged(study, chosen)
+    assert found.verdict == verdict
+    assert [effect.unseen != "" for effect in found.effects] == [dead == 3] * 2
+    if dead == 3:
+        assert "every item of BBH, GSM8K, MMLU scores alike" in " ".join(page.sections(chosen, study.store)[0].text)
+
+
 def test_permuted_labels_change_the_verdict(study: Any, finished: Any) -> None:
     assert judged(study, finished(random=0.6, all=0.6, adg=0.5)).verdict == "contradicts at this scale"
 
