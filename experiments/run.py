@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
@@ -31,7 +30,7 @@ from adg.printable import printable
 from adg.progress import notice
 from adg.redaction import without_secrets
 from adg.selection import contract
-from experiments import app, compose, early, gpus, repeats, tracking
+from experiments import app, compose, early, gpus, remaining, repeats, tracking
 from experiments.cells import Cell, asked_for, refuse_same_names
 from experiments.config import Config
 from experiments.tracking import CellInfo
@@ -41,7 +40,6 @@ _store: Store | None = None  # one a process, so that a stage that failed is not
 # switches of Hydra that run nothing
 SHOWS = {"--hydra-help", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p"}
 _TOTAL = "ADG_SWEEP_CELLS"  # environment: cells of this sweep, for every process that runs some of them
-_worked: list[float] = []  # seconds of the cells that had something to build
 
 
 def store_of(config: Config) -> Store:
@@ -62,14 +60,12 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
 
     The cell's record says the same, "running" until then, and "interrupted" where the process was stopped.
     """
-    config, started, built = cell.config, time.time(), 0
+    config = cell.config
     if config.exec.threads:
         os.environ["OMP_NUM_THREADS"] = str(config.exec.threads)
     say(f"{tag}{cell.name}{eta}")
 
     def on_build(node: Node, event: str, seconds: float) -> None:
-        nonlocal built
-        built += event == "start"
         _say_event(tag, node, event, seconds)
 
     store = store_of(config)
@@ -94,8 +90,6 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
                 record("failed", reason=str(told), traceback=traceback.format_exc())
                 say(f"{tag}    FAILED: {without_secrets(str(told))}\n    traceback in {path}")
             return "failed"
-        if built:
-            _worked.append(time.time() - started)
         record("done")
         return "done"
 
@@ -222,8 +216,8 @@ def _position() -> tuple[str, str]:
     if not total:
         return "", ""
     number, at_once = app.job()
-    left = (total - number) * sum(_worked) / max(1, len(_worked)) / at_once
-    return f"[{number + 1}/{total}] ", f" (about {left / 60:.0f} min left)" if _worked else ""
+    left = remaining.seconds(number, at_once)
+    return f"[{number + 1}/{total}] ", "" if left is None else f" (about {max(1, round(left / 60))} min left)"
 
 
 class CellFailed(HarnessError):
@@ -258,6 +252,7 @@ def _sweep() -> None:
     refuse_same_names(chosen)
     early.check(chosen)
     os.environ[_TOTAL] = str(len(chosen))
+    remaining.write_down(chosen, store)
     broken = ""
     try:
         lines = [cell.overrides for cell in chosen]
