@@ -134,7 +134,7 @@ def table(judgements: Sequence[Judged], rule: Rule, digest: str) -> Section:
     by_verdict: dict[str, list[str]] = {}
     for entry in judgements:
         by_verdict.setdefault(entry.verdict, []).append(entry.claim.id)
-    brief = "claims: " + "; ".join(f"{', '.join(ids)} {verdict}" for verdict, ids in by_verdict.items())
+    brief = "claims: " + "; ".join(f"{verdict}: {', '.join(ids)}" for verdict, ids in by_verdict.items())
     return Section("claims", "Claims", text, HEAD, [_line(entry) for entry in judgements], brief=[brief])
 
 

@@ -94,7 +94,8 @@ def _value(row: Row, rows: Sequence[Row]) -> LossValue:
         return LossValue(word="–")
     if held.state != "done":
         word = WORDS[held.state]
-        return LossValue(word=word, note=f"held-out loss {word}: {held.reason}" if held.reason else "")
+        said = held.reason in row.reason  # the row says it already
+        return LossValue(word=word, note=f"held-out loss {word}: {held.reason}" if held.reason and not said else "")
     draw = seeds.generator(0, "report", "held-out", row.label)
     interval = statistics.resample({"held-out": [held.loss]}, draw, RESAMPLES)["held-out"].interval
     mean = held.loss.mean(axis=0)
