@@ -263,6 +263,7 @@ def _with_transformers(
 
     engine = TransformersEngine.__new__(TransformersEngine)  # a model in memory instead of an artifact on disk
     engine.device, engine.model, engine.stop, engine.pad = str(model.device.type), model, [-1], tokenizer.pad_token_id
+    engine.reader = None
     cfg = SamplingConfig(n=args.samples, max_new_tokens=args.answer_tokens)
     engine.sample(rows[:2], SamplingConfig(n=args.samples, max_new_tokens=2), 0)  # warm-up
     started, tokens = _now(), 0

@@ -176,11 +176,11 @@ def test_held_out_rows_are_as_if_they_were_not_there(
     lines = (root / "adg/mini/pools/general.jsonl").read_text().splitlines()[:21]
     whole, rest = tmp_path / "whole.jsonl", tmp_path / "rest.jsonl"
     whole.write_text("\n".join(lines) + "\n")
-    held_pool = pool_stage.node(PoolConfig(name="whole", path=str(whole), heldout=5))
+    held_pool = pool_of(selector, name="whole", path=str(whole), heldout=5)
     held = {record.key for record in records.load_held_out(shared_store.ensure(held_pool))}
     rest.write_text("".join(f"{line}\n" for line in lines if str(json.loads(line)["id"]) not in held))
     ours = built(selector, shared_store, cell_of(held_pool))
-    theirs = built(selector, shared_store, cell_of(pool_stage.node(PoolConfig(name="rest", path=str(rest)))))
+    theirs = built(selector, shared_store, cell_of(pool_of(selector, name="rest", path=str(rest))))
     assert len(held) == 5 and [r.key for r in ours.records] == [r.key for r in theirs.records] and len(ours.keys) == 16
     np.testing.assert_equal(scored(selector, ours).score, scored(selector, theirs).score)
     for budget in (7, 16):

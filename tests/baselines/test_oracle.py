@@ -50,7 +50,7 @@ def test_it_has_no_place_in_a_pool_as_it_is(tmp_path: Path) -> None:
         _ = cell.nodes
     (cell,) = cells(["profile=smoke", "selector=oracle", "pool.corrupt=0.5", f"exec.runs={tmp_path}"])
     assert cell.name == "tiny_random/mini_general/oracle/pool.corrupt=0.5"
-    assert list(cell.nodes) == ["pool", "backbone", "scores", "subset", "adapter", "eval"]
+    assert list(cell.nodes) == ["pool", "backbone", "scores", "subset", "adapter", "eval", "heldout"]
 
 
 def test_it_chooses_what_it_likes() -> None:

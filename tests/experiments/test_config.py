@@ -135,18 +135,19 @@ def test_presets_set_every_point() -> None:
 
 
 # Each override changes exactly the stages that read it, and what depends on them.
+MEASURED = ("eval", "heldout")  # what reads the adapter
 CHANGES = [
     ("exec.device=cpu", set()),
     ("exec.tokens_per_batch=64", set()),
     ("tracker=none", set()),
-    ("budget=11", {"subset", "adapter", "eval"}),
-    ("selector.lam=0.5", {"scores", "subset", "adapter", "eval"}),
-    ("embedding.bins.clusters=7", {"bins", "scores", "subset", "adapter", "eval"}),
-    ("embedding.max_tokens=99", {"grams", "bins", "scores", "subset", "adapter", "eval"}),
-    ("sampling.temperature=1.0", {"answers", "grams", "bins", "scores", "subset", "adapter", "eval"}),
-    ("finetune.learning_rate=0.01", {"adapter", "eval"}),
+    ("budget=11", {"subset", "adapter", *MEASURED}),
+    ("selector.lam=0.5", {"scores", "subset", "adapter", *MEASURED}),
+    ("embedding.bins.clusters=7", {"bins", "scores", "subset", "adapter", *MEASURED}),
+    ("embedding.max_tokens=99", {"grams", "bins", "scores", "subset", "adapter", *MEASURED}),
+    ("sampling.temperature=1.0", {"answers", "grams", "bins", "scores", "subset", "adapter", *MEASURED}),
+    ("finetune.learning_rate=0.01", {"adapter", *MEASURED}),
     ("suite.limit=2", {"eval"}),
-    ("pool.rows=40", {"pool", "answers", "grams", "bins", "scores", "subset", "adapter", "eval"}),
+    ("pool.rows=40", {"pool", "answers", "grams", "bins", "scores", "subset", "adapter", *MEASURED}),
 ]
 
 

@@ -38,7 +38,7 @@ def test_sampling_clustering_draw_and_training_take_the_seed_and_the_evaluation_
     by_name = {cell.name.removeprefix(PREFIX): cell for cell in cells([*SMOKE, "seeds=2"])}
     first, second = by_name["adg"], by_name["adg/seed=43"]
     apart = {role for role, node in first.nodes.items() if node.fingerprint != second.nodes[role].fingerprint}
-    assert apart == {"answers", "grams", "bins", "scores", "subset", "adapter", "eval"}
+    assert apart == {"answers", "grams", "bins", "scores", "subset", "adapter", "eval", "heldout"}
     assert first.config.suite == second.config.suite and first.config.pool == second.config.pool
     draws = [by_name[name].nodes["subset"].fingerprint for name in ("random", "random/seed=43")]
     assert draws[0] != draws[1]

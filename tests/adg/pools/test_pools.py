@@ -479,7 +479,9 @@ def test_a_hub_pool_without_a_commit_is_planned_but_not_built(tmp_path, revision
 def test_the_configs_fit_the_dataclass(root):
     found = {}
     for path in sorted((root / "conf" / "pool").glob("*.yaml")):
-        whole = OmegaConf.merge({"profile": {"rows": 48}}, OmegaConf.load(path))  # embedded pools name the profile's
+        whole = OmegaConf.merge(
+            {"profile": {"rows": 48, "heldout": 8}}, OmegaConf.load(path)
+        )  # embedded pools name the profile's
         values = {key: value for key, value in OmegaConf.to_container(whole, resolve=True).items() if key != "profile"}
         merged = OmegaConf.merge(OmegaConf.structured(PoolConfig), values)
         found[path.stem] = OmegaConf.to_object(merged)
