@@ -117,4 +117,5 @@ def environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name.startswith(("HF_", "OMP_", "TOKENIZERS_")) and not SECRET_NAMES.search(name)
     }
-    return {**kept, "PYTHONPATH": path}
+    # Ray gives its workers the lowest priority, so that whatever else a machine does would come before the work itself
+    return {**kept, "PYTHONPATH": path, "RAY_worker_niceness": "0"}

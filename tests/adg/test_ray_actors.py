@@ -147,4 +147,5 @@ def test_no_secret_goes_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     kept = ray_actors.environment()
+    assert kept["RAY_worker_niceness"] == "0", "15 by default: behind everything else on the machine"
     assert kept["HF_HUB_OFFLINE"] == "1" and "hf_secret" not in str(kept)
