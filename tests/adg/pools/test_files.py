@@ -209,7 +209,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 2\n"
         (LFS, "is a Git LFS pointer, the data was not fetched"),
         (b"/annex/objects/SHA256E-s2--00.jsonl\n", "is a git-annex pointer, the data was not fetched"),
         (b"\n<!DOCTYPE html><html>Not found</html>", "is a web page"),
-        (gzip.compress(b"{}"), "is compressed (gzip)"),
+        (gzip.compress(b"{}", mtime=0), "is compressed (gzip)"),
         (b"PK\x03\x04rest", "is a zip archive or a spreadsheet"),
         ("﻿[]".encode("utf-16"), "is UTF-16 text"),
         (b"", "is an empty file"),
