@@ -269,6 +269,9 @@ class PackedModel:
             step = self.step([group], one[:1])
         except Exception as error:  # each architecture refuses in its own way what it does not know
             raise CannotPack(f"{type(error).__name__}: {error}") from error
+        asked, there = len(beginning.layers), self._config.num_hidden_layers
+        if asked != there:  # the others go their own way, with logits that may be close all the same
+            raise CannotPack(f"{asked} of its {there} layers leave their attention to others")
         with torch.inference_mode():
             first = self.model(input_ids=self._ids([*head, *one, *two])).logits[0]
             second = self.model(input_ids=self._ids([*head, *two, *one[:1]])).logits[0]
