@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adg.backbones.packed import Tree
 from adg.errors import BadInput
 from adg.tasktypes.likelihood import NameScorer
 
@@ -34,20 +35,14 @@ def test_names_side_by_side_are_as_likely_as_one_by_one(tiny_model: Any) -> None
     assert np.ptp(together) > 0.1, "the names differ"
     for row, context in enumerate(CONTEXTS):
         np.testing.assert_allclose(scorer.score([context])[0], together[row], atol=2e-5)
-    assert scorer.extra == 3
 
 
-def test_an_attention_that_lets_names_see_each_other_is_refused(
+def test_a_model_that_does_not_read_names_side_by_side_is_refused(
     tiny_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = type(tiny_model).forward
-
-    def blind(self: Any, *args: Any, attention_mask: Any = None, **more: Any) -> Any:
-        return forward(self, *args, attention_mask=None, **more)
-
-    monkeypatch.setattr(type(tiny_model), "forward", blind)
-    with pytest.raises(BadInput, match="reads names side by side otherwise than one by one"):
-        NameScorer(tiny_model, PREFIX, NAMES).score(CONTEXTS)
+    monkeypatch.setattr(Tree, "positions", lambda self: list(range(len(self))))
+    with pytest.raises(BadInput, match=r"does not read names side by side.*choose another backbone"):
+        NameScorer(tiny_model, PREFIX, NAMES)
 
 
 def test_a_spoilt_model_gives_no_number(spoilt: Any, spoilt_token: tuple[int, str]) -> None:
