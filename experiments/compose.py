@@ -17,7 +17,7 @@ from baselines import selector_types
 from experiments import repeats
 from experiments.config import Config
 from experiments.exchange import Exchange
-from experiments.explain import explain, wrong_value
+from experiments.explain import decided_option, explain, wrong_value
 from experiments.schema import CONF, session
 
 GROUPS = ("backbone", "pool", "selector")  # named by every cell; each file writes the section of its group
@@ -130,6 +130,8 @@ class Composed:
 
 def refuse_ignored(config: Config, overrides: Sequence[str]) -> None:
     """Raise ``BadInput`` where an experiment decides the selector itself and another one is asked for."""
+    if "name" not in config.selector and (told := decided_option(overrides)):
+        raise told
     asked = [override.partition("=")[2] for override in overrides if override.startswith("selector=")]
     if asked and asked[-1] != config.selector["name"] and asked[-1] in selector_types():
         raise BadInput(

@@ -48,6 +48,23 @@ def wrong_value(told: str, key: str = "", value: str = "") -> str:
     return f"{key} is {value!r}: {line}" if value else f"{key}: {line}"
 
 
+def decided_option(overrides: Sequence[str]) -> BadInput | None:
+    """What to say of ``selector.<option>`` where the experiment writes each of its selectors down itself."""
+    plain = [override.lstrip("+~").partition("=") for override in overrides]
+    option = next((key.removeprefix("selector.") for key, _, _ in plain if key.startswith("selector.")), None)
+    experiment = next((value for key, _, value in reversed(plain) if key == "experiment"), "")
+    file = CONF / "experiment" / f"{experiment}.yaml"
+    text = file.read_text(encoding="utf-8") if option and experiment and file.is_file() else ""
+    own = re.search(r"^selector: \$\{(experiment\.choices\.\$\{experiment\.choice\}[\w.]*)\}$", text, re.MULTILINE)
+    if own is None:
+        return None
+    key = own[1].replace("${experiment.choice}", "<choice>")
+    return BadInput(
+        f"selector.{option} has no effect: experiment={experiment} writes down the options of each selector that it "
+        f"compares; set it for one of them, +{key}.{option}=..., or in conf/experiment/{experiment}.yaml"
+    )
+
+
 def _unknown_option(option: str, overrides: Sequence[str]) -> BadInput | None:
     """What to say of ``selector.<option>``, which the selector that ``overrides`` choose does not have."""
     from baselines import selector_types
@@ -80,6 +97,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> BadInput:
     missing = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' (?:is )?not in", text)
     if missing:
         key = missing.group(1)
+        if key.startswith("selector.") and (told := decided_option(overrides)):
+            return told
         if key.startswith("selector.") and (told := _unknown_option(key.removeprefix("selector."), overrides)):
             return told
         full = re.search(r"full_key: (\S+)", text)

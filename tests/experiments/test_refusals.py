@@ -160,3 +160,21 @@ def test_a_path_may_have_any_letters_and_begin_at_home(tmp_path: Path, monkeypat
             assert cell.config.pool.path == str(tmp_path / f"{name}.jsonl")
             assert cell.config.exec.runs == str(tmp_path / name[:1]) and cell.nodes["pool"]
             assert cell.variant == f"{name}.jsonl"
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+@pytest.mark.parametrize(("experiment", "where"), [("readings", ""), ("controls", ".selector")])
+def test_an_option_of_selectors_that_an_experiment_writes_down_says_where_to_set_it(
+    experiment: str, where: str, plus: str
+) -> None:
+    with pytest.raises(BadInput) as refused:
+        cells(["profile=smoke", f"experiment={experiment}", f"{plus}selector.answers=3"])
+    assert f"+experiment.choices.<choice>{where}.answers=..." in str(refused.value)
+
+
+def test_what_it_says_to_type_works() -> None:
+    (changed,) = (
+        [cell.config.selector for cell in cells([*line, "+experiment.choices.vendi.answers=3"])]
+        for line in [["profile=smoke", "experiment=readings"]]
+    )
+    assert [of["answers"] for of in changed if "answers" in of] == [3]
