@@ -153,11 +153,13 @@ def _correct(block: Sequence[Pairing]) -> None:
     """Holm's correction over the comparisons of one block that have a p-value, for each task by itself."""
     for task in dict.fromkeys(task for pairing in block for task in pairing.tasks):
         every = [(pairing, pairing.tasks[task]) for pairing in block if task in pairing.tasks]
-        drawn = [(pairing.holm, entry.p) for pairing, entry in every if entry.p is not None]
-        exact = [(pairing.holm_exact, entry.p_exact) for pairing, entry in every if entry.p_exact is not None]
-        for known in (drawn, exact):
-            for (into, _), adjusted in zip(known, statistics.holm([p for _, p in known]), strict=True):
-                into[task] = Corrected(adjusted, len(known))
+        drawn = [(pairing.holm, entry.p) for pairing, entry in every]
+        exact = [(pairing.holm_exact, entry.p_exact) for pairing, entry in every]
+        for column in (drawn, exact):
+            over = sum(p is not None for _, p in column)
+            for (into, _), adjusted in zip(column, statistics.holm([p for _, p in column]), strict=True):
+                if adjusted is not None:
+                    into[task] = Corrected(adjusted, over)
 
 
 def _fewer(pairing: Pairing) -> list[str]:

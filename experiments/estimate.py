@@ -58,12 +58,13 @@ def reading(tokens: float, parameters: float, gpu: Gpu) -> float:
     return 2 * parameters * tokens / (EFFICIENCY * gpu.peak)
 
 
-def writing(sequences: float, written: float, context: float, config: Config, gpu: Gpu, backend: str) -> float:
-    """Seconds of writing ``written`` tokens after ``context`` tokens, in each of ``sequences``."""
+def writing(
+    sequences: float, written: float, context: float, config: Config, gpu: Gpu, backend: str, batch: int
+) -> float:
+    """Seconds of writing ``written`` tokens after ``context`` tokens, in each of ``sequences``, ``batch`` at once (in
+    vLLM ``TOGETHER``)."""
     parameters, kv = config.backbone.parameters or 0.0, config.backbone.kv_bytes or 0
-    batch = TOGETHER if backend == "vllm" else config.exec.eval_batch_size
-    if backend != "vllm" and context == 0:
-        batch = config.engine.batch_size * config.sampling.n
+    batch = TOGETHER if backend == "vllm" else batch
     moved = 2 * parameters + batch * (context + written / 2) * kv
     step = max(moved / (EFFICIENCY * gpu.bandwidth), reading(batch, parameters, gpu))
     if backend != "vllm":
@@ -80,7 +81,7 @@ def evaluation(config: Config, gpu: Gpu, backend: str) -> float | None:
             return None
         total += reading(task.items * item.read, config.backbone.parameters, gpu)
         if item.written:
-            total += writing(task.items, item.written, item.context, config, gpu, backend)
+            total += writing(task.items, item.written, item.context, config, gpu, backend, config.exec.eval_batch_size)
     return total
 
 
@@ -117,7 +118,7 @@ def stage_seconds(node: Node, cell: Cell, gpu: Gpu) -> float | None:
         return (
             STARTING[c.engine.name]
             + reading(rows * prompt, parameters, gpu)
-            + writing(answers, written, prompt if c.engine.name == "vllm" else 0, c, gpu, c.engine.name)
+            + writing(answers, written, prompt, c, gpu, c.engine.name, c.engine.batch_size * c.sampling.n)
         )
     if node.stage.name == "grams":
         return start + reading(rows * (c.sampling.n * (prompt + written) + prompt), parameters, gpu)

@@ -311,11 +311,12 @@ def mcnemar(parts: Parts) -> float | None:
     return float(binomtest(better, better + worse, 0.5).pvalue)
 
 
-def holm(values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number, in their order (Holm 1979): each holds for the whole family at once."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    adjusted, highest = [0.0] * len(values), 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[i]))
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """p-values adjusted for their number, in their order (Holm 1979): each holds for the whole family at once. What has
+    none (None) has none, and does not count."""
+    known = sorted((p, i) for i, p in enumerate(values) if p is not None)
+    adjusted, highest = list[float | None]([None] * len(values)), 0.0
+    for rank, (p, i) in enumerate(known):
+        highest = max(highest, min(1.0, (len(known) - rank) * p))
         adjusted[i] = highest
     return adjusted

@@ -9,7 +9,7 @@ that the pool is a sample of; a choice of nearly the whole pool has nearly no sh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adg.errors import BadInput
 from adg.evaluation import statistics
@@ -70,13 +70,8 @@ def shifts(
             _fisher(mine, taken, others, rest),
             None,
         )
-    if taken < every:
-        holm = statistics.holm([shift.p for shift in found.values() if shift.p is not None])
-        found = {
-            name: Shift(**{**vars(shift), "corrected": corrected})
-            for (name, shift), corrected in zip(found.items(), holm, strict=True)
-        }
-    return found
+    corrected = statistics.holm([shift.p for shift in found.values()])
+    return {name: replace(shift, corrected=p) for (name, shift), p in zip(found.items(), corrected, strict=True)}
 
 
 def _fisher(one: int, of: int, other: int, of_other: int) -> float:

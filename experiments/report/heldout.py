@@ -17,9 +17,7 @@ from adg.artifacts.store import Store
 from adg.evaluation import heldout, statistics
 from adg.evaluation.statistics import Against, Comparison
 from experiments.cells import Cell
-from experiments.report.table import BASELINE, UNTRAINED, WORDS, HeldOut, Row
-
-RESAMPLES = 2_000  # of an interval in a table
+from experiments.report.table import BASELINE, RESAMPLES, UNTRAINED, WORDS, HeldOut, Row
 
 
 @dataclass(frozen=True)
@@ -75,17 +73,11 @@ def values(rows: Sequence[Row]) -> list[LossValue | None]:
     for i, row in enumerate(rows):
         blocks.setdefault((row.backbone, row.pool), []).append(i)
     for members in blocks.values():
-        corrected = [_corrected([found[i].differences[which][1] for i in members]) for which in (0, 1)]
-        for place, i in enumerate(members):
-            found[i] = replace(found[i], holm=(corrected[0][place], corrected[1][place]))
+        entries = [[entry for _, entry, _ in found[i].differences] for i in members]
+        corrected = [statistics.holm([entry and entry.p for entry in column]) for column in zip(*entries, strict=True)]
+        for i, pair in zip(members, zip(*corrected, strict=True), strict=True):
+            found[i] = replace(found[i], holm=pair)
     return list(found)
-
-
-def _corrected(differences: Sequence[Comparison | None]) -> list[float | None]:
-    """Holm's p-values in their order, None where there is no p."""
-    known = {i: entry.p for i, entry in enumerate(differences) if entry is not None and entry.p is not None}
-    adjusted = dict(zip(known, statistics.holm(list(known.values())), strict=True))
-    return [adjusted.get(i) for i in range(len(differences))]
 
 
 def _value(row: Row, rows: Sequence[Row]) -> LossValue:

@@ -269,7 +269,7 @@ def _corrected(lines: Sequence[Line]) -> list[Line]:
                 families.setdefault((line.row.backbone, line.row.pool, to), []).append(i)
     corrected = list(lines)
     for (_, _, to), members in families.items():
-        adjusted = statistics.holm([lines[i].gaps[to].p or 0.0 for i in members])
+        adjusted = statistics.holm([lines[i].gaps[to].p for i in members])
         for i, p in zip(members, adjusted, strict=True):
             gap = replace(corrected[i].gaps[to], holm=p, over=len(members))
             corrected[i] = replace(corrected[i], gaps={**corrected[i].gaps, to: gap})

@@ -22,9 +22,8 @@ from adg.evaluation.results import DONE
 from adg.evaluation.statistics import Comparison
 from experiments import names
 from experiments.cells import Cell
-from experiments.report.rows import RESAMPLES
 from experiments.report.sections import Section
-from experiments.report.table import BASELINE, UNTRAINED, WORDS, HeldOut, Row
+from experiments.report.table import BASELINE, RESAMPLES, UNTRAINED, WORDS, HeldOut, Row
 
 Members = list[tuple[Cell, Row]]  # the cells of one row, which differ in their seed alone
 

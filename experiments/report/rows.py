@@ -15,11 +15,8 @@ from adg.evaluation.results import DONE
 from experiments import contamination, names
 from experiments.cells import Cell
 from experiments.report import heldout, published
-from experiments.report.table import Row
+from experiments.report.table import RESAMPLES, Row
 from experiments.status import cell_status
-
-RESAMPLES = 2_000  # of an interval in a table
-
 
 SAME_FIGURE = {"seed", "preset", "finetune", "suite.backend", "engine"}  # varied beside the same published figure
 PINS = ("hub", "revision", "sha256", ".file")  # which copy of a model or a data set is meant

@@ -23,6 +23,7 @@ WORDS = {
     "upstream-failed": "failed",
     "not-run": "not run",
 }
+RESAMPLES = 2_000  # of an interval in a table
 BASELINE = "random"
 UNTRAINED = "untrained"
 
