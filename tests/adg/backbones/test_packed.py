@@ -33,7 +33,9 @@ def built(kind: str, **more: Any) -> Any:
     """A random model of an architecture, as small as it goes."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SIZES, **more})).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SIZES, **more})).eval()
 
 
 def test_branches_see_their_beginning_and_stem_and_not_each_other(tiny_model: Any) -> None:
