@@ -89,12 +89,12 @@ def check(benchmarks: Path, repo: str, revision: str | None, files: Mapping[str,
         if revision not in (None, entry["revision"]):
             raise BadInput(
                 f"{benchmarks / repo} holds the revision {entry['revision']}, the suite expects {revision}; "
-                f"delete it and run python -m experiments.fetch again"
+                f"delete it and run adg fetch again"
             )
         for path in sorted({*entry["files"], *files}):
             expected, actual = entry["files"].get(path, {}).get("sha256"), files.get(path)
             if expected != actual:
                 raise BadInput(
                     f"{benchmarks / repo / path} has sha256 {str(actual)[:16]}, {MANIFEST} says "
-                    f"{str(expected)[:16]}; python -m experiments.fetch --repair fetches it again"
+                    f"{str(expected)[:16]}; adg fetch --repair fetches it again"
                 )

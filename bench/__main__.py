@@ -1,6 +1,6 @@
-"""``make bench``: every measurement in turn, each a ratio against the plain way in one run.
+"""``adg bench`` (``make bench``): every measurement in turn, each a ratio against the plain way in one run.
 
-``python -m bench scoring`` runs those whose name contains a word; ``python -m bench.scoring --help`` shows the options
+``adg bench scoring`` runs those whose name contains a word; ``python -m bench.scoring --help`` shows the options
 of one.
 """
 
@@ -18,7 +18,7 @@ OWN_TARGET = "gpu"  # run by name only: make bench-gpu
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="adg bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "words", nargs="*", help=f"parts of names; all but {OWN_TARGET} without one. There are: {', '.join(NAMES)}"

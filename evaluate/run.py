@@ -42,7 +42,7 @@ from experiments.arguments import Parser, at_least  # noqa: E402
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line. Raises ``BadInput``."""
-    parser = Parser(prog="python evaluate/run.py", description=__doc__)
+    parser = Parser(prog="adg evaluate", description=__doc__)
     parser.add_argument("--model", required=True, help="model folder, hub id, or embedded backbone")
     parser.add_argument("--revision", help="commit of a hub model")
     parser.add_argument("--dtype", choices=DTYPES, help="weights in memory (bfloat16; float32 for embedded backbones)")

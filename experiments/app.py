@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,16 @@ from experiments.explain import explain
 from experiments.quoting import quoted
 from experiments.schema import CONF, register
 
+OFTEN = {  # keys that people set, with what they mean
+    "budget=1000": "rows that a selector chooses",
+    "seed=42 seeds=3": "the root seed; a sweep at several",
+    "pool.path=<file>": "with pool=local: a file of yours",
+    "suite.limit=50": "at most so many items of each benchmark; the table says so",
+    "selector.<option>=...": "an option of a selector, for ADG selector.lam=0.4",
+    "exec.runs=<folder>": "where all that is built is kept and found again (runs)",
+    "exec.device=cpu": "cpu or cuda; by itself the GPU, where there is one",
+    "exec.run_model_code=true": "consent to programs that models write, in a sandbox (HumanEval, MBPP)",
+}
 LISTED = ("profile", "experiment", "backbone", "pool", "selector", "preset", "engine", "finetune", "suite", "tracker")
 
 
@@ -71,8 +81,9 @@ def hydra_app(main: Callable[[Config], int | None]) -> None:
         raise refused[0]
 
 
-def overrides(switches: Sequence[str] = ()) -> list[str]:
-    """The overrides of the command line; ``-m`` may be left out or given. Raises ``BadInput`` for other switches."""
+def overrides(switches: Iterable[str] = ()) -> list[str]:
+    """The overrides of the command line; ``-m`` may be left out or given. Raises ``BadInput`` for other switches than
+    ``switches``."""
     known = ("--multirun", "--help", *switches)
     for argument in sys.argv[1:]:
         if argument.startswith("-") and argument not in ("-m", "-h", *known):
@@ -80,25 +91,28 @@ def overrides(switches: Sequence[str] = ()) -> list[str]:
     return [argument for argument in sys.argv[1:] if not argument.startswith("-")]
 
 
-def help_of(doc: str | None) -> str:
-    """The help of a command that takes overrides: its module's words and what an override may be."""
+def help_of(doc: str | None, switches: Mapping[str, str] | None = None) -> str:
+    """The help of a command that takes overrides: its module's words, its switches and what an override may be."""
+    options = [f"  {name:<26}{says}" for name, says in (switches or {}).items()]
     groups = [f"  {group}=" + "|".join(sorted(p.stem for p in (CONF / group).glob("*.yaml"))) for group in LISTED]
     return "\n".join(
         [
             (doc or "").strip(),
+            *(["", "Options:", *options] if options else []),
             "",
             "Overrides are key=value; several values of a sweep are written a,b. Groups:",
             *(line if len(line) <= 120 else line[:117] + "..." for line in groups),
-            "Keys: budget=1000 seed=42 pool.path=<file> exec.runs=<folder> exec.device=cpu selector.lam=0.4 ...",
-            "All of them: python -m experiments.run selector=<name> --cfg job",
+            "Keys that people set (all of them: adg run selector=<name> --cfg job):",
+            *(f"  {key:<26}{says}" for key, says in OFTEN.items()),
         ]
     )
 
 
 @contextmanager
-def plain_errors(doc: str | None = None) -> Iterator[None]:
-    """Around a command: see ``adg.command.command``; errors of Hydra are put in words. ``doc``: what --help prints."""
-    with command(None if doc is None else help_of(doc)):
+def plain_errors(doc: str | None = None, switches: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Around a command: see ``adg.command.command``; errors of Hydra are put in words. ``doc`` and ``switches``: what
+    --help prints."""
+    with command(None if doc is None else help_of(doc, switches)):
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 

@@ -1,4 +1,4 @@
-"""ADG against every other selector on the same items:  python -m experiments.compare profile=mini
+"""ADG against every other selector on the same items:  adg compare profile=mini
 
 For each backbone and pool, per task and for the average: the difference in points, its interval, the p-value of the
 paired bootstrap, McNemar's exact one where scores are 0 or 1, and both after Holm's correction for the number of

@@ -1,4 +1,4 @@
-"""Which training records hold text of the benchmarks:  python -m experiments.contamination profile=mini
+"""Which training records hold text of the benchmarks:  adg contamination profile=mini
 
 Compares each pool of the sweep with each benchmark of its suite, test splits and splits for training or few-shot
 examples apart, and shows the longest text in common. Subsets that are there are counted too, and `report` then prints

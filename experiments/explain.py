@@ -23,7 +23,7 @@ GRAMMAR = (
     (r"Multiple values for ([\w/@]+)\.", "{0} is chosen already, so it is not added; type {0}=... without the +"),
     (
         r"Error parsing override '([^'=]+)'",
-        "{0} is no override; expected key=value, as in budget=1000 (python -m experiments.run --help)",
+        "{0} is no override; expected key=value, as in budget=1000 (adg run --help)",
     ),
     (
         r"Error parsing override '([^=]+)=(.*)'",
@@ -107,7 +107,7 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> BadInput:
             return BadInput(f"'{key}' is not set by the files chosen here; to add it write +{key}=...")
         return BadInput(
             f"unknown config key '{key}'{nearest(full.group(1) if full else key, known)}; "
-            f"python -m experiments.run --cfg job prints all keys"
+            f"adg run --cfg job prints all keys"
         )
     for pattern, words in GRAMMAR:
         if match := re.search(pattern, text):

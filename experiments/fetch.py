@@ -1,9 +1,9 @@
-"""Bring everything a study takes from the hub into one folder:  python -m experiments.fetch profile=paper to=<mirror>
+"""Bring everything a study takes from the hub into one folder:  adg fetch profile=paper to=<mirror>
 
 Models, pools and benchmarks at their pinned revisions; what is there already is verified by its digests and row counts
 instead of downloaded. --verify downloads nothing, --repair replaces damaged files. Then, without a network:
 
-    HF_HUB_CACHE=<mirror>/hub python -m experiments.run -m profile=paper exec.offline=true \\
+    HF_HUB_CACHE=<mirror>/hub adg sweep profile=paper exec.offline=true \\
         suite.data_root=<mirror>/benchmarks
 """
 
@@ -21,7 +21,7 @@ from experiments.cells import cells, distinct
 def arguments(argv: list[str] | None = None) -> tuple[list[str], Path, argparse.Namespace]:
     """Overrides, the mirror's folder and the switches."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.fetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="adg fetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="+", help="as for experiments.run, and to=<folder of the mirror>")
     parser.add_argument("--verify", action="store_true", help="download nothing, only check what is there")
@@ -29,7 +29,7 @@ def arguments(argv: list[str] | None = None) -> tuple[list[str], Path, argparse.
     args = parser.parse_intermixed_args(argv)
     to = [word.removeprefix("to=") for word in args.overrides if word.startswith("to=")]
     if len(to) != 1 or not to[0]:
-        raise BadInput("to=<folder of the mirror> is missing: python -m experiments.fetch profile=paper to=mirror")
+        raise BadInput("to=<folder of the mirror> is missing: adg fetch profile=paper to=mirror")
     if args.verify and args.repair:
         raise BadInput("--verify changes nothing and --repair does; give one of them")
     overrides = [word for word in args.overrides if not word.startswith("to=")]
@@ -50,7 +50,7 @@ def main() -> None:
         if problems:
             raise BadInput("\n  ".join([f"{len(problems)} problem{'s' * (len(problems) > 1)}", *problems]))
         print(
-            f"complete; to use it without a network: HF_HUB_CACHE={folder}/hub python -m experiments.run -m "
+            f"complete; to use it without a network: HF_HUB_CACHE={folder}/hub adg sweep "
             f"{' '.join(overrides)} exec.offline=true suite.data_root={folder}/benchmarks"
         )
 

@@ -1,4 +1,4 @@
-"""What a sweep would do:  python -m experiments.plan profile=paper [selector=adg,random ...]
+"""What a sweep would do:  adg plan profile=paper [selector=adg,random ...]
 
 Prints the cells, which artifacts are there, which will be built and for how many cells, a rough cost, and the smallest
 difference that the study can see. Nothing is imported that needs a GPU, nothing is downloaded, nothing is built.

@@ -1,4 +1,4 @@
-"""What a study can see before it is run, and what it could have seen after:  python -m experiments.power profile=paper
+"""What a study can see before it is run, and what it could have seen after:  adg power profile=paper
 
 The smallest difference of the average that its items and seeds show, and the seeds that a difference of one point
 needs: from the spread between finished seeds and the paired differences of finished cells where there are any, else

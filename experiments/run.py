@@ -1,7 +1,11 @@
-"""Run one cell, or with ``-m`` every cell of a sweep:  python -m experiments.run -m profile=mini
+"""Run one cell, or every cell of a sweep and print their table:
 
-Hydra's multirun is the loop. Nothing finished is repeated, because every artifact is found by its content key; a
-cell that fails keeps its traceback, the others go on, and the exit code is 1.
+    adg run profile=mini pool=mini_cot selector=adg
+    adg sweep profile=mini selector=adg,random seeds=3      (the same as adg run -m ...)
+
+Nothing finished is repeated, because every artifact is found by its content key; a cell that fails keeps its
+traceback, the others go on, and the exit code is 1. Hydra's own switches work too: --cfg job prints the whole
+configuration, hydra/launcher=joblib hydra.launcher.n_jobs=2 runs two cells at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a cell answered, item by item:
 
-    python -m experiments.samples profile=mini pool=mini_cot backbone=smollm2_135m selector=adg --task gsm8k --wrong
-    python -m experiments.samples profile=mini pool=mini_cot backbone=smollm2_135m selector=random,adg --diff
+    adg samples profile=mini pool=mini_cot backbone=smollm2_135m selector=adg --task gsm8k --wrong
+    adg samples profile=mini pool=mini_cot backbone=smollm2_135m selector=random,adg --diff
 
 The overrides name one cell, or two for --diff, which shows the items whose score differs between the first and the
 second; of one cell evaluated by two backends (suite.backend=hf,vllm) those on which the backends disagree. Rows are
@@ -34,7 +34,7 @@ WIDTH = 110
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The options of a command line. Raises ``BadInput``."""
-    parser = Parser(prog="python -m experiments.samples", description=__doc__)
+    parser = Parser(prog="adg samples", description=__doc__)
     parser.add_argument("overrides", nargs="*", help="as for experiments.run: they choose the cell")
     parser.add_argument("--task", help="one task; all of the suite's when it is left out")
     parser.add_argument("--subtask", help="only subtasks whose name holds this text")
@@ -58,7 +58,7 @@ def evaluation(cell: Cell) -> Node:
         name = cell.config.experiment.name
         raise BadInput(
             f"experiment={name} only selects: its cells end with the {cell.config.experiment.last}, nothing "
-            f"is evaluated; expected an experiment with an evaluation. python -m experiments.report "
+            f"is evaluated; expected an experiment with an evaluation. adg report "
             f"profile={cell.config.profile.name} experiment={name} compares the subsets"
         )
     return cell.nodes["eval"]

@@ -1,6 +1,6 @@
 """Only the subset:
 
-    python -m experiments.select pool=local pool.path=my.jsonl selector=adg backbone=qwen2_5_7b engine=vllm \\
+    adg select pool=local pool.path=my.jsonl selector=adg backbone=qwen2_5_7b engine=vllm \\
         budget=1000 out=subset.jsonl
 
 No training, no benchmark, no tracking. ``out`` gets the chosen rows with all their original fields, as JSON Lines, a

@@ -1,4 +1,4 @@
-"""How far a sweep is:  python -m experiments.status profile=mini
+"""How far a sweep is:  adg status profile=mini
 
 One line a cell: done, running, failed, upstream-failed, not-run, partial or missing, with the reason.
 """

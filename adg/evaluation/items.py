@@ -68,7 +68,7 @@ def locate(repo: str, revision: str | None, root: Path | None, offline: bool) ->
     if root is not None:
         if not (root / repo).is_dir():
             raise BadInput(
-                f"{root / repo} is missing; python -m experiments.fetch fills such a folder, or set "
+                f"{root / repo} is missing; adg fetch fills such a folder, or set "
                 f"suite.data_root to one that holds {repo}/"
             )
         return root / repo

@@ -1,4 +1,4 @@
-"""Every published claim with a verdict:  python -m experiments.claims profile=mini
+"""Every published claim with a verdict:  adg claims profile=mini
 
 Each claim is judged from the finished cells of its experiment (main, terms, layers, answers, budget, cross_backbone,
 chinese, bins, task_types) by the rule in ``experiments/claims/claims.yaml``; what was not run says so. Nothing is

@@ -1,4 +1,4 @@
-"""The table of a sweep from its manifests alone:  python -m experiments.report profile=mini [experiment=layers]
+"""The table of a sweep from its manifests alone:  adg report profile=mini [experiment=layers]
 
 Writes table.md, table.csv, index.html and the analyses' figures and tables (CSV, SVG) under
 ``runs/report/<profile>-<experiment>/`` and prints the table; a part of a study, or a study at other settings, has its

@@ -107,7 +107,7 @@ def test_what_a_cluster_ends_is_interrupted_and_no_failure(root: Path, tmp_path:
 def test_help_is_help_and_nothing_else(root: Path, tmp_path: Path, module: str) -> None:
     done = command("-m", f"experiments.{module}", "profile=smoke", f"exec.runs={tmp_path / 'runs'}", "--help", cwd=root)
     assert done.returncode == 0 and not done.stderr
-    assert f"python -m experiments.{module}" in done.stdout and len(done.stdout.splitlines()) < 45
+    assert f"adg {module} " in done.stdout and len(done.stdout.splitlines()) < 45
     assert not list(tmp_path.iterdir())
 
 

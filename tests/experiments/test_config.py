@@ -100,7 +100,7 @@ def test_the_command_line_refuses_in_one_line(root: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.strip() == (
         "error: unknown config key 'sampling.temprature' (did you mean 'sampling.temperature'?); "
-        "python -m experiments.run --cfg job prints all keys"
+        "adg run --cfg job prints all keys"
     )
 
 
