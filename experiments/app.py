@@ -5,6 +5,7 @@ Nothing here bears identity.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ from experiments.explain import explain
 from experiments.quoting import quoted
 from experiments.schema import CONF, register
 
+JSON = {"--json": "one JSON document in place of text; figures are unrounded"}
 OFTEN = {  # keys that people set, with what they mean
     "budget=1000": "rows that a selector chooses",
     "seed=42 seeds=3": "the root seed; a sweep at several",
@@ -89,6 +91,16 @@ def overrides(switches: Iterable[str] = ()) -> list[str]:
         if argument.startswith("-") and argument not in ("-m", "-h", *known):
             raise BadInput(f"{argument} is no switch of this command{nearest(argument, known)}; --help says what is")
     return [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+
+
+def asked(switch: str) -> bool:
+    """Whether a switch stands on the command line."""
+    return switch in sys.argv[1:]
+
+
+def as_json(value: Any) -> str:
+    """A document for other programs, in ASCII. Raises ``ValueError`` for a figure that is no number."""
+    return json.dumps(value, indent=2, allow_nan=False)
 
 
 def help_of(doc: str | None, switches: Mapping[str, str] | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -189,9 +189,9 @@ def refuse_same_names(chosen: Sequence[Cell]) -> None:
             )
 
 
-def asked_for() -> tuple[list[Cell], Store]:
-    """The cells of the command line's overrides, and the store of their artifacts."""
-    chosen = cells(app.overrides())
+def asked_for(switches: Iterable[str] = ()) -> tuple[list[Cell], Store]:
+    """The cells of the command line's overrides, and the store of their artifacts; ``switches`` may stand there too."""
+    chosen = cells(app.overrides(switches))
     return chosen, Store(Path(chosen[0].config.exec.runs))
 
 
@@ -202,3 +202,8 @@ def distinct(chosen: Sequence[Cell]) -> list[Node]:
         for node in cell.nodes.values():
             seen.setdefault(node.fingerprint, node)
     return list(seen.values())
+
+
+def owners(chosen: Sequence[Cell]) -> dict[str, Cell]:
+    """The first cell that needs an artifact, by fingerprint."""
+    return {node.fingerprint: cell for cell in reversed(chosen) for node in cell.nodes.values()}

@@ -22,7 +22,7 @@ from adg.evaluation import samples, statistics
 from adg.evaluation.statistics import Comparison
 from adg.printable import printable
 from experiments import names as names_
-from experiments.app import plain_errors
+from experiments.app import JSON, as_json, asked, plain_errors
 from experiments.cells import Cell, asked_for, refuse_same_names, report_folder
 from experiments.report import text
 from experiments.report.legend import signed
@@ -240,6 +240,32 @@ def comma_separated(compared: Sequence[Pairing]) -> str:
     return text.comma_separated(rows)
 
 
+def facts(compared: Sequence[Pairing]) -> list[dict[str, Any]]:
+    """The same for other programs; differences and intervals are fractions."""
+    return [
+        {
+            **{name: getattr(x, name) for name in ("backbone", "pool", "ours", "theirs", "seeds", "seeds_theirs")},
+            **{name: getattr(x, name) for name in ("partial", "refused", "planned")},
+            "reason": x.reason or None,
+            "tasks": {
+                task: {
+                    "items": entry.n,
+                    "difference": entry.difference,
+                    "interval": entry.interval and [entry.interval.low, entry.interval.high],
+                    "p": entry.p,
+                    "p_mcnemar": entry.p_exact,
+                    **{
+                        name: corrected[task]._asdict() if task in corrected else None
+                        for name, corrected in (("holm", x.holm), ("holm_mcnemar", x.holm_exact))
+                    },
+                }
+                for task, entry in x.tasks.items()
+            },
+        }
+        for x in compared
+    ]
+
+
 def write(chosen: Sequence[Cell], store: Store, compared: Sequence[Pairing]) -> Path:
     """Write ``compare.csv`` beside the tables of the same sweep."""
     path = report_folder(chosen, store)[0] / "compare.csv"
@@ -248,11 +274,11 @@ def write(chosen: Sequence[Cell], store: Store, compared: Sequence[Pairing]) -> 
 
 
 def main() -> None:
-    with plain_errors(__doc__):
-        chosen, store = asked_for()
+    with plain_errors(__doc__, JSON):
+        chosen, store = asked_for(JSON)
         compared = pairings(chosen, store)
-        print(render(compared))
-        print(f"\n{write(chosen, store, compared)}")
+        path = write(chosen, store, compared)
+        print(as_json(facts(compared)) if asked("--json") else f"{render(compared)}\n\n{path}")
         refused = [pairing.label for pairing in compared if pairing.refused]
         if refused:
             raise BadInput(f"{len(refused)} of {len(compared)} comparisons were refused: {'; '.join(refused)}")

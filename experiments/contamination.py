@@ -17,7 +17,7 @@ from adg.evaluation import contamination
 from adg.pools import records
 from adg.pools import stage as pool_stage
 from adg.printable import printable
-from experiments.app import plain_errors
+from experiments.app import JSON, as_json, asked, plain_errors
 from experiments.cells import Cell, asked_for
 from experiments.worker import Runner
 
@@ -97,15 +97,34 @@ def render(cells: Sequence[Cell], store: Store, artifact: Artifact) -> str:
     return printable("\n".join([*lines, f"  {artifact.path}/overlaps.parquet", ""]))
 
 
+def facts(cells: Sequence[Cell], store: Store, artifact: Artifact) -> dict[str, Any]:
+    """The same for other programs: counts by benchmark and kind of split, of the pool and of its subsets."""
+    config, found = cells[0].config, {cell.name: counts(cell, store) for cell in cells}
+    return {
+        "pool": config.pool.name,
+        "records": artifact.info["rows_in"],
+        "suite": config.suite.name,
+        "ngram": config.contamination.ngram,
+        "not_compared": artifact.manifest["payload"]["config"]["unknown"],
+        "counts": contamination.count(artifact, contamination.overlaps(artifact)),
+        "subsets": {name: counted for name, counted in found.items() if counted is not None},
+        "overlaps": f"{artifact.path}/overlaps.parquet",
+    }
+
+
 def main() -> None:
-    with plain_errors(__doc__), Runner() as runner:
-        chosen, store = asked_for()
+    with plain_errors(__doc__, JSON), Runner() as runner:
+        chosen, store = asked_for(JSON)
         store.runner, store.exec = runner, chosen[0].config.exec
         groups: dict[str, list[Cell]] = {}
         for cell in chosen:
             groups.setdefault(node(cell).fingerprint, []).append(cell)
-        for cells in groups.values():
-            print(render(cells, store, store.ensure(node(cells[0]))))
+        made = ((cells, store, store.ensure(node(cells[0]))) for cells in groups.values())
+        if asked("--json"):
+            print(as_json([facts(*of) for of in made]))
+        else:
+            for of in made:
+                print(render(*of))
 
 
 if __name__ == "__main__":

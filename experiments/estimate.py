@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from adg.artifacts.artifact import Node
 from adg.artifacts.store import Status
-from experiments.cells import Cell
+from experiments.cells import Cell, owners
 from experiments.config import GPUS, Config, Gpu
 
 EFFICIENCY = 0.4
@@ -127,24 +127,28 @@ def stage_seconds(node: Node, cell: Cell, gpu: Gpu) -> float | None:
     return None
 
 
-def lines(
+@dataclass(frozen=True)
+class StageHours:
+    """GPU-hours that the ``artifacts`` of a stage may take; of ``untold`` more nothing is known. ``measured``: from
+    finished ones, else estimated."""
+
+    stage: str
+    hours: float
+    artifacts: int
+    untold: int
+    measured: bool
+
+
+def hours(
     chosen: Sequence[Cell], nodes: Sequence[Node], states: Mapping[str, Status], measured: Mapping[str, Sequence[float]]
-) -> list[str]:
-    """What is left of the study in GPU-hours by stage, and its evaluations in both backends; [] where no model's size
-    is known. ``measured``: seconds of finished artifacts by stage, which go before the estimate."""
+) -> list[StageHours]:
+    """What is left of the study by stage; [] where no model's size is known. ``measured``: seconds of finished
+    artifacts by stage, which go before the estimate."""
     if not any(cell.config.backbone.parameters for cell in chosen):
         return []
     gpu = GPUS[chosen[0].config.profile.gpu]
-    owner = {node.fingerprint: cell for cell in reversed(chosen) for node in cell.nodes.values()}
-    todo = [node for node in nodes if states[node.fingerprint].state != "done" and node.stage.gpus]
-    if not todo:
-        return []
-    said = [
-        "",
-        f"  GPU-hours on one {gpu.title}: an estimate from operations and bytes at {EFFICIENCY:.0%} of its peak, no "
-        f"measurement (profile.gpu: {', '.join(GPUS)})",
-    ]
-    total, untold = 0.0, []
+    owner, todo = owners(chosen), _todo(nodes, states)
+    found = []
     for stage in sorted(dict.fromkeys(node.stage for node in todo), key=lambda stage: stage.place):
         of_stage = [node for node in todo if node.stage == stage]
         known = measured.get(stage.name)
@@ -152,31 +156,51 @@ def lines(
             sum(known) / len(known) if known else stage_seconds(node, owner[node.fingerprint], gpu) for node in of_stage
         ]
         told = [seconds for seconds in each if seconds is not None]
-        missing = len(each) - len(told)
-        if missing:
-            untold.append(f"{missing} {stage.name}")
-        total += sum(told)
-        if told:
+        found.append(StageHours(stage.name, sum(told) / 3600, len(told), len(each) - len(told), bool(known)))
+    return found
+
+
+def _todo(nodes: Sequence[Node], states: Mapping[str, Status]) -> list[Node]:
+    return [node for node in nodes if states[node.fingerprint].state != "done" and node.stage.gpus]
+
+
+def lines(
+    chosen: Sequence[Cell], nodes: Sequence[Node], states: Mapping[str, Status], measured: Mapping[str, Sequence[float]]
+) -> list[str]:
+    """The same as text, with the evaluations in both backends."""
+    found = hours(chosen, nodes, states, measured)
+    if not found:
+        return []
+    gpu = GPUS[chosen[0].config.profile.gpu]
+    said = [
+        "",
+        f"  GPU-hours on one {gpu.title}: an estimate from operations and bytes at {EFFICIENCY:.0%} of its peak, no "
+        f"measurement (profile.gpu: {', '.join(GPUS)})",
+    ]
+    for of in found:
+        if of.artifacts:
             said.append(
-                f"    {stage.name:<12}{sum(told) / 3600:>8.1f}   {len(told)} x {sum(told) / len(told) / 60:.0f} min"
-                + (", measured here" if known else "")
+                f"    {of.stage:<12}{of.hours:>8.1f}   {of.artifacts} x {of.hours / of.artifacts * 60:.0f} min"
+                + (", measured here" if of.measured else "")
             )
+    untold = [f"{of.untold} {of.stage}" for of in found if of.untold]
     said.append(
-        f"    {'the study':<12}{total / 3600:>8.1f}"
+        f"    {'the study':<12}{sum(of.hours for of in found):>8.1f}"
         + (f"   without {', '.join(untold)}: no estimate" if untold else "")
     )
-    return said + _backends(todo, owner, gpu)
+    return said + _backends(_todo(nodes, states), owners(chosen), gpu)
 
 
 def _backends(todo: Sequence[Node], owner: Mapping[str, Cell], gpu: Gpu) -> list[str]:
     """The evaluations in either backend."""
-    hours: dict[str, float] = {}
+    by_backend: dict[str, float] = {}
     for backend in ("hf", "vllm"):
         each = [evaluation(owner[n.fingerprint].config, gpu, backend) for n in todo if n.stage.name == "eval"]
         told = [seconds for seconds in each if seconds is not None]
         if not told or len(told) < len(each):
             return []
-        hours[backend] = sum(told) / 3600
+        by_backend[backend] = sum(told) / 3600
     return [
-        f"    the evaluations: {hours['hf']:.1f} with suite.backend=hf, {hours['vllm']:.1f} with suite.backend=vllm"
+        "    the evaluations: "
+        + ", ".join(f"{taken:.1f} with suite.backend={backend}" for backend, taken in by_backend.items())
     ]

@@ -7,7 +7,9 @@ difference that the study can see. Nothing is imported that needs a GPU, nothing
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from adg.answers import stage as answers_stage
 from adg.artifacts.artifact import Artifact, Node, Stage, read_artifact
@@ -19,8 +21,8 @@ from adg.evaluation.benchmarks import BENCHMARKS
 from adg.evaluation.config import SuiteConfig
 from experiments import estimate as gpu_hours
 from experiments import power
-from experiments.app import plain_errors
-from experiments.cells import Cell, asked_for, distinct
+from experiments.app import JSON, as_json, asked, plain_errors
+from experiments.cells import Cell, asked_for, distinct, owners
 from experiments.report.published import ANALYSED, figures
 
 
@@ -74,8 +76,40 @@ def render(chosen: list[Cell], store: Store) -> str:
     return "\n".join(lines)
 
 
-def cell_line(cell: Cell, states: Mapping[str, Status]) -> str:
-    """One cell: what is left to do, and the first thing that stands in the way."""
+def facts(chosen: list[Cell], store: Store) -> dict[str, Any]:
+    """The plan for other programs. Minutes and hours are null where no rate is known."""
+    nodes = distinct(chosen)
+    states = store.statuses(nodes)
+    first = chosen[0].config
+    stages = stage_work(chosen, nodes, states, finished_seconds(store, nodes))
+    hours = gpu_hours.hours(chosen, nodes, states, seconds_on_gpus(store, nodes))
+    return {
+        "profile": first.profile.name,
+        "experiment": first.experiment.name,
+        "runs": str(store.root),
+        "cells": [
+            {"name": cell.name, "to_do": pending, "problems": problems}
+            for cell in chosen
+            for pending, problems in (left_of(cell, states),)
+        ],
+        "stages": [
+            {
+                "stage": work.stage.name,
+                "distinct": work.distinct,
+                "cached": work.distinct - len(work.todo),
+                "to_build": len(work.todo),
+                "shared": work.shared,
+                "minutes": work.minutes,
+            }
+            for work in stages
+        ],
+        "gpu": first.profile.gpu if hours else None,
+        "gpu_hours": [asdict(entry) for entry in hours],
+    }
+
+
+def left_of(cell: Cell, states: Mapping[str, Status]) -> tuple[list[str], list[str]]:
+    """The artifacts of a cell that are still to be built, by role, and what stands in the way."""
     state = {role: states[node.fingerprint] for role, node in cell.nodes.items()}
     pending = [role for role in state if state[role].state != "done"]
     problems = [f"{s.state}: {s.reason}" for s in state.values() if s.state in ("failed", "not-run")]
@@ -84,34 +118,60 @@ def cell_line(cell: Cell, states: Mapping[str, Status]) -> str:
         for role in pending
         if getattr(cell.nodes[role].config, "unpinned", None)
     ]
+    return pending, problems
+
+
+def cell_line(cell: Cell, states: Mapping[str, Status]) -> str:
+    """One cell: what is left to do, and the first thing that stands in the way."""
+    pending, problems = left_of(cell, states)
     what = "cached" if not pending else "to do: " + ", ".join(pending)
     return f"  {cell.name:<48} {what}" + (f"  [{problems[0]}]" if problems else "")
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """How many artifacts of a stage these cells need, how many cells share them, which are to be built, and how many
+    minutes that may take: None without a measured rate."""
+
+    stage: Stage
+    distinct: int
+    shared: int
+    todo: Sequence[Node]
+    minutes: float | None
+
+
+def stage_work(
+    chosen: Sequence[Cell], nodes: Sequence[Node], states: Mapping[str, Status], finished: dict[str, list[float]]
+) -> list[StageWork]:
+    """What each stage has to do, in the order in which a cell goes through them."""
+    used = Counter(node.fingerprint for cell in chosen for node in cell.nodes.values())
+    owner = owners(chosen)
+    work = []
+    for stage in in_order(node.stage for node in nodes):
+        of_stage = [node for node in nodes if node.stage == stage]
+        todo = [node for node in of_stage if states[node.fingerprint].state != "done"]
+        costs = [estimate(node, finished, owner[node.fingerprint]) for node in todo]
+        minutes = None if None in costs else sum(cost for cost in costs if cost is not None)
+        work.append(StageWork(stage, len(of_stage), sum(used[n.fingerprint] > 1 for n in of_stage), todo, minutes))
+    return work
 
 
 def stage_lines(
     chosen: list[Cell], nodes: list[Node], states: Mapping[str, Status], finished: dict[str, list[float]]
 ) -> list[str]:
-    """A line for each stage, in the order in which a cell goes through them, and what is to be done in all."""
-    used = Counter(node.fingerprint for cell in chosen for node in cell.nodes.values())
-    owner = {node.fingerprint: cell for cell in reversed(chosen) for node in cell.nodes.values()}
-    stages = in_order(node.stage for node in nodes)
-    width = max(10, *(len(stage.name) + 2 for stage in stages))
+    """A line for each stage, and what is to be done in all."""
+    work = stage_work(chosen, nodes, states, finished)
+    width = max(10, *(len(of.stage.name) + 2 for of in work))
     lines = [f"  {'stage':<{width}}{'distinct':>9}{'cached':>8}{'to build':>10}{'shared':>8}   {'rough cost':<30}"]
-    total, unknown = 0.0, []
-    for stage in stages:
-        of_stage = [node for node in nodes if node.stage == stage]
-        todo = [node for node in of_stage if states[node.fingerprint].state != "done"]
-        shared = sum(used[node.fingerprint] > 1 for node in of_stage)
-        costs = [estimate(node, finished, owner[node.fingerprint]) for node in todo]
-        if None in costs:
-            unknown.append(stage.name)
-            cost = "no measured rate" + amount(stage, todo, owner)
+    for of in work:
+        if of.minutes is None:
+            cost = "no measured rate" + amount(of.stage, of.todo, owners(chosen))
         else:
-            minutes = sum(c for c in costs if c is not None)
-            total += minutes
-            cost = f"{minutes:.1f} min" if todo else "-"
-        counts = f"{len(of_stage):>9}{len(of_stage) - len(todo):>8}{len(todo):>10}{shared:>8}"
-        lines.append(f"  {stage.name:<{width}}{counts}   {cost}")
+            cost = f"{of.minutes:.1f} min" if of.todo else "-"
+        counts = f"{of.distinct:>9}{of.distinct - len(of.todo):>8}{len(of.todo):>10}{of.shared:>8}"
+        lines.append(f"  {of.stage.name:<{width}}{counts}   {cost}")
+    unknown = [of.stage.name for of in work if of.minutes is None]
+    total = sum(of.minutes for of in work if of.minutes is not None)
     parts = [f"about {total:.0f} min"] if total or not unknown else []
     parts += [f"no measured rate for {', '.join(unknown)}"] if unknown else []
     lines += ["", f"  in all {', and '.join(parts)}"]
@@ -201,7 +261,7 @@ def _rates(chosen: list[Cell], store: Store, cell: Cell) -> tuple[Rate | None, R
     return rates.get("sampling"), rates.get("scoring")
 
 
-def amount(stage: Stage, nodes: list[Node], owner: Mapping[str, Cell]) -> str:
+def amount(stage: Stage, nodes: Sequence[Node], owner: Mapping[str, Cell]) -> str:
     """How much work these artifacts of ``stage`` are, in the stage's own unit; "" where the configs do not say it."""
     total = 0
     for node in nodes:
@@ -238,8 +298,9 @@ def items(suite: SuiteConfig) -> int:
 
 
 def main() -> None:
-    with plain_errors(__doc__):
-        print(render(*asked_for()))
+    with plain_errors(__doc__, JSON):
+        chosen, store = asked_for(JSON)
+        print(as_json(facts(chosen, store)) if asked("--json") else render(chosen, store))
 
 
 if __name__ == "__main__":

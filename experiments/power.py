@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics as spreads
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from adg import seeds
 from adg.artifacts.artifact import Artifact
@@ -18,7 +18,7 @@ from adg.artifacts.store import Store
 from adg.errors import BadInput
 from adg.evaluation import aggregate, power, samples, statistics
 from adg.evaluation.power import Noise
-from experiments.app import plain_errors
+from experiments.app import JSON, as_json, asked, plain_errors
 from experiments.cells import Cell, asked_for
 
 CORRELATIONS = (0.5, 0.7)  # of two fine-tuned models' scores on the same item, assumed; the first where one is taken
@@ -189,11 +189,15 @@ def _evaluations(chosen: Sequence[Cell], store: Store) -> list[Artifact]:
 
 
 def main() -> None:
-    with plain_errors(__doc__):
-        chosen, store = asked_for()
+    with plain_errors(__doc__, JSON):
+        chosen, store = asked_for(JSON)
         if chosen[0].config.experiment.last != "eval":
             raise BadInput(f"experiment {chosen[0].config.experiment.name} evaluates nothing; choose one that does")
-        print("\n".join([chosen[0].config.profile.statement, "", *lines(chosen, store)]))
+        if asked("--json"):
+            known = study(chosen, store)
+            print(as_json(asdict(known) | {"smallest": {how: known.smallest(x) for how, x in known.errors.items()}}))
+        else:
+            print("\n".join([chosen[0].config.profile.statement, "", *lines(chosen, store)]))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from adg.artifacts.artifact import Artifact
 from adg.artifacts.store import Status, Store
 from adg.errors import BadInput
 from adg.printable import printable
-from experiments.app import plain_errors
+from experiments.app import JSON, as_json, asked, plain_errors
 from experiments.cells import Cell, asked_for
 
 
@@ -60,9 +61,23 @@ def render(chosen: list[Cell], store: Store) -> str:
     return printable("\n".join(lines))
 
 
+def facts(chosen: Sequence[Cell], store: Store) -> dict[str, Any]:
+    """The same for other programs: each cell's state, the stage that tells it, and why."""
+    found = [(cell, *cell_status(cell, store)) for cell in chosen]
+    return {
+        "runs": str(store.root),
+        "cells": [
+            {"name": cell.name, "state": status.state, "stage": role, "reason": status.reason or None}
+            for cell, role, status in found
+        ],
+        "counts": dict(Counter(status.state for _, _, status in found)),
+    }
+
+
 def main() -> None:
-    with plain_errors(__doc__):
-        print(render(*asked_for()))
+    with plain_errors(__doc__, JSON):
+        chosen, store = asked_for(JSON)
+        print(as_json(facts(chosen, store)) if asked("--json") else render(chosen, store))
 
 
 if __name__ == "__main__":

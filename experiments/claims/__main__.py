@@ -7,20 +7,37 @@ built.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adg.artifacts.files import write_atomic
 from adg.artifacts.store import Store
 from adg.errors import HarnessError
 from experiments import app, cells
-from experiments.app import plain_errors
+from experiments.app import JSON, as_json, asked, plain_errors
 from experiments.cells import Cell
-from experiments.claims import page, rules
+from experiments.claims import page, published, rules
+from experiments.claims.page import Judged
 from experiments.report import as_csv
+from experiments.report.sections import Section
 
 
-def render(overrides: list[str]) -> tuple[str, Path]:
-    """All claims as text, and the CSV that they were written to."""
+@dataclass(frozen=True)
+class Verdicts:
+    """All claims, judged; ``unknown`` says of an experiment why its cells are not known."""
+
+    judged: list[Judged]
+    section: Section
+    unknown: Mapping[str, str]
+    statement: str  # what the profile's numbers are worth
+    path: Path  # of the CSV
+
+
+def judge(overrides: Sequence[str]) -> Verdicts:
+    """Judge every claim from the finished cells that these overrides mean, and write the CSV."""
     rule, claims, digest = rules.load()
     swept: dict[str, list[Cell]] = {}
     unknown: dict[str, str] = {}
@@ -37,9 +54,14 @@ def render(overrides: list[str]) -> tuple[str, Path]:
     section = page.table(judged, rule, digest)
     path = store.root / "report" / f"{first.profile.name}-claims.csv"
     write_atomic(path, as_csv.section(section).encode())
-    lines = [first.profile.statement, ""]
-    for entry, row in zip(judged, section.body, strict=True):
-        named = dict(zip(section.head, row, strict=True))
+    return Verdicts(judged, section, unknown, first.profile.statement, path)
+
+
+def render(verdicts: Verdicts) -> str:
+    """All claims as text."""
+    lines = [verdicts.statement, ""]
+    for entry, row in zip(verdicts.judged, verdicts.section.body, strict=True):
+        named = dict(zip(verdicts.section.head, row, strict=True))
         lines += [f"{entry.claim.id:<4} {entry.claim.says} ({entry.claim.where})"]
         lines += [f"     published alone: {named['published alone']}"]
         if entry.weakest is not None:
@@ -51,13 +73,38 @@ def render(overrides: list[str]) -> tuple[str, Path]:
                 f"published {named['published effect']}",
             ]
         lines += [f"     {named['verdict'].upper()}" + (f" ({named['fidelity']})" if entry.effects else "")]
-    lines += ["", *section.text, *(f"{name}: {reason}" for name, reason in unknown.items()), "", str(path)]
-    return "\n".join(lines), path
+    lines += ["", *verdicts.section.text, *(f"{name}: {reason}" for name, reason in verdicts.unknown.items())]
+    return "\n".join([*lines, "", str(verdicts.path)])
+
+
+def facts(verdicts: Verdicts) -> dict[str, Any]:
+    """The same for other programs; effects are in points, null where nothing was measured."""
+    return {
+        "statement": verdicts.statement,
+        "rule": rules.load()[2],
+        "claims": [
+            {
+                "id": entry.claim.id,
+                "says": entry.claim.says,
+                "where": entry.claim.where,
+                "experiment": entry.claim.experiment or None,
+                "published_alone": published.verdict(entry.claim.id),
+                "verdict": entry.verdict,
+                "differs": entry.fidelity,
+                "contaminated": entry.contaminated,
+                "effects": [dataclasses.asdict(effect) for effect in entry.effects],
+            }
+            for entry in verdicts.judged
+        ],
+        "unknown": verdicts.unknown,
+        "csv": str(verdicts.path),
+    }
 
 
 def main() -> None:
-    with plain_errors(__doc__):
-        print(render(app.overrides())[0])
+    with plain_errors(__doc__, JSON):
+        verdicts = judge(app.overrides(JSON))
+        print(as_json(facts(verdicts)) if asked("--json") else render(verdicts))
 
 
 if __name__ == "__main__":

@@ -451,7 +451,7 @@ def test_the_terminal_table_fits(name):
 def test_writing_twice_gives_the_same_bytes(tmp_path):
     found = table(done("random", 0.25), done("adg"), Row("tiny", "general", "zip"))
     files = files_.write(found, tmp_path / "a")
-    assert [file.name for file in files] == ["table.md", "table.csv", "index.html"]
+    assert [file.name for file in files] == ["table.md", "table.csv", "table.json", "index.html"]
     again = files_.write(table(*json_copy(found.rows)), tmp_path / "b")
     assert [f.read_bytes() for f in files] == [f.read_bytes() for f in again]
 
