@@ -14,11 +14,12 @@ from typing import Any
 
 from adg.command import command, end_with, show_warnings, stoppable
 from adg.errors import BadInput, HarnessError, nearest
+from experiments import search_path
 from experiments.compose import resolve
 from experiments.config import Config
 from experiments.explain import explain
 from experiments.quoting import quoted
-from experiments.schema import CONF, register
+from experiments.schema import register
 
 JSON = {"--json": "one JSON document in place of text; figures are unrounded"}
 OFTEN = {  # keys that people set, with what they mean
@@ -59,7 +60,7 @@ def hydra_app(main: Callable[[Config], int | None]) -> None:
     began = os.getpid()
     refused: list[HarnessError] = []
 
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    @hydra.main(version_base="1.3", config_path=str(search_path.CONF), config_name="config")
     def run(composed: Any) -> int:
         if os.getpid() == began:
             return attempt(composed)
@@ -86,7 +87,7 @@ def hydra_app(main: Callable[[Config], int | None]) -> None:
 def overrides(switches: Iterable[str] = ()) -> list[str]:
     """The overrides of the command line; ``-m`` may be left out or given. Raises ``BadInput`` for other switches than
     ``switches``."""
-    known = ("--multirun", "--help", *switches)
+    known = ("--multirun", "--help", "--config-dir", *switches)
     for argument in sys.argv[1:]:
         if argument.startswith("-") and argument not in ("-m", "-h", *known):
             raise BadInput(f"{argument} is no switch of this command{nearest(argument, known)}; --help says what is")
@@ -106,7 +107,7 @@ def as_json(value: Any) -> str:
 def help_of(doc: str | None, switches: Mapping[str, str] | None = None) -> str:
     """The help of a command that takes overrides: its module's words, its switches and what an override may be."""
     options = [f"  {name:<26}{says}" for name, says in (switches or {}).items()]
-    groups = [f"  {group}=" + "|".join(sorted(p.stem for p in (CONF / group).glob("*.yaml"))) for group in LISTED]
+    groups = [f"  {group}=" + "|".join(search_path.names(group)) for group in LISTED]
     return "\n".join(
         [
             (doc or "").strip(),
@@ -116,6 +117,7 @@ def help_of(doc: str | None, switches: Mapping[str, str] | None = None) -> str:
             *(line if len(line) <= 120 else line[:117] + "..." for line in groups),
             "Keys that people set (all of them: adg run selector=<name> --cfg job):",
             *(f"  {key:<26}{says}" for key, says in OFTEN.items()),
+            "Files of your own: --config-dir <folder>, laid out as conf/ is (or hydra.searchpath=[<folder>])",
         ]
     )
 
@@ -129,6 +131,7 @@ def plain_errors(doc: str | None = None, switches: Mapping[str, str] | None = No
         from omegaconf.errors import OmegaConfBaseException
 
         try:
+            sys.argv[1:] = search_path.take(sys.argv[1:])
             yield
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error, sys.argv[1:]) from error

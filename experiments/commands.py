@@ -40,6 +40,7 @@ COMMANDS = {
     "samples": SubCommand("what a cell answered item by item, or what differs between two", "experiments.samples"),
     "power": SubCommand("which difference it can see, how many seeds a point needs", "experiments.power"),
     "contamination": SubCommand("benchmark text in a pool and in each subset", "experiments.contamination"),
+    "contract": SubCommand("whether a selector of yours does what all of them must", "experiments.contract"),
     "fetch": SubCommand("fill or verify a mirror for machines without a network", "experiments.fetch"),
     "evaluate": SubCommand("a model, or an adapter of yours, on a suite", script="evaluate/run.py"),
     "bench": SubCommand("speed and memory against the plain way", "bench.__main__"),

@@ -14,11 +14,11 @@ from adg.errors import BadInput, HarnessError
 from adg.evaluation.config import SuiteConfig, TaskConfig
 from adg.options import at_home, check_types
 from baselines import selector_types
-from experiments import repeats
+from experiments import repeats, search_path
 from experiments.config import Config
 from experiments.exchange import Exchange
 from experiments.explain import decided_option, explain, wrong_value
-from experiments.schema import CONF, session
+from experiments.schema import session
 
 GROUPS = ("backbone", "pool", "selector")  # named by every cell; each file writes the section of its group
 
@@ -142,8 +142,8 @@ def refuse_ignored(config: Config, overrides: Sequence[str]) -> None:
 
 def _names(override: str) -> str:
     """The group that an override like ``pool=cot`` chooses a file of, where cells of a table differ; "" for others."""
-    group, _, value = override.partition("=")
-    return group if group in GROUPS and (CONF / group / f"{value}.yaml").is_file() else ""
+    group, _, name = override.partition("=")
+    return group if group in GROUPS and search_path.file_of(f"{group}/{name}") else ""
 
 
 def grid(overrides: Sequence[str]) -> list[list[str]]:

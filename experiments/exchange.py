@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from experiments.schema import CONF
+from experiments import search_path
 
 DEFAULTS = re.compile(r"^defaults:.*\n((?:[ \t#-].*\n|\n)*)", re.MULTILINE)
 
@@ -38,7 +38,7 @@ class Exchange:
         asked, mine = _by_key(line), _by_key(self.line)
         if asked is None or mine is None or mine.keys() - asked.keys():
             return None
-        groups = {key: value for key, value in asked.items() if (CONF / key.partition("@")[0]).is_dir()}
+        groups = {key: value for key, value in asked.items() if key.partition("@")[0] in search_path.groups()}
         try:
             sections = {}
             for key, name in groups.items():
@@ -83,7 +83,7 @@ class Exchange:
 
         listed = GlobalHydra.instance().config_loader().compute_defaults_list("config", list(self.line), RunMode.RUN)
         files = [(str(default.config_path), default.package or "") for default in listed.defaults]
-        chooses = any("${" in part for path, _ in files for part in DEFAULTS.findall(_text(path)))
+        chooses = any("${" in part for path, _ in files for part in DEFAULTS.findall(search_path.text_of(path)))
         return [] if chooses else files
 
     def _read(self, path: str) -> Any:
@@ -102,13 +102,7 @@ def _by_key(line: Sequence[str]) -> dict[str, str] | None:
     return found if plain and len(found) == len(line) else None
 
 
-def _text(path: str) -> str:
-    """The text of a file of ``conf``; "" for what Hydra itself has."""
-    file = CONF / f"{path}.yaml"
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
-
-
 def _plain(path: str) -> bool:
     """Whether there is such a file, and it writes the section of its group alone: it names no package and no others."""
-    text = _text(path)
+    text = search_path.text_of(path)
     return bool(text) and not re.search(r"^(defaults:|#\s*@package)", text, re.MULTILINE)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from adg.errors import BadInput, HarnessError, nearest
-from experiments.schema import CONF, known_keys
+from experiments import search_path
+from experiments.schema import known_keys
 
 # What Hydra's grammar refuses: a pattern of its message, and what to say of it.
 GRAMMAR = (
@@ -53,16 +55,28 @@ def decided_option(overrides: Sequence[str]) -> BadInput | None:
     plain = [override.lstrip("+~").partition("=") for override in overrides]
     option = next((key.removeprefix("selector.") for key, _, _ in plain if key.startswith("selector.")), None)
     experiment = next((value for key, _, value in reversed(plain) if key == "experiment"), "")
-    file = CONF / "experiment" / f"{experiment}.yaml"
-    text = file.read_text(encoding="utf-8") if option and experiment and file.is_file() else ""
+    file = search_path.file_of(f"experiment/{experiment}") if option and experiment else None
+    text = "" if file is None else file.read_text(encoding="utf-8")
     own = re.search(r"^selector: \$\{(experiment\.choices\.\$\{experiment\.choice\}[\w.]*)\}$", text, re.MULTILINE)
     if own is None:
         return None
     key = own[1].replace("${experiment.choice}", "<choice>")
     return BadInput(
         f"selector.{option} has no effect: experiment={experiment} writes down the options of each selector that it "
-        f"compares; set it for one of them, +{key}.{option}=..., or in conf/experiment/{experiment}.yaml"
+        f"compares; set it for one of them, +{key}.{option}=..., or in {_short(file)}"
     )
+
+
+def _file_of(selector: str) -> str:
+    return _short(search_path.file_of(f"selector/{selector}"))
+
+
+def _short(file: Path | None) -> str:
+    """A file of configuration as a person knows it."""
+    if file is None:
+        return "no file"
+    home = search_path.CONF.parent
+    return str(file.relative_to(home) if file.is_relative_to(home) else file)
 
 
 def _unknown_option(option: str, overrides: Sequence[str]) -> BadInput | None:
@@ -76,7 +90,7 @@ def _unknown_option(option: str, overrides: Sequence[str]) -> BadInput | None:
         return None
     options = {kind: [field.name for field in dataclasses.fields(types[kind].Config)] for kind in types}
     if option in options[name]:
-        return BadInput(f"'selector.{option}' is not set by conf/selector/{name}.yaml; write +selector.{option}=...")
+        return BadInput(f"'selector.{option}' is not set by {_file_of(name)}; write +selector.{option}=...")
     text = (
         f"selector '{name}' has no option '{option}'{nearest(option, options[name])}; "
         f"it has {', '.join(options[name]) or 'none'}"
@@ -86,7 +100,7 @@ def _unknown_option(option: str, overrides: Sequence[str]) -> BadInput | None:
         text += (
             f". {', '.join(others)} {'have' if len(others) > 1 else 'has'} it: on a command line an option "
             f"reaches every selector of a sweep, so name one (selector={others[0]}), or write the option into "
-            f"conf/selector/{others[0]}.yaml for all sweeps"
+            f"{_file_of(others[0])} for all sweeps"
         )
     return BadInput(text)
 
@@ -115,9 +129,9 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> BadInput:
     option = re.search(r"Could not find '([^/']+)/([^']+)'", text)
     if option:
         group, name = option.groups()
-        known = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+        known = search_path.names(group)
         if not known:
-            groups = sorted(p.name for p in CONF.iterdir() if p.is_dir())
+            groups = search_path.groups()
             return BadInput(f"unknown config group '{group}'{nearest(group, groups)}; known: {', '.join(groups)}")
         return BadInput(f"{group}={name} is not known{nearest(name, known)}; known: {', '.join(known)}")
     if merged := re.match(r"Error merging override ([^=]+)=(.*)", text):

@@ -9,14 +9,11 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from adg.seeds import child
-from experiments import repeats
+from experiments import repeats, search_path
 from experiments.config import Config
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 @functools.cache
@@ -47,7 +44,8 @@ def register() -> None:
     """Make the schema known to Hydra under the name that ``conf/config.yaml`` builds on.
 
     Files may use ``${list:a,b}``, a comma-separated text as a list, ``${root_seeds:${seed},${seeds}}``, the seeds of
-    ``experiments/repeats.py`` as such a text, and ``${other_seed:${seed}}``, another seed.
+    ``experiments/repeats.py`` as such a text, ``${other_seed:${seed}}``, another seed, and ``${package:name/file}``,
+    the path of a file in an installed package. Hydra searches the folders of ``experiments/search_path.py``.
     """
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
@@ -61,18 +59,36 @@ def register() -> None:
     OmegaConf.register_new_resolver("list", split, replace=True)
     OmegaConf.register_new_resolver("root_seeds", root_seeds, replace=True)
     OmegaConf.register_new_resolver("other_seed", lambda seed: child(int(seed), "another draw"), replace=True)
+    OmegaConf.register_new_resolver("package", search_path.in_package, replace=True)
+    _search()
     ConfigStore.instance().store(name="schema", node=_schema())
+
+
+@functools.cache
+def _search() -> None:
+    """Have Hydra look into every folder of configuration, in its application and in ``session`` alike."""
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    found = search_path.folders
+
+    class Folders(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: Any) -> None:
+            for folder in found()[1:]:
+                search_path.append("adg", f"file://{folder}")
+
+    Plugins.instance().register(Folders)
 
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Hydra with the folder ``conf`` and the schema, for composing."""
+    """Hydra with the folders of configuration and the schema, for composing."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(search_path.CONF), version_base="1.3"):
         yield
 
 

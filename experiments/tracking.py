@@ -1,27 +1,33 @@
-"""Weights & Biases behind one module: what crosses is a finished cell, as plain data.
+"""Weights & Biases, or a tracker of another package, behind one module: what crosses is a finished cell, as plain data.
 
 The JSON on disk is the record, W&B a view of it. When a cell ends it is written as an offline run, once, under an id
 made from its fingerprint, and with an account uploaded. A failure of W&B is a warning; it never costs a cell.
+
+A tracker of another package is a function that it adds to the entry points ``adg.plugins.TRACKERS``. It is called with
+the ``TrackerConfig``, the ``CellInfo`` and the ``CellOutcome`` of each cell that ends, as often as the cell is run; its
+failures are warnings too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adg import plugins
 from adg.artifacts.artifact import plain
 from adg.artifacts.files import sha256_file, sha256_text, write_json
 from adg.artifacts.provenance import git_state, library_versions
-from adg.errors import BadInput, NotRunnable
+from adg.errors import BadInput, NotRunnable, nearest
 from adg.evaluation import statistics
 from adg.evaluation.benchmarks import binary
 from adg.redaction import without_secrets
@@ -35,18 +41,25 @@ _unreachable: set[tuple[str | None, str]] = set()  # (entity, project) that fail
 class TrackerConfig:
     """Where a cell is shown besides the files on disk. Never part of a cell's identity."""
 
-    name: str = "none"  # wandb | none
+    name: str = "none"  # wandb | none | one of another package
     project: str = "adg"
     entity: str | None = None
     mode: str = "auto"  # auto: WANDB_MODE where it is set, else online with an API key, offline without one
     dir: str = field(default="runs", metadata={"path": True})  # wandb adds a folder "wandb" to it
     timeout: float = 120.0  # seconds an upload may take; after that the run stays on disk
+    options: dict[str, Any] = field(default_factory=dict)  # what a tracker of another package reads
 
     def __post_init__(self) -> None:
-        for name, allowed in (("name", ("wandb", "none")), ("mode", ("auto", "online", "offline"))):
+        names = ("wandb", "none", *plugins.found(plugins.TRACKERS))
+        for name, allowed in (("name", names), ("mode", ("auto", "online", "offline"))):
             value = getattr(self, name)
             if value not in allowed:
-                raise BadInput(f"tracker.{name} is {value!r}; expected one of {', '.join(allowed)}")
+                near = nearest(str(value), allowed)
+                raise BadInput(f"tracker.{name} is {value!r}{near}; expected one of {', '.join(allowed)}")
+        if self.options and self.name in ("wandb", "none"):
+            raise BadInput(
+                f"tracker.options are for trackers of other packages; tracker={self.name} reads none of them"
+            )
         if not self.timeout > 0:
             raise BadInput(f"tracker.timeout is {self.timeout!r}; expected seconds above 0")
 
@@ -120,18 +133,37 @@ def track(cfg: TrackerConfig, cell: CellInfo) -> Iterator[CellOutcome]:
 
     An exception passes through after the run was sent as failed. The same cell with the same content is sent once,
     however often it is run; new content replaces the run on disk and goes to the server under the same id.
-    Raises ``BadInput`` at the start when ``mode=online`` and no API key is there.
+    Raises ``BadInput`` at the start when ``mode=online`` and no API key is there, or a tracker cannot be loaded.
     """
-    mode = resolve_mode(cfg)
+    send = _sender(cfg)
     record = CellOutcome()
     try:
         yield record
     except Exception as error:
         record.state = "not-run" if isinstance(error, NotRunnable) else "failed"
         record.reason = f"{type(error).__name__}: {error}"
-        _send(cfg, cell, record, mode)
+        send(cell, record)
         raise
-    _send(cfg, cell, record, mode)
+    send(cell, record)
+
+
+def _sender(cfg: TrackerConfig) -> Callable[[CellInfo, CellOutcome], None]:
+    """What is told of a cell that has ended."""
+    if cfg.name not in ("wandb", "none"):
+        tell = plugins.load(plugins.found(plugins.TRACKERS)[cfg.name])
+        return lambda cell, record: _tell(tell, cfg, cell, record)
+    mode = resolve_mode(cfg)
+    return lambda cell, record: _send(cfg, cell, record, mode)
+
+
+def _tell(tell: Callable[..., None], cfg: TrackerConfig, cell: CellInfo, record: CellOutcome) -> None:
+    """Tell a tracker of another package, without secrets. What goes wrong in it is a warning."""
+    record.summary, record.reason = without_secrets((record.summary, record.reason))
+    try:
+        tell(cfg, dataclasses.replace(cell, config=without_secrets(plain(cell.config))), record)
+    except Exception as error:
+        log.warning("tracker %s failed for %s (%s: %s)", cfg.name, cell.name, type(error).__name__, error)
+        log.debug("tracker failed", exc_info=True)
 
 
 def resolve_mode(cfg: TrackerConfig) -> str:

@@ -55,13 +55,9 @@ def test_a_selector_is_one_file_and_one_config(project: Path, tmp_path: Path) ->
 
     suite = run(
         project,
-        "pytest",
-        "tests/baselines/test_contract.py",
-        "-k",
-        "shortest or every_selector",
+        "experiments.contract",
+        "shortest",
         "-q",
-        "-p",
-        "no:cacheprovider",
     )
     passed = re.search(r"(\d+) passed", suite)
     assert passed and int(passed[1]) >= 9 and "failed" not in suite and "skipped" not in suite

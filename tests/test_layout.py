@@ -31,6 +31,7 @@ ALLOWED = {  # package -> the packages that it may import
 INSIDE_ADG = (  # each room of adg imports only what stands above it: imports follow the data
     "places",
     "errors",
+    "plugins",
     "printable",
     "command",
     "limits",

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from adg import plugins
+
 RECORDED_LIBRARIES = (
     "torch",
     "transformers",
@@ -33,7 +35,7 @@ RECORDED_LIBRARIES = (
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that can change a result, without importing them."""
+    """Versions of the libraries that can change a result, and of packages that add to it, without importing them."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"python": platform.python_version()}
@@ -42,7 +44,7 @@ def library_versions() -> dict[str, str]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return versions
+    return versions | plugins.versions()
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments import compose, exchange, schema
+from experiments import compose, search_path
 from experiments.cells import cells
 from experiments.schema import session
 
@@ -68,9 +68,8 @@ def test_what_only_hydra_can_tell_is_left_to_it(
 ) -> None:
     """Files of a group that write elsewhere, choose others or are chosen by what another is called."""
     conf = tmp_path / "conf"
-    shutil.copytree(compose.CONF, conf)
-    for module in (compose, exchange, schema):
-        monkeypatch.setattr(module, "CONF", conf)
+    shutil.copytree(search_path.CONF, conf)
+    monkeypatch.setattr(search_path, "CONF", conf)
     (conf / "pool" / "wide.yaml").write_text("# @package _global_\npool: {name: wide, path: a}\nbudget: 7\n")
     (conf / "backbone" / "made.yaml").write_text("defaults:\n  - tiny_random\n  - _self_\nname: made\n")
     for selector in ("longest", "random"):

@@ -13,11 +13,11 @@ import pytest
 from adg.artifacts.store import Store
 from adg.errors import BadInput
 from experiments import cells as cells_
-from experiments import compose, schema
+from experiments import compose, search_path
 from experiments.report import rows as rows_
 
-GROUPS = sorted(p.name for p in schema.CONF.iterdir() if p.is_dir())
-FILES = [(p.parent.name, p.stem) for p in sorted(schema.CONF.glob("*/*.yaml"))]
+GROUPS = sorted(p.name for p in search_path.CONF.iterdir() if p.is_dir())
+FILES = [(p.parent.name, p.stem) for p in sorted(search_path.CONF.glob("*/*.yaml"))]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RELEASED = ("adg_alpaca_gpt4_llama3_8b", "adg_cot_llama3_8b", "adg_wizardlm_qwen2_5_7b")
 UNPINNED = {("backbone", name) for name in ("llama3_8b_instruct", "qwen2_5_7b_instruct", *RELEASED)}
@@ -58,7 +58,7 @@ def test_every_file_composes(group: str, name: str) -> None:
     assert config.profile.name
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in (schema.CONF / "experiment").glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(p.stem for p in (search_path.CONF / "experiment").glob("*.yaml")))
 @pytest.mark.parametrize("profile", ["mini", "paper", "pilot", "smoke"])
 def test_every_experiment_has_cells_in_every_profile(name: str, profile: str, tmp_path: Path) -> None:
     overrides = NEEDS.get(("experiment", name), [])
@@ -174,7 +174,7 @@ def test_seeds_follow_the_root() -> None:
 
 
 def test_config_comments_say_what_is_not_obvious() -> None:
-    for path in schema.CONF.glob("*/*.yaml"):
+    for path in search_path.CONF.glob("*/*.yaml"):
         lines = [line for line in path.read_text().splitlines() if line and not line.startswith("# @package")]
         assert lines[0].startswith("#"), f"{path.name} starts with a line saying what it is"
         assert all(not (a.startswith("#") and b == "") for a, b in pairwise(lines))

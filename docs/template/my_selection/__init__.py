@@ -1,0 +1,1 @@
+"""Things of our own for studies of instruction data selection."""
