@@ -1,6 +1,7 @@
 # Each target is one line and calls what a person would type; `make help` explains them.
 PROFILE ?= mini
-PYTHON ?= python3
+# requirements/install.py looks further where this one's version does not serve.
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell command -v $(name))) python3)
 ARGS ?=
 RUN = .venv/bin/python
 # The embedded models are too small to keep several cores busy: two cells at a time, each on its share of the cores.

@@ -12,15 +12,12 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
-from adg import errors
+from adg import errors, places
 from adg.errors import BadInput, HarnessError
 from adg.execution import SECRET_NAMES, ExecConfig
 from adg.progress import progress
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Worker(Protocol):
@@ -111,7 +108,8 @@ def environment() -> dict[str, str]:
 
     Ray writes these into its logs, so no secret is among them; actors read local files only.
     """
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    folders = [str(places.ROOT), str(places.PACKAGE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    path = os.pathsep.join(dict.fromkeys(filter(None, folders)))
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -30,7 +30,7 @@ def main() -> int:
     failed = []
     for name in chosen:
         print(f"\n== {name}", flush=True)
-        if subprocess.run([sys.executable, "-m", f"bench.{name}"], cwd=HERE.parent, check=False).returncode:
+        if subprocess.run([sys.executable, "-m", f"bench.{name}"], check=False).returncode:
             failed.append(name)
     if failed:
         print(f"failed: {', '.join(failed)}")

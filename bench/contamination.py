@@ -11,7 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.shared import ROOT, peak_mib, show
+from adg.places import ROOT
+from bench.shared import peak_mib, show
 
 
 def invented(records: int, items: int) -> tuple[list[tuple[str, str, str]], dict[str, list]]:

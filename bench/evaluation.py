@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.shared import ROOT, show
+from adg.places import ROOT
+from bench.shared import show
 
 SUBTASKS = {
     "bbh": ["bbh_cot_fewshot_sports_understanding"],

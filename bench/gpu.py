@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.shared import ROOT, read_rows, show
+from bench.shared import read_rows, show
 
 SHAPE = {
     "vocab_size": 128_256,
@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--tokens-per-batch", type=int, default=65_536)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--engine", default="auto", choices=("auto", "hf", "vllm", "none"))
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench" / "gpu.json")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/gpu.json"))
     args = parser.parse_args()
 
     import torch

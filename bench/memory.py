@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.shared import ROOT, peak_mib, show
+from adg.places import PACKAGE, ROOT
+from bench.shared import peak_mib, show
 
 
 def main() -> None:
@@ -72,7 +73,7 @@ def _write(folder: Path, records: int, answers: int) -> None:
     from adg import seeds
 
     draw = seeds.generator(0, "bench", "memory")
-    words = (ROOT / "adg" / "mini" / "pools" / "general.jsonl").read_text(encoding="utf-8").split()
+    words = (PACKAGE / "mini" / "pools" / "general.jsonl").read_text(encoding="utf-8").split()
 
     def text(low: int, high: int) -> str:
         return " ".join(words[int(i)] for i in draw.integers(len(words), size=int(draw.integers(low, high))))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from adg.places import PACKAGE
 
 
 def model_arguments(parser: argparse.ArgumentParser, columns: str, records: int) -> None:
@@ -50,7 +50,7 @@ def read_rows(path: Path | None, columns: Sequence[str]) -> list[dict[str, Any]]
         import pyarrow.parquet as pq
 
         return pq.read_table(path, columns=list(columns)).to_pylist()
-    files = [path] if path is not None else sorted((ROOT / "adg" / "mini" / "pools").glob("*.jsonl"))
+    files = [path] if path is not None else sorted((PACKAGE / "mini" / "pools").glob("*.jsonl"))
     return [
         json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
     ]

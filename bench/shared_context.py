@@ -88,7 +88,7 @@ def _suite(args: argparse.Namespace) -> Any:
     import yaml
 
     from adg.evaluation.config import SuiteConfig
-    from bench.shared import ROOT
+    from adg.places import ROOT
 
     path = ROOT / "conf" / "suite" / f"{'paper' if args.benchmarks else 'mini'}.yaml"
     values = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
 """Set up ``.venv`` from the locks: vLLM's CUDA build where an NVIDIA GPU is present, its CPU build otherwise.
 
-Run by ``make setup`` with the system's Python 3.11; needs nothing but pip. Done once: a stamp holds the build and the
-digest of what was installed, so a second call returns at once and a changed lock installs again. The build of an
-environment never changes: machines with and without a GPU (a cluster's login node) may share one. ``ADG_BUILD=cuda``
-or ``cpu`` chooses it for a new one.
+Run by ``make setup`` with whatever Python is there; needs nothing but pip. Where that one's version does not serve, one
+that does is looked for. Done once: a stamp holds the build and the digest of what was installed, so a second call
+returns at once and a changed lock installs again. The build of an environment never changes: machines with and without
+a GPU (a cluster's login node) may share one. ``ADG_BUILD=cuda`` or ``cpu`` chooses it for a new one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed.txt"
+VERSIONS = ((3, 11), (3, 12), (3, 13))  # of Python, which the locks serve
+ENOUGH = "import sys, ensurepip, venv; print(*sys.version_info[:2])"  # Debian has venv and ensurepip in another package
 
 
 def run(*command: str | Path, needed: bool = True) -> bool:
@@ -30,6 +33,38 @@ def run(*command: str | Path, needed: bool = True) -> bool:
     if done.returncode:
         sys.exit(f"failed with exit status {done.returncode}: {' '.join(str(part) for part in command)}")
     return True
+
+
+def serves(python: str | Path) -> bool:
+    """Whether an interpreter can make the environment: its version is one of ``VERSIONS``, it has venv and pip."""
+    try:
+        done = subprocess.run([str(python), "-c", ENOUGH], capture_output=True, text=True, encoding="utf-8", timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and tuple(map(int, done.stdout.split())) in VERSIONS
+
+
+def candidates() -> Iterator[str]:
+    """Interpreters to try: this one, those on the path, those of pyenv and of uv; the newest of each place first."""
+    names = [f"python{major}.{minor}" for major, minor in reversed(VERSIONS)]
+    yield sys.executable
+    yield from filter(None, map(shutil.which, names))
+    home = Path.home()
+    for folder in (Path(os.environ.get("PYENV_ROOT") or home / ".pyenv") / "versions", home / ".local/share/uv/python"):
+        for name in names:
+            yield from map(str, sorted(folder.glob(f"*/bin/{name}"), reverse=True))
+
+
+def interpreter() -> str:
+    """The first interpreter that serves. Exits where there is none."""
+    found = next(filter(serves, candidates()), None)
+    if found is None:
+        wanted = ", ".join(f"3.{minor}" for _, minor in VERSIONS)
+        sys.exit(
+            f"this is Python {sys.version.split()[0]}, and no Python {wanted} with venv and pip was found; install one "
+            f"(Debian and Ubuntu: apt install python3 python3-venv) or name it: make setup PYTHON=/path/to/python3.12"
+        )
+    return found
 
 
 def gpu_present() -> bool:
@@ -71,8 +106,6 @@ def choose() -> str:
 
 
 def main() -> None:
-    if sys.version_info[:2] != (3, 11):
-        sys.exit(f"Python 3.11 is needed and this is {sys.version.split()[0]}; run: make setup PYTHON=python3.11")
     build = choose()
     contents = b"".join(path.read_bytes() for path in (*sorted(HERE.glob("*.lock")), ROOT / "pyproject.toml"))
     digest = hashlib.sha256(contents).hexdigest()
@@ -80,8 +113,11 @@ def main() -> None:
         return
     python = VENV / "bin" / "python"
     if not python.exists():
-        print(f"creating {VENV}", flush=True)
-        run(sys.executable, "-m", "venv", VENV)
+        found = interpreter()
+        print(f"creating {VENV} with {found}", flush=True)
+        run(found, "-m", "venv", VENV)
+    elif not serves(python):
+        sys.exit(f"{VENV} holds a Python that does not serve; run: make clean-env setup")
     print(f"installing the packages of requirements/{build}.lock (a few minutes)", flush=True)
     install_wheels(python, f"{build}.lock")
     if build == "cpu" and not install_wheels(python, "torch-cpu.lock", needed=False):

@@ -65,6 +65,7 @@ DOCUMENTS = (
     "docs/benchmarks.md",
     "docs/data.md",
     "docs/extending.md",
+    "docs/installing.md",
     "docs/running.md",
 )
 HEAVY = {"torch", "transformers", "vllm", "trl", "peft", "lm_eval", "wandb", "datasets", "sklearn", "scipy", "ray"}

@@ -9,9 +9,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from adg import plugins
+from adg import places, plugins
 
 RECORDED_LIBRARIES = (
+    "adg-harness",
     "torch",
     "transformers",
     "tokenizers",
@@ -49,8 +50,9 @@ def library_versions() -> dict[str, str]:
 
 @functools.cache
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the code, or {} outside a git checkout."""
-    root = Path(__file__).resolve().parents[2]
+    """Commit and dirty flag of the code, or {} where it is no git checkout: an installed wheel, say, also one within
+    somebody's own repository."""
+    root = places.ROOT
 
     def git(*args: str) -> str | None:
         try:
@@ -61,6 +63,9 @@ def git_state() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    top = git("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root:
+        return {}
     commit = git("rev-parse", "HEAD")
     return {} if commit is None else {"commit": commit, "dirty": bool(git("status", "--porcelain"))}
 

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from adg import hub
+from adg import hub, places
 from adg.artifacts.files import sha256_file
 from adg.errors import BadInput, nearest
 from adg.evaluation.benchmarks import BENCHMARKS
@@ -20,7 +20,7 @@ from adg.execution import DTYPES, ENGINES
 from adg.options import location
 
 MINI = "mini:"  # prefix of the data folders that come with the project
-EMBEDDED = Path(__file__).resolve().parents[2] / "evaluate" / "benchmarks" / "mini"
+EMBEDDED = places.ROOT / "evaluate" / "benchmarks" / "mini"
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of names"}
 NAMES[dict] = "tasks by name"
 CHOICES = {
