@@ -12,7 +12,7 @@ from typing import Any
 from adg import hub
 from adg.artifacts.artifact import Job, Node, Stage
 from adg.artifacts.files import write_json
-from adg.backbones import content, loading, model_config, weights
+from adg.backbones import content, loading, model_config, precision, weights
 from adg.backbones.config import BackboneConfig
 from adg.backbones.embedded import BUILDERS
 from adg.errors import BadInput
@@ -62,6 +62,7 @@ def build(job: Job) -> dict[str, Any]:
     """Write ``source.json`` and, for embedded backbones, the folder ``model``; fetch what comes from a hub.
 
     Weights and tokenizer are held against the model's config, so that nothing is begun with a model that does not fit.
+    A dtype of "fastest" is decided here, once for all that uses this artifact, which ``source.json`` and the manifest say.
     """
     cfg: Backbone = job.config
     source: dict[str, Any] = {"source": cfg.source, "dtype": cfg.dtype}
@@ -78,9 +79,14 @@ def build(job: Job) -> dict[str, Any]:
         source |= {"path": str(folder), **cfg.origin}
     weights.check(folder, loading.remedy_for(source, job.folder))
     tokenizer = loading.open_tokenizer(folder)
-    write_json(job.folder / "source.json", source)
     config = model_config.read(folder)
+    rates: dict[str, float] = {}
+    if cfg.dtype == precision.FASTEST:
+        source["dtype"], rates = precision.fastest(config, loading.device(job.exec))
+    write_json(job.folder / "source.json", source)
     return {
+        "dtype": source["dtype"],
+        **({"gflops": rates} if rates else {}),
         "architecture": config.get("architectures", [None])[0],
         "layers": model_config.blocks(config),
         "width": config.get("hidden_size"),

@@ -145,9 +145,12 @@ def _figure(
     return {"value": ours, "stderr": aggregate.standard_error(scores), "n": len(scores)}
 
 
-def write_results(folder: Path, suite: SuiteConfig, shards: Shards, reasons: Mapping[str, str]) -> dict[str, Any]:
+def write_results(
+    folder: Path, suite: SuiteConfig, dtype: str, shards: Shards, reasons: Mapping[str, str]
+) -> dict[str, Any]:
     """Write the payload (results.json, raw.json, samples) from the finished tasks; returns the manifest's info.
 
+    ``dtype`` is that of the weights in memory.
     ``shards`` holds ``summary``, ``raw``, ``seconds`` and ``samples`` of every task for which ``reasons`` has none.
     """
     tasks, raw, seconds = {}, {}, {}
@@ -182,6 +185,7 @@ def write_results(folder: Path, suite: SuiteConfig, shards: Shards, reasons: Map
             "schema": SCHEMA,
             "backend": suite.backend,
             "suite": suite.name,
+            "dtype": dtype,
             "lm_eval": suite.harness,
             "prompt": suite.prompt,
             "chat_template": suite.chat_template,

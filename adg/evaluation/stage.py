@@ -95,7 +95,8 @@ def build(job: Job) -> dict[str, Any]:
             _answer_together(job, loaded, lm)
             for name in waiting:
                 shards.save(name, _run(job, name, loaded.pop(name), lm))
-    return write_results(job.folder, suite, shards, reasons)
+    dtype = loading.dtype_of(backbone) if suite.dtype == "auto" else suite.dtype
+    return write_results(job.folder, suite, dtype, shards, reasons)
 
 
 def can_complete(results: Mapping[str, Any], exec_: ExecConfig) -> bool:

@@ -36,11 +36,14 @@ def counts(rows: Sequence[Row]) -> str:
     return f"{len(rows)} cell{'s' * (len(rows) != 1)}: {counted}" if rows else "no cells"
 
 
+def _suite(results: Mapping[str, Any]) -> str:
+    dtype = results.get("dtype")  # results of earlier versions do not say it
+    return f"suite {results['suite']}, backend {results['backend']}" + (f", weights in {dtype}" if dtype else "")
+
+
 def legend(computed: TableLayout, brief: bool = False) -> list[str]:
     """How to read the numbers; only what applies to this table. ``brief`` leaves out what a terminal does not show."""
-    suites = dict.fromkeys(
-        f"suite {row.results['suite']}, backend {row.results['backend']}" for row in computed.table.rows if row.results
-    )
+    suites = dict.fromkeys(_suite(row.results) for row in computed.table.rows if row.results)
     lines = ["; ".join(["percent", *suites]) + "."] if suites else []
     shown = [value for line in computed.lines for value in line.values.values()]
     near = [to for to in computed.compared if to != PAPER]
