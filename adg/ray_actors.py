@@ -11,13 +11,20 @@ import importlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from adg import errors, places
 from adg.errors import BadInput, HarnessError
 from adg.execution import SECRET_NAMES, ExecConfig
 from adg.progress import progress
+
+TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # where Ray looks for a cluster's token, in this order
+TOKEN_FILE = ".ray/auth_token"  # then there, in the home folder
+TRIES = "3"  # to join a cluster
+SECONDS = 5.0  # until an address counts as unreachable
 
 
 class Worker(Protocol):
@@ -34,9 +41,11 @@ def over_ray(
     """Call ``work(row)`` of a worker for every row (JSON types), in no particular order; returns what the calls gave.
 
     ``worker`` is "module:class", imported by the actors and made with ``arguments``. Raises the worker's own error
-    where it is one a person can act on, and ``BadInput`` when Ray is not installed or the cluster has fewer GPUs or
-    cores than the actors need.
+    where it is one a person can act on, and ``BadInput`` when Ray is not installed, the cluster of RAY_ADDRESS cannot
+    be joined, or it has fewer GPUs or cores than the actors need.
     """
+    for name, value in _joining(os.environ).items():  # Ray reads them once, when it is imported
+        os.environ.setdefault(name, value)
     try:
         import ray
         import ray.data
@@ -46,13 +55,7 @@ def over_ray(
         ) from error
     mine = not ray.is_initialized()
     if mine:
-        ray.init(
-            address=os.environ.get("RAY_ADDRESS"),
-            include_dashboard=None if "RAY_ADDRESS" in os.environ else False,
-            logging_level="ERROR",
-            log_to_driver=False,
-            runtime_env={"env_vars": environment()},
-        )
+        _start(ray)
     try:
         gpus = 0 if exec_.device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
         cores = int(ray.cluster_resources().get("CPU", 0))
@@ -83,6 +86,54 @@ def over_ray(
     finally:
         if mine:
             ray.shutdown()
+
+
+def _joining(env: Mapping[str, str]) -> dict[str, str]:
+    """What Ray must be told before it joins the cluster of RAY_ADDRESS: that there is a token, which it uses on its
+    own for clusters of this machine only, and to give up soon (it tries 20 times, a second each)."""
+    if "RAY_ADDRESS" not in env:
+        return {}
+    token = any(env.get(name) for name in TOKEN) or (Path.home() / TOKEN_FILE).is_file()
+    return {"RAY_NUM_REDIS_GET_RETRIES": TRIES, **({"RAY_AUTH_MODE": "token"} if token else {})}
+
+
+def _start(ray: Any) -> None:
+    """Join the cluster of RAY_ADDRESS, or start one here; ``BadInput`` where it does not let us in."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        _refuse_unreachable(address)
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=None if address else False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            runtime_env={"env_vars": environment()},
+        )
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        if address is None:
+            raise
+        with_token = "with the token found here" if os.environ.get("RAY_AUTH_MODE") == "token" else "without a token"
+        raise BadInput(
+            f"the Ray cluster at RAY_ADDRESS={address} does not let this process in {with_token} "
+            f"({str(error).splitlines()[0]}); set {TOKEN[0]} to the cluster's token or put it into ~/{TOKEN_FILE} "
+            f"(`ray get-auth-token` on its head prints it), check that both run the same version of Ray "
+            f"({ray.__version__} here), or unset RAY_ADDRESS to start a cluster on this machine"
+        ) from error
+
+
+def _refuse_unreachable(address: str) -> None:
+    """``BadInput`` where nothing listens at a host and port; other forms of an address are Ray's to read."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS).close()
+    except OSError as error:
+        raise BadInput(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); start one there (`ray start --head`), correct "
+            f"the address, or unset RAY_ADDRESS to start a cluster on this machine"
+        ) from error
 
 
 class _Actor:

@@ -73,6 +73,13 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifacts of the embedded real models: one folder for all workers, so that each model is converted once."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real"
+
+
+@pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The tiny random model, built once."""
     from adg.artifacts.store import Store

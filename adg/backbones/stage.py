@@ -62,7 +62,7 @@ def build(job: Job) -> dict[str, Any]:
     """Write ``source.json`` and, for embedded backbones, the folder ``model``; fetch what comes from a hub.
 
     Weights and tokenizer are held against the model's config, so that nothing is begun with a model that does not fit.
-    A dtype of "fastest" is decided here, once for all that uses this artifact, which ``source.json`` and the manifest say.
+    A dtype of "fastest" is decided here, once for all that uses this artifact; ``source.json`` and the manifest say it.
     """
     cfg: Backbone = job.config
     source: dict[str, Any] = {"source": cfg.source, "dtype": cfg.dtype}

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,15 +116,17 @@ def test_the_workers_own_error_is_what_a_person_sees(cluster: Path, tmp_path: Pa
 
 @pytest.mark.timeout(1500)
 def test_one_and_two_actors_and_a_run_cut_short_choose_the_same(cluster: Path, root: Path, pool: Path) -> None:
-    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     one, two = pool / "one", pool / "two"
-    first = cells.cells([*command(pool, one, 1)[3:], "profile=own"])[0]
-    store = Store(one, first.config.exec)
-    store.ensure(first.nodes["subset"])
+
+    def choose(runs: Path, actors: int) -> None:
+        cell = cells.cells([*command(pool, runs, actors)[3:], "profile=own"])[0]
+        Store(runs, cell.config.exec).ensure(cell.nodes["subset"])
+
+    choose(one, 1)
     process = subprocess.Popen(
         command(pool, two, 2),
         cwd=root,
-        env=env,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -134,8 +138,7 @@ def test_one_and_two_actors_and_a_run_cut_short_choose_the_same(cluster: Path, r
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     kept = len(list(two.glob(f"answers/*.partial/{WORK}/*.shard")))
-    done = subprocess.run(command(pool, two, 2), cwd=root, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    choose(two, 2)
     assert digests(one) == digests(two) and len(digests(one)) == 5
     (manifest,) = two.glob("answers/*/manifest.json")
     found = json.loads(manifest.read_text())
@@ -149,3 +152,59 @@ def test_no_secret_goes_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = ray_actors.environment()
     assert kept["RAY_worker_niceness"] == "0", "15 by default: behind everything else on the machine"
     assert kept["HF_HUB_OFFLINE"] == "1" and "hf_secret" not in str(kept)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+JOIN = """
+import sys
+from adg import ray_actors
+from adg.errors import HarnessError
+from adg.execution import ExecConfig
+rows = [{"n": n, "path": f"{sys.argv[1]}/{n}"} for n in range(3)]
+try:
+    print(sorted(one["n"] for one in ray_actors.over_ray(rows, "doubles:Doubles", (2,), ExecConfig(device="cpu"), "")))
+except HarnessError as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_a_cluster_with_a_token_is_joined_with_it_and_refuses_others_at_once(tmp_path: Path, root: Path) -> None:
+    """A head started as on a cluster; a driver with the token, one without, and one at an address where none is."""
+    (tmp_path / "doubles.py").write_text(WORKER)
+    port, token = free_port(), "0123456789abcdef0123456789abcdef"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    clean |= {"HOME": str(tmp_path), "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
+    head = {**clean, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    start = ["--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
+    program = [str(Path(sys.executable).with_name("ray"))]
+    # sockets have short names, so that a folder of pytest's is too long
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        cluster = subprocess.Popen([*program, "start", *start, f"--temp-dir={folder}", "--block"], env=head)
+
+        def join(**more: str) -> tuple[str, float]:
+            env, began = {**clean, "RAY_ADDRESS": f"127.0.0.1:{port}", **more}, time.time()
+            told = subprocess.run([sys.executable, "-c", JOIN, str(tmp_path)], env=env, capture_output=True, text=True)
+            return told.stdout.strip().splitlines()[-1], time.time() - began
+
+        try:
+            deadline = time.time() + 120
+            while "BadInput: no Ray cluster answers" in (found := join(RAY_AUTH_TOKEN=token)[0]):
+                assert time.time() < deadline and cluster.poll() is None
+            assert found == "[0, 1, 2]"
+            refused, _ = join()
+            assert "does not let this process in without a token" in refused and "RAY_AUTH_TOKEN" in refused
+            refused, _ = join(RAY_AUTH_TOKEN=token[::-1])
+            assert "does not let this process in with the token found here" in refused
+        finally:
+            cluster.terminate()
+            cluster.wait(timeout=60)
+
+
+def test_an_address_where_nothing_listens_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="no Ray cluster answers at RAY_ADDRESS=127"):
+        ray_actors._refuse_unreachable(f"127.0.0.1:{free_port()}")

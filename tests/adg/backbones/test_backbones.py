@@ -316,8 +316,9 @@ PLAIN = (
 
 
 @pytest.fixture(scope="module")
-def real(store):
+def real(real_runs):
     """Both embedded backbones (about 30 s and 1 GB)."""
+    store = Store(real_runs, ExecConfig(device="cpu", offline=True))
     return {
         name: store.ensure(backbone_stage.node(BackboneConfig(name=name, builder=name, dtype="float32")))
         for name in ("smollm2_135m", "smollm2_qwen2")

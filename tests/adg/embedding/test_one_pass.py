@@ -158,8 +158,9 @@ def test_states_that_are_not_finite_name_the_record(tiny_backbone: Any, tiny_tok
     assert "Hi" in failed and failed["Hi"] == "the backbone gave NaN or infinity in float32 for it"
 
 
-def test_real_answers_have_the_grams_of_two_passes(store: Store) -> None:
+def test_real_answers_have_the_grams_of_two_passes(real_runs: Path) -> None:
     """Where the text is encoded to the tokens that were sampled; other answers are counted. Instructions always."""
+    store = Store(real_runs, CPU)
     sampling = dataclasses.replace(SAMPLING, temperature=0.8, max_new_tokens=8, strip=False)
     pool = general(6)
     answers_node, grams_node = nodes(pool, "smollm2_135m", sampling)

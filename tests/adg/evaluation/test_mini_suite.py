@@ -54,8 +54,8 @@ def backbone() -> Node:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("runs"), EXEC)
+def store(real_runs: Path) -> Store:
+    return Store(real_runs, EXEC)
 
 
 @pytest.fixture(scope="module")

@@ -210,7 +210,7 @@ def test_no_other_grouping_of_neighbours_saves_more() -> None:
 
 
 @pytest.mark.slow
-def test_a_real_model_scores_and_answers_as_in_lm_eval(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_real_model_scores_and_answers_as_in_lm_eval(real_runs: Path) -> None:
     from transformers import GenerationConfig
 
     from adg.artifacts.store import Store
@@ -219,7 +219,7 @@ def test_a_real_model_scores_and_answers_as_in_lm_eval(root: Path, tmp_path_fact
     from adg.execution import ExecConfig
 
     config = BackboneConfig(name="smollm2_135m", builder="smollm2_135m", dtype="float32")
-    backbone = Store(tmp_path_factory.mktemp("real"), ExecConfig(device="cpu")).ensure(backbone_stage.node(config))
+    backbone = Store(real_runs, ExecConfig(device="cpu")).ensure(backbone_stage.node(config))
     model, tokenizer = loading.load_model(backbone, "cpu"), loading.load_tokenizer(backbone)
     model.generation_config = GenerationConfig()
     ours, theirs = pair(model, tokenizer)
