@@ -113,7 +113,11 @@ def table(judgements: Sequence[Judged], rule: Rule, digest: str) -> Section:
         "inconclusive. Every difference that a claim names must hold; the weakest one is shown, in points, with its "
         "interval over items and seeds. Smallest visible: the effect that a difference this noisy shows in "
         f"{100 * rule.power:.0f} % of studies.",
-        *(f"Published figures that contradict one another: {line}." for line in published.contradictions()),
+        *(
+            f"Published figures that contradict one another: {'; '.join(lines)}."
+            for lines in (published.contradictions(),)
+            if lines
+        ),
     ]
     scaled = sorted({reason for entry in judgements for reason in entry.fidelity.get("scaled down", ())})
     if scaled:
@@ -125,12 +129,14 @@ def table(judgements: Sequence[Judged], rule: Rule, digest: str) -> Section:
         for entry in judgements
         if (missing := [effect for effect in entry.effects if effect.missing])
     ]
-    text += [
-        f"{entry.claim.id}: {effect.label} is not judged, since {effect.unseen}."
-        for entry in judgements
-        for effect in entry.effects
-        if effect.unseen
-    ]
+    unseen: dict[str, dict[str, dict[str, None]]] = {}  # reason -> difference -> claims, so that each is said once
+    for entry in judgements:
+        for effect in entry.effects:
+            if effect.unseen:
+                unseen.setdefault(effect.unseen, {}).setdefault(effect.label, {})[entry.claim.id] = None
+    for reason, differences in unseen.items():
+        of = "; ".join(f"{', '.join(ids)}: {label}" for label, ids in differences.items())
+        text.append(f"{of} is not judged, since {reason}.")
     by_verdict: dict[str, list[str]] = {}
     for entry in judgements:
         by_verdict.setdefault(entry.verdict, []).append(entry.claim.id)

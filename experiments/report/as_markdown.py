@@ -25,7 +25,7 @@ def markdown(table: Table) -> str:
     """The table for a README or an issue."""
     computed = layout(table)
     parts = [f"# {markup(table.title)}", f"> **{markup(table.statement)}**", markup(opening(table))]
-    parts += ["\n".join("- " + REPORT.sub(r"[\g<0>](\g<0>)", markup(note)) for note in table.notes)]
+    parts += ["\n".join("- " + REPORT.sub(r"[\g<0>](\g<0>)", markup(note)) for note in table.remarks)]
     if table.has_scores:
         parts.append(_scores(computed))
         parts.append("\n".join(f"- {markup(line)}".replace("- *", "- \\*") for line in legend(computed)))

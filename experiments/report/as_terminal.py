@@ -41,7 +41,7 @@ def terminal(table: Table) -> str:
     numbered = (f"[{i}] {note}" for i, note in enumerate(computed.notes, 1))
     brief = [sentence for part in table.sections for sentence in part.brief]
     out += ["", *brief] if brief else []
-    out += ["", *legend(computed, brief=True), *overlaps(computed), *table.notes, *numbered]
+    out += ["", *legend(computed, brief=True), *overlaps(computed), *table.remarks, *numbered]
     return "\n".join(wrapped for text in out for wrapped in _wrap(printable(text)))
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from adg.artifacts.store import Store
 from experiments.cells import Cell
-from experiments.report import labels, plots, published
+from experiments.report import labels, plots, published, repeated
+from experiments.report.plots import Ends
 from experiments.report.sections import Section
 from experiments.report.table import WORDS, Row
 
 PAPER = " (paper)"  # marks a curve of published averages
 
 
-def curves(at: Sequence[tuple[str, int]], values: Sequence[float | None], published: Sequence[float | None]) -> str:
-    """Values by budget, ``at`` being the (line, budget) of each; several at one point are averaged."""
+def curves(
+    at: Sequence[tuple[str, int]],
+    values: Sequence[float | None],
+    published: Sequence[float | None],
+    intervals: Mapping[tuple[str, int], Ends] | None = None,
+) -> str:
+    """Values by budget, ``at`` being the (line, budget) of each; several at one point are averaged. ``intervals`` are
+    those of the points."""
     budgets = sorted({budget for _, budget in at})
     points: dict[str, dict[int, list[float]]] = {line: {} for line, _ in at}
     for source, suffix in ((values, ""), (published, PAPER)):
@@ -27,7 +34,8 @@ def curves(at: Sequence[tuple[str, int]], values: Sequence[float | None], publis
         line: [float(np.mean(averages[budget])) if budget in averages else None for budget in budgets]
         for line, averages in points.items()
     }
-    return plots.curves(budgets, series, "examples chosen", "average (percent)", dashed=PAPER)
+    whiskers = {line: [(intervals or {}).get((line, budget)) for budget in budgets] for line, _ in at}
+    return plots.curves(budgets, series, "examples chosen", "average (percent)", dashed=PAPER, intervals=whiskers)
 
 
 def sections(chosen: Sequence[Cell], store: Store, rows: Sequence[Row]) -> list[Section]:
@@ -43,10 +51,12 @@ def sections(chosen: Sequence[Cell], store: Store, rows: Sequence[Row]) -> list[
     if experiment.figure == "curves":
         at = [(line, cell.config.budget) for line, cell in zip(labels.of_curves(chosen), chosen, strict=True)]
         several = len(set(at)) < len(at)
-        svg = curves(at, percent, beside)
+        svg = curves(at, percent, beside, _at_points(at, chosen, rows, store))
     else:
-        svg = plots.bars(names, percent, "average (percent)", beside, "published")
+        svg = plots.bars(names, percent, "average (percent)", beside, "published", [_percent(row) for row in rows])
     text = ["A cell that has no average is named and left out of the figure."] if None in percent else []
+    if any(row.interval for row in rows):
+        text.append("Whiskers: 95 % interval over items" + (" and seeds." if several else "."))
     if several:
         text.append("Each point of a curve is the mean over those of its seeds that have an average.")
     if any(row.results and row.results.get("partial") for row in rows):
@@ -58,6 +68,20 @@ def sections(chosen: Sequence[Cell], store: Store, rows: Sequence[Row]) -> list[
     ]
     head = ("cell", "average", "paper", "examples", "short of the budget")
     return [Section("swept", f"Average: {experiment.title or experiment.name}", text, head, body, svg)]
+
+
+def _at_points(
+    at: Sequence[tuple[str, int]], chosen: Sequence[Cell], rows: Sequence[Row], store: Store
+) -> dict[tuple[str, int], Ends]:
+    """The interval of each point, over items and, where it has several, over its seeds."""
+    points: dict[tuple[str, int], repeated.Members] = {}
+    for point, cell, row in zip(at, chosen, rows, strict=True):
+        points.setdefault(point, []).append((cell, row))
+    return {point: _percent(repeated.together(members, store)) for point, members in points.items()}
+
+
+def _percent(row: Row) -> Ends:
+    return None if row.interval is None else (100 * row.interval[0], 100 * row.interval[1])
 
 
 def _line(row: Row, average: float | None, figure: float | None, untrained: bool) -> list[str]:

@@ -227,4 +227,5 @@ def note(chosen: Sequence[Cell], store: Store) -> str:
         arguments = " ".join([f"experiment={NAME}", *more])
         return f"controls: not run; {run}" + (f'"{arguments}"' if more else arguments)
     said = "; ".join(f"{finding.control.name} {finding.verdict}" for finding in found)
-    return f"controls: {said}; ../{report_folder(mine, store)[0].name}/index.html"
+    folder, _ = report_folder(mine, store)
+    return f"controls: {said}" + f"; ../{folder.name}/index.html" * (folder / "index.html").is_file()

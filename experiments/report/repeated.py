@@ -40,8 +40,8 @@ def families(chosen: Sequence[Cell], rows: Sequence[Row]) -> list[Members]:
 def table_rows(chosen: Sequence[Cell], rows: Sequence[Row], store: Store) -> tuple[list[Row], list[Section]]:
     """The rows of the table with their differences, and the section that holds each seed of those that have several."""
     groups = families(chosen, rows)
-    together = [_together(members, store) for members in groups]
-    compared = [replace(row, differences=_differences(i, together, groups, store)) for i, row in enumerate(together)]
+    averaged = [together(members, store) for members in groups]
+    compared = [replace(row, differences=_differences(i, averaged, groups, store)) for i, row in enumerate(averaged)]
     several = [members for members in groups if len(members) > 1]
     return compared, [_section(several)] if several else []
 
@@ -52,7 +52,7 @@ def _evaluations(members: Members, store: Store) -> dict[int, Artifact]:
     return {seed: artifact for seed, artifact in found.items() if artifact is not None}
 
 
-def _together(members: Members, store: Store) -> Row:
+def together(members: Members, store: Store) -> Row:
     """One row: the mean over the seeds that are done, which of how many is said in its name."""
     _, first = members[0]
     if len(members) == 1:
@@ -60,7 +60,8 @@ def _together(members: Members, store: Store) -> Row:
     done = [row for _, row in members if row.state == "done"]
     counted = (len(done), len(members))
     seeds_ = {"seed": ", ".join(str(cell.config.seed) for cell, _ in members)}
-    first = replace(first, variant=names.without_seed(first.variant), repeats=counted, seeds=seeds_)
+    pages = tuple(page for _, row in members for page in row.pages)
+    first = replace(first, variant=names.without_seed(first.variant), repeats=counted, seeds=seeds_, pages=pages)
     if not done:
         return replace(first, reason=f"none of {len(members)} seeds is done: {first.reason or first.state}")
     evaluations = _evaluations(members, store)

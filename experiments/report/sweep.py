@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from adg.artifacts.store import Store
 from adg.backbones import stage as backbone_stage
 from experiments.cells import Cell, report_folder
 from experiments.claims import page as claims
-from experiments.report import analyses, as_terminal, controls, files, ledger, published, repeated
+from experiments.report import (
+    analyses,
+    as_terminal,
+    cell_pages,
+    controls,
+    files,
+    ledger,
+    lengths,
+    made,
+    published,
+    repeated,
+)
 from experiments.report.rows import row
 from experiments.report.table import Table
 
@@ -16,6 +29,10 @@ def write(chosen: list[Cell], store: Store) -> str:
     first = chosen[0].config
     evaluated = first.experiment.last == "eval"
     cells = [row(cell, store) for cell in chosen] if evaluated else []
+    cells = [
+        replace(one, pages=((str(cell.config.seed), cell_pages.address(cell)),))
+        for cell, one in zip(chosen, cells, strict=False)
+    ]
     rows, each_seed = repeated.table_rows(chosen, cells, store) if evaluated else ([], [])
     notes = [
         f"{b.name}: {b.statement}"
@@ -25,11 +42,11 @@ def write(chosen: list[Cell], store: Store) -> str:
     choosing = [(c.selector, backbone_stage.node(c.config.selecting or c.config.backbone)) for c in chosen]
     notes += [note for note in dict.fromkeys(selector.note(backbone) for selector, backbone in choosing) if note]
     notes += _corrupted(chosen, store)
-    notes += [controls.note(chosen, store)] if first.experiment.name == "main" else []
     title = first.experiment.title or first.experiment.name
     folder, what = report_folder(chosen, store)
     if what:
         title = f"{title} ({what})"
+    found = made.artifacts(chosen, store)
     table = Table(
         title=title,
         profile=first.profile.name,
@@ -40,8 +57,14 @@ def write(chosen: list[Cell], store: Store) -> str:
         ledger=ledger.load(),
         source=published.source(),
         sections=[*claims.sections(chosen, store), *each_seed, *analyses.sections(chosen, store, cells)],
+        controls=controls.note(chosen, store) if first.experiment.name == "main" else "",
+        figures=lengths.sections(chosen, store),
+        made=made.facts(list(found.values())),
+        places=cell_pages.places(chosen),
     )
     names = [path.name for path in files.write(table, folder)]
+    cell_pages.write(chosen, cells, store, found, folder, title)
+    names.append(f"{cell_pages.FOLDER}/ (a page a cell)")
     return f"{as_terminal.terminal(table)}\n\n{folder}/ holds {', '.join(names)}"
 
 

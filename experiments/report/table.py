@@ -73,6 +73,7 @@ class Row:
     repeats: tuple[int, int] | None = None
     intervals: Mapping[str, tuple[float, float] | None] | None = None
     differences: Mapping[str, Comparison] = field(default_factory=dict)
+    pages: Sequence[tuple[str, str]] = ()  # what is behind it: (seed, address from the report's folder) of each cell
 
     def __post_init__(self) -> None:
         if self.state != "done" and self.state not in WORDS:
@@ -137,6 +138,15 @@ class Table:
     source: str = ""  # where the published figures come from
     sections: Sequence[Section] = ()  # analyses that stand after the scores
     cells: Sequence[Row] = ()  # what the rows are made of, where rows hold several seeds
+    controls: str = ""  # what the controls of the study say, where they stand in a report of their own
+    figures: Sequence[Section] = ()  # what only a page has room for
+    made: Sequence[tuple[str, str]] = ()  # when, by what and where the report and its results were made
+    places: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # name or first digits -> name, page
+
+    @property
+    def remarks(self) -> list[str]:
+        """Notes, and what the controls say."""
+        return [*self.notes, *([self.controls] if self.controls else [])]
 
     @property
     def has_scores(self) -> bool:

@@ -68,15 +68,24 @@ def _section(number: int, cell: Cell, found: Found | None) -> Section:
         f"it names {right} of {probed} rightly ({probed // len(TYPES)} by guessing); where it names few of a type, "
         f"that type's shares say little.",
         "Shift: points of the chosen's share above the pool's. Interval: Newcombe's, of the chosen against the others, "
-        "shrunk by the part of the pool that was chosen; p: Fisher's exact one; corrected for the ten types (Holm).",
+        "shrunk by the part of the pool that was chosen, as whiskers in the figure; p: Fisher's exact one; "
+        "corrected for the ten types (Holm).",
     ]
     text += [f"{untyped:,} records have no type: {_reason(found.types)}."] if untyped else []
     body = [_line(found, task_type) for task_type in TYPES]
     every, taken = sum(found.pool.values()), sum(shift.chosen for shift in found.shifts.values())
     shares = [100 * found.shifts[task_type].chosen / taken if found.shifts else None for task_type in TYPES]
     beside = [100 * count / every for count in found.pool.values()] if every else [None] * len(TYPES)
-    svg = plots.bars(list(TYPES.values()), shares, "percent of the chosen", beside, "of the pool")
+    ends = [_whisker(share, found.shifts.get(name)) for share, name in zip(beside, TYPES, strict=True)]
+    svg = plots.bars(list(TYPES.values()), shares, "percent of the chosen", beside, "of the pool", ends)
     return Section(name, title, text, HEAD, body, svg)
+
+
+def _whisker(share: float | None, shift: Shift | None) -> tuple[float, float] | None:
+    """The interval of a type's shift, drawn from the pool's share (percent)."""
+    if share is None or shift is None or shift.interval is None:
+        return None
+    return share + 100 * shift.interval[0], share + 100 * shift.interval[1]
 
 
 def _line(found: Found, task_type: str) -> list[str]:

@@ -122,6 +122,12 @@ class Study:
         return {"rows_in": 1, "rows_out": 1, "failed": []}
 
 
+@pytest.fixture(scope="session")
+def new_study() -> type[Study]:
+    """For fixtures that several tests share."""
+    return Study
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     return Study(tmp_path / "runs")

@@ -16,7 +16,7 @@ from adg.artifacts.store import Store
 from adg.errors import BadInput, BadMeasurement
 from adg.evaluation import aggregate, benchmarks
 from adg.evaluation.benchmarks import CATEGORIES, Benchmark, DataSet
-from experiments.report import as_csv, as_html, as_markdown, as_terminal, sweep
+from experiments.report import as_csv, as_html, as_markdown, as_terminal, sweep, templates
 from experiments.report import files as files_
 from experiments.report.sections import Section
 from experiments.report.table import WORDS, Deviation, Row, Table
@@ -411,11 +411,13 @@ def test_overlap_and_interval_stand_beside_the_score():
     assert not any("overlap" in text for text in plain.values())
 
 
-def test_the_page_fetches_nothing_and_runs_nothing():
+def test_the_page_fetches_nothing_and_runs_its_own_script_alone():
     page = as_html.page(table(done("<script>alert(1)</script>"), notes=["a & b"]))
     structure = parsed(page)
-    assert structure.links == []
-    assert "<script" not in page and "@import" not in page and "url(" not in page
+    assert structure.links and all(link.startswith("#") for link in structure.links)
+    own = (templates.FOLDER / "page.js").read_text()
+    assert re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL) == [f"\n{own}"]
+    assert page.count("<script") == 1 and "@import" not in page and "url(" not in page
     assert "a &amp; b" in page
 
 
