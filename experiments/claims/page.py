@@ -113,12 +113,9 @@ def table(judgements: Sequence[Judged], rule: Rule, digest: str) -> Section:
         "inconclusive. Every difference that a claim names must hold; the weakest one is shown, in points, with its "
         "interval over items and seeds. Smallest visible: the effect that a difference this noisy shows in "
         f"{100 * rule.power:.0f} % of studies.",
-        *(
-            f"Published figures that contradict one another: {'; '.join(lines)}."
-            for lines in (published.contradictions(),)
-            if lines
-        ),
     ]
+    if contradictions := published.contradictions():
+        text.append(f"Published figures that contradict one another: {'; '.join(contradictions)}.")
     scaled = sorted({reason for entry in judgements for reason in entry.fidelity.get("scaled down", ())})
     if scaled:
         text.append(f"Scaled down, so nothing is called reproduced: {'; '.join(scaled)}.")

@@ -20,7 +20,7 @@ def document(table: Table) -> str:
         "title": table.title,
         "profile": table.profile,
         "statement": table.statement,
-        "notes": list(table.notes),
+        "notes": table.remarks,
         "footnotes": list(computed.notes),
         "published": table.source,
         "columns": [{"key": column.key, "label": column.label} for column in computed.columns],

@@ -54,7 +54,7 @@ TABLE = Table("Stability", "mini", "a statement", rows=[], sections=[SECTION])
 
 def test_a_report_without_evaluated_cells_shows_its_sections(tmp_path: Path) -> None:
     files = {path.name: path.read_text() for path in files_.write(TABLE, tmp_path)}
-    assert set(files) == {"table.md", "index.html", "overlap.csv", "overlap.svg"}
+    assert set(files) == {"table.md", "table.json", "index.html", "overlap.csv", "overlap.svg"}
     assert (
         "![Overlap | of subsets](overlap.svg)" in files["table.md"] and "| a &lt;b&gt; | missing |" in files["table.md"]
     )
