@@ -2,13 +2,16 @@
 
 As a library, on lists of records and answers (each name is loaded when it is first used)::
 
-    from adg import Record, embed, gram, score, cluster, choose
+    from adg import load_backbone, sample, embed, gram, score, cluster, choose
 
+    model, tokenizer = load_backbone("smollm2_135m")
+    records = [{"instruction": "Name a colour."}, ...]
+    answers = sample(records, model, tokenizer)
     vectors = embed(records, answers, model, tokenizer)
     scores = score(gram(vectors.answers[:, :, 0]))
     rows = choose(scores.score, budget=100, bins=cluster(vectors.instructions))
 
-``select_from_answers`` does all of it at once; ``docs/select_from_answers.py`` is a worked example.
+``select_from_answers`` does all but the sampling at once; ``docs/notebooks`` has worked examples.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from typing import Any
 # The public names, by the module that each is defined in.
 _PUBLIC = {
     "adg.api": ("Scores", "Selection", "choose", "embed", "load_backbone", "score", "select_from_answers"),
+    "adg.answers.config": ("SamplingConfig",),
+    "adg.answers.in_memory": ("sample",),
     "adg.embedding.config": ("BinsConfig", "EmbeddingConfig"),
     "adg.embedding.encoder": ("Vectors",),
     "adg.errors": ("BadInput", "BadMeasurement"),

@@ -62,7 +62,7 @@ def sample_pool(job: Job, sampler: str) -> tuple[dict[str, Any], list[tuple[int,
     backbone = job.inputs["backbone"]
     tokenizer = loading.load_tokenizer(backbone)
     pool = records.load(job.inputs["pool"])
-    encoded, failed = _encode(pool, tokenizer, cfg.sampling, loading.positions(backbone))
+    encoded, failed = encode(pool, tokenizer, cfg.sampling, loading.positions(backbone))
     if len(failed) > job.exec.max_failed:
         first, too_long = failed[0], {row["id"] for row in failed}
         raise BadMeasurement(
@@ -73,7 +73,7 @@ def sample_pool(job: Job, sampler: str) -> tuple[dict[str, Any], list[tuple[int,
         )
     if not encoded:
         raise BadMeasurement(f"none of the {len(pool)} records can be sampled; {len(failed)} failed")
-    batches = _batches(encoded, cfg.engine.batch_size)
+    batches = batches_of(encoded, cfg.engine.batch_size)
     keys = list(enumerate(batches))  # of the shards: the number gives the seed
     shards = Shards(job.work, "answers")
     absent = shards.absent(keys)
@@ -143,7 +143,7 @@ class Sampler:
         encoded: dict[str, list[int]] = row["prompts"]
         seed = seeds.child(self.cfg.sampling.seed, "answers", row["index"])
         drawn = self._draw(encoded, seed)
-        texts = {key: [_text(self.tokenizer, one, self.cfg.sampling.strip) for one in drawn[key]] for key in drawn}
+        texts = {key: [text_of(self.tokenizer, one, self.cfg.sampling.strip) for one in drawn[key]] for key in drawn}
         self.shards.save((row["index"], list(encoded)), self.shard(encoded, drawn, texts, seed))
         return {"answers": sum(map(len, drawn.values()))}
 
@@ -198,7 +198,7 @@ def _by_record(artifact: Artifact, *columns: str) -> dict[str, list[tuple[Any, .
     return by_record
 
 
-def _encode(
+def encode(
     pool: Sequence[Record], tokenizer: Any, cfg: SamplingConfig, context: int | None
 ) -> tuple[dict[str, list[int]], list[dict[str, str]]]:
     """Key -> prompt ids in canonical order, and the records whose prompt does not fit."""
@@ -224,13 +224,13 @@ def _cut(encoded: dict[str, list[int]], cfg: SamplingConfig) -> int:
     return 0 if cfg.prompt_tokens is None else sum(len(ids) >= cfg.prompt_tokens for ids in encoded.values())
 
 
-def _batches(encoded: dict[str, list[int]], size: int) -> list[list[str]]:
+def batches_of(encoded: dict[str, list[int]], size: int) -> list[list[str]]:
     """Keys in groups of ``size`` of similar prompt length (less padding); ties stay in canonical order."""
     keys = sorted(encoded, key=lambda key: len(encoded[key]))
     return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
-def _text(tokenizer: Any, answer: Answer, strip: bool) -> str:
+def text_of(tokenizer: Any, answer: Answer, strip: bool) -> str:
     text = tokenizer.decode(answer.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text.strip() if strip else text
 

@@ -24,11 +24,23 @@ class TransformersEngine:
     COMPACT = 0.125  # share of ended rows above which they are taken out of the batch
 
     def __init__(self, backbone: Artifact, tokenizer: Any, cfg: Answers, exec_: ExecConfig, longest: int) -> None:
-        self.device = loading.device(exec_)
-        self.model = loading.load_model(backbone, self.device, cfg.engine.dtype)
-        share_keys(self.model)
-        self.stop = loading.stop_ids(backbone, tokenizer)
-        self.pad = tokenizer.pad_token_id
+        device = loading.device(exec_)
+        model = loading.load_model(backbone, device, cfg.engine.dtype)
+        self._begin(model, device, loading.stop_ids(backbone, tokenizer), tokenizer.pad_token_id)
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any) -> TransformersEngine:
+        """With a model that is loaded already, its head included; the numbers that it computes stay as they are."""
+        named = getattr(model.generation_config, "eos_token_id", None)
+        ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+        engine = cls.__new__(cls)
+        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        engine._begin(model, str(model.device), sorted(ends), pad)
+        return engine
+
+    def _begin(self, model: Any, device: str, stop: list[int], pad: int) -> None:
+        self.model, self.device, self.stop, self.pad = model, device, stop, pad
+        share_keys(model)
         self.reader: StateReader | None = None  # of the states that the model computes while it samples
 
     def sample(self, prompts: Sequence[list[int]], cfg: SamplingConfig, seed: int) -> list[list[Answer]]:

@@ -57,8 +57,13 @@ def _state(path: Path) -> list[int]:
     return [stat.st_size, stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
+def cache() -> Path:
+    """The folder of this user for what may be deleted at any time."""
+    return Path(os.environ.get("ADG_CACHE") or "~/.cache/adg").expanduser()
+
+
 def _file() -> Path:
-    return Path(os.environ.get("ADG_CACHE") or "~/.cache/adg").expanduser() / "digests.json"
+    return cache() / "digests.json"
 
 
 def _remembered() -> dict[str, dict[str, Any]]:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import adg
 from adg import geometry, seeds
+from adg.answers import stage as answers_stage
+from adg.answers.config import EngineConfig
+from adg.artifacts.store import Store
+from adg.backbones import stage as backbone_stage
+from adg.backbones.config import BackboneConfig
 from adg.embedding.config import BinsConfig
 from adg.errors import BadInput, BadMeasurement
+from adg.execution import ExecConfig
+from adg.pools import stage as pool_stage
+from adg.pools.config import FieldMap, PoolConfig
+from adg.pools.given import as_answers, as_records
 
 HEAVY = {"torch", "transformers", "numpy", "pyarrow", "sklearn", "scipy", "matplotlib", "vllm", "ray", "hydra"}
 
@@ -117,11 +129,121 @@ def test_lists_that_do_not_fit_are_refused(backbone: tuple) -> None:
         adg.embed([RECORDS[0], RECORDS[0]], ANSWERS[:2], *backbone)
 
 
-def test_the_example_runs(root: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(root / "docs" / "select_from_answers.py")], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Spell the word cat.                    D 0.000" in done.stdout
-    assert len(done.stdout.splitlines()) >= 20
-    assert not list(tmp_path.iterdir()), "the example leaves nothing behind"
+@dataclasses.dataclass
+class Ticket:
+    """What a caller may have."""
+
+    id: str
+    instruction: str
+    mood: str = "calm"
+
+
+def test_records_come_in_every_form() -> None:
+    given = [
+        {"instruction": "Say red."},
+        adg.Record("b", "Say two."),
+        Ticket("c", "Say sea."),
+        {"id": np.int64(7), "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
+    ]
+    assert as_records(given) == [
+        adg.Record(0, "Say red."),
+        adg.Record("b", "Say two."),
+        adg.Record("c", "Say sea."),
+        adg.Record(7, "Hi", output="Hello"),
+    ]
+    for wrong, message in (
+        ("Say red.", r"records\[1\] is str; expected an adg.Record, or a dict"),
+        ({"question": "Say red."}, r"records\[1\] \(id 1\): no instruction; its fields are question"),
+        ({"instruction": 3}, r"records\[1\] \(id 1\): 'instruction' is 3 \(int\), expected text"),
+        ({"instruction": "a", "id": 1.5}, r"records\[1\] has the id 1.5 \(float\)"),
+        ({"instruction": "a", "id": 0}, r"record id 0 is given twice \(records\[0\] and \[1\]\)"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            as_records([given[0], wrong])
+
+
+def test_answers_that_are_missing_are_said_by_name() -> None:
+    by_id = {record.id: given for record, given in zip(RECORDS, ANSWERS, strict=True)}
+    assert as_answers(RECORDS, by_id) == ANSWERS
+    for answers, message in (
+        ({id_: by_id[id_] for id_ in range(6)}, "answers has none for 2 of 8 records: 6, 7"),
+        (by_id | {"x": []}, "answers has ids that no record has: 'x'"),
+        (ANSWERS[:5], r"8 records and 5 lists of answers; .* \(none for 5, 6, 7\)"),
+        ([*ANSWERS[:7], "one text"], "the answers of record 7 are str 'one text'; expected a list"),
+        ([*ANSWERS[:7], ["a", None, "b"]], "answer 2 of record 7 is NoneType"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            as_answers(RECORDS, answers)
+    assert as_answers(RECORDS, [*ANSWERS[:7], None])[7] == []
+
+
+def test_a_notebook_does_the_whole_method(backbone: tuple, tmp_path: Path) -> None:
+    """The sampled answers are those of the stage, for the same records in another order too."""
+    cfg = adg.SamplingConfig(n=3, max_new_tokens=5)
+    rows = [{"id": record.id, "instruction": record.instruction} for record in RECORDS]
+    answers = adg.sample(rows, *backbone, cfg)
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
+    pool_node = pool_stage.node(PoolConfig(name="p", path=str(pool), fields=FieldMap(output=None)))
+    tiny = backbone_stage.node(BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32"))
+    built = store.ensure(answers_stage.node(pool_node, tiny, cfg, EngineConfig()))
+    assert answers == list(answers_stage.load(built).values())
+    assert adg.sample(rows[::-1], *backbone, cfg) == answers[::-1]
+    low = adg.EmbeddingConfig(windows=("rel:0.0-0.5",))
+    adg.embed(rows, answers, *backbone, low)
+    assert adg.sample(rows, *backbone, cfg) == answers, "the model is as it was"
+    chosen = adg.select_from_answers(rows, answers, *backbone, budget=3, clusters=BinsConfig(clusters=2))
+    assert len(chosen.records) == 3
+    with pytest.raises(BadInput, match=r"records cannot be sampled: record 9: a prompt of \d+ tokens"):
+        adg.sample([{"id": 9, "instruction": "word " * 5000}], *backbone, cfg)
+    with pytest.raises(BadInput, match="has no head to write with"):
+        adg.sample(rows, backbone[0].base_model, backbone[1], cfg)
+
+
+def test_load_backbone_speaks_of_its_own_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    for arguments, message in (
+        (("tiny_rando",), r"source is 'tiny_rando' \(did you mean 'tiny_random'\?\): no embedded backbone"),
+        (("some/model",), r"revision is None; some/model comes from the hub .* load_backbone\('some/model', revision="),
+        (("some/model", "main"), "revision is 'main'"),
+        (("tiny_random", "0" * 40), "tiny_random is no model of the hub; leave it out"),
+        (("model",), "lacks config.json.*; source takes a folder written by save_pretrained"),
+        (("tiny_random", None, "tpu"), "device is 'tpu'; expected auto, cpu or cuda"),
+    ):
+        with pytest.raises(BadInput, match=message) as caught:
+            adg.load_backbone(*arguments)
+        assert "backbone." not in str(caught.value) and "exec." not in str(caught.value)
+    monkeypatch.setenv("ADG_CACHE", str(tmp_path / "cache"))
+    adg.load_backbone("tiny_random", device="cpu")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "model"], "nothing in the current folder"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("select_from_your_answers", "Spell the word cat.                    D 0.000"),
+        ("read_a_finished_study", "random       average "),
+    ],
+)
+def test_the_notebooks_run(
+    name: str,
+    expected: str,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Their cells, one after the other in one namespace, as a notebook runs them."""
+    notebook = json.loads((root / "docs" / "notebooks" / f"{name}.ipynb").read_text())
+    assert notebook["nbformat"] == 4 and not any(cell.get("outputs") for cell in notebook["cells"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(root))  # of the commands that cells run
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"{name}, cell {number}", "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert expected in printed and len(printed.splitlines()) >= 10
