@@ -185,7 +185,9 @@ class Config:
     budget: int = 10000
     seed: int = 42
     seeds: Any = aside(1)  # of a sweep: how many root seeds from `seed` on, or a list of them, for profile.repeated
-    out: str = location("subset.jsonl")  # where experiments.select writes: .jsonl, .json, .parquet or .csv
+    out: str = location("subset.jsonl")  # where experiments.select writes: .jsonl, .json, .parquet, .csv or a folder/
+    push: str | None = aside(None)  # a data set of the hub, owner/name, that the folder is added to
+    public: bool = aside(False)  # whether that data set is public where it is made
     overwrite: bool = aside(False)  # whether it may replace files that exist
 
     def __post_init__(self) -> None:

@@ -19,27 +19,43 @@ from typing import Any
 from adg.artifacts.files import write_atomic, write_lines
 from adg.errors import BadInput
 
+DATA = "data/train.jsonl"  # of a folder; of one format with the scores, as the library of data sets wants it
 TEMPORARY = ".{}.4194304.tmp"  # the longest name under which a file is written before it has its own
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The three files of a subset: the chosen rows, the scores of every row, and the manifest of what made them."""
+    """The files of a subset: the chosen rows, the scores of every row, and the manifest of what made them; of a folder
+    for a hub of data sets its ``card`` too."""
 
     rows: Path
     scores: Path
     manifest: Path
+    card: Path | None = None
 
     @property
-    def all(self) -> tuple[Path, Path, Path]:
-        return self.rows, self.scores, self.manifest
+    def all(self) -> tuple[Path, ...]:
+        return self.rows, self.scores, self.manifest, *([] if self.card is None else [self.card])
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds all of them."""
+        return (self.card or self.rows).parent
 
 
 def outputs_of(out: str) -> Outputs:
-    """The files that ``out=`` stands for. Raises ``BadInput`` where its ending is not one of ``WRITERS``."""
+    """The files that ``out=`` stands for: with a stroke at its end a folder as a hub of data sets holds it.
+
+    Raises ``BadInput`` where a file's ending is not one of ``WRITERS``.
+    """
     path = Path(os.path.expanduser(out)).absolute()
+    if out.endswith("/"):
+        return Outputs(path / DATA, path / "scores.jsonl", path / "selection.json", path / "README.md")
     if path.is_dir():
-        raise BadInput(f"out={out} is a folder; name a file in it: out={out.rstrip('/')}/subset.jsonl")
+        raise BadInput(
+            f"out={out} is a folder; name a file in it, out={out}/subset.jsonl, or end it with a stroke, out={out}/, "
+            f"for a folder that a hub of data sets can hold"
+        )
     if path.suffix.lower() not in WRITERS:
         raise BadInput(f"out={out}: cannot write '{path.suffix}'; expected a name that ends with {', '.join(WRITERS)}")
     return Outputs(path, path.with_name(f"{path.stem}.scores.jsonl"), path.with_name(f"{path.stem}.manifest.json"))
@@ -55,7 +71,11 @@ def refuse_unsafe(outputs: Outputs, read: Mapping[str, Path], overwrite: bool) -
         for option, source in read.items():
             if _is_or_is_in(target, source):
                 raise BadInput(f"{target} would replace or join what {option} reads ({source}); choose another out=")
-    folder = outputs.rows.parent
+    folder = outputs.folder
+    if outputs.card is not None:
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise BadInput(f"{folder} exists and is no folder; choose another out=")
+        folder = folder if folder.is_dir() else folder.parent
     if not folder.is_dir():
         raise BadInput(f"the folder {folder} of out= does not exist; create it first (mkdir -p {folder})")
     there = [target for target in outputs.all if os.path.lexists(target)]
@@ -86,12 +106,20 @@ def _is_or_is_in(target: Path, source: Path) -> bool:
     return real == origin or (source.is_dir() and origin in (Path(os.path.realpath(target.parent)), *real.parents))
 
 
-def write(outputs: Outputs, lines: Sequence[bytes], scores: Sequence[Any], manifest: bytes) -> None:
-    """Write all three, the rows last. ``lines`` are the chosen rows as JSON, one each."""
+def write(
+    outputs: Outputs,
+    lines: Sequence[bytes],
+    scores: Sequence[Any],
+    manifest: bytes,
+    card: Callable[[], str] | None = None,
+) -> None:
+    """Write all of them, the rows last but for the card. ``lines`` are the chosen rows as JSON, one each."""
     try:
         write_lines(outputs.scores, scores)
         write_atomic(outputs.manifest, manifest)
         write_atomic(outputs.rows, encoded(outputs, lines))
+        if outputs.card is not None and card is not None:
+            write_atomic(outputs.card, card().encode())
     except OSError as error:
         raise BadInput(
             f"{error.filename or outputs.rows} cannot be written ({error.strerror}); make room or choose another out= "

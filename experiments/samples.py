@@ -188,6 +188,8 @@ def main() -> None:
         store = Store(Path(chosen[0].config.exec.runs))
         out, summary = changed(chosen[0], chosen[1], store, args) if args.diff else listed(chosen[0], store, args)
         rows = printed(out, args.limit)
+        if args.json and len(rows) > args.limit > 0:
+            print(rows.pop(), file=sys.stderr)
         print("\n".join(rows) if args.json else "\n\n".join(rows))
         print(summary, file=sys.stderr if args.json else sys.stdout)
 

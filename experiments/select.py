@@ -1,15 +1,19 @@
 """Only the subset:
 
-    adg select pool=local pool.path=my.jsonl selector=adg backbone=qwen2_5_7b engine=vllm \\
-        budget=1000 out=subset.jsonl
+    adg select pool=local pool.path=my.jsonl selector=adg backbone=qwen2_5_7b engine=vllm budget=1000 out=subset.jsonl
+    adg select pool=local pool.path=my.csv budget=1000 --dry-run
+    adg select pool=local pool.hub=owner/data pool.revision=<commit> budget=1000 out=subset/ push=me/subset
 
 No training, no benchmark, no tracking. ``out`` gets the chosen rows with all their original fields, as JSON Lines, a
 JSON list, parquet or CSV by its ending; beside it ``subset.scores.jsonl`` has a row for every row of the pool's file
-and ``subset.manifest.json`` says what made it. Files that exist are replaced with ``overwrite=true`` alone.
+and ``subset.manifest.json`` says what made it. ``out=subset/`` makes a folder that a hub of data sets can hold, with a
+card, and ``push=owner/name`` adds it to one there (private unless public=true). Files that exist are replaced with
+``overwrite=true`` alone.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -18,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from adg.artifacts.artifact import Artifact, Node
+from adg.artifacts.store import Store
 from adg.errors import BadInput
 from adg.pools.notices import notices
 from adg.pools.records import from_key, load_left_out, order
@@ -25,16 +30,41 @@ from adg.pools.sources import files_of, local_path
 from adg.selection.diagnostics import Diagnosis, in_words
 from adg.selection.divergence import DivergenceConfig
 from adg.selection.stability import QUADRANTS
-from experiments import app, early, outputs
+from experiments import app, data_folder, dry_run, early, outputs
 from experiments.cells import Cell
 from experiments.config import Config
+from experiments.outputs import Outputs
 from experiments.report import diagnostics
 from experiments.run import refuse_budget, say, store_of
 from experiments.worker import Runner
 
+DRY_RUN = "--dry-run"
+SWITCHES = {DRY_RUN: "say rows, tokens, cost and what will be dropped; build and write nothing"}
+
 
 def select(config: Config) -> Path:
-    """Build the cell up to its subset and write it to ``config.out``; returns that path."""
+    """Build the cell up to its subset, write it to ``config.out`` and push it where asked; returns the rows' path."""
+    files, read, cell = _asked(config)
+    if config.push is not None:
+        data_folder.check_push(config.push, files, config.exec.offline)
+    store = store_of(config)
+    pool, subset = _built(cell, store, files)
+    outputs.refuse_unsafe(files, read, config.overwrite)  # the work may have taken hours
+    lines = subset.file("subset.jsonl").read_bytes().splitlines()
+    manifest, card = (subset.path / "manifest.json").read_bytes(), None
+    if files.card is not None:
+        facts = data_folder.selection(cell, pool, subset)
+        manifest = (json.dumps(facts, indent=2, ensure_ascii=False, default=str) + "\n").encode()
+        card = functools.partial(data_folder.card, files, facts)
+    outputs.write(files, lines, every_score(pool, subset), manifest, card)
+    _say_what_was_chosen(cell, store, files, pool, subset)
+    if config.push is not None:
+        say(f"pushed: {data_folder.push(config.push, files, config.public)}")
+    return files.rows
+
+
+def _asked(config: Config) -> tuple[Outputs, dict[str, Path], Cell]:
+    """Where the subset goes, what is read, and the cell. Raises ``BadInput`` for what cannot be meant."""
     files = outputs.outputs_of(config.out)
     read = read_by(config)
     outputs.refuse_unsafe(files, read, config.overwrite)
@@ -44,6 +74,12 @@ def select(config: Config) -> Path:
     if config.pool.corrupt:
         raise BadInput("pool.corrupt puts a fault into a pool for controls; rows are chosen from the pool as it is")
     early.check([cell], training=False)
+    return files, read, cell
+
+
+def _built(cell: Cell, store: Store, files: Outputs) -> tuple[Artifact, Artifact]:
+    """The pool and the subset."""
+    config = cell.config
     stages = {node.stage.name for node in cell.nodes["subset"].walk()}
     if "backbone" in stages and config.backbone.statement:
         say(f"{config.backbone.name}: {config.backbone.statement}; backbone=<name> chooses another")
@@ -52,7 +88,6 @@ def select(config: Config) -> Path:
         what = {"start": "...", "waiting": "is being built by another process, waiting"}
         say(f"  {node.stage.name:<9} {node.label} {what.get(event, f'{event} {seconds:.1f} s')}")
 
-    store = store_of(config)
     with Runner() as runner:
         store.runner, store.exec = runner, config.exec
         pool = store.ensure(cell.nodes["pool"], on_build)  # bad rows are refused before any model is loaded
@@ -60,10 +95,10 @@ def select(config: Config) -> Path:
             say(f"  {notice}")
         refuse_budget(store, cell, pool)
         outputs.encoded(files, list(_rows(pool.file("original.jsonl"))))  # what its format cannot hold is refused now
-        subset = store.ensure(cell.nodes["subset"], on_build)
-    outputs.refuse_unsafe(files, read, config.overwrite)  # the work may have taken hours
-    lines = subset.file("subset.jsonl").read_bytes().splitlines()
-    outputs.write(files, lines, every_score(pool, subset), (subset.path / "manifest.json").read_bytes())
+        return pool, store.ensure(cell.nodes["subset"], on_build)
+
+
+def _say_what_was_chosen(cell: Cell, store: Store, files: Outputs, pool: Artifact, subset: Artifact) -> None:
     facts = subset.info
     say(f"{facts['rows_out']:,} of {pool.info['rows_in']:,} records{_left_out(pool)} -> {files.rows}")
     if facts["shortfall"]:
@@ -71,7 +106,6 @@ def select(config: Config) -> Path:
     say(f"scores of every record -> {files.scores}")
     if isinstance(cell.selector.config, DivergenceConfig) and (found := diagnostics.of_cell(cell, store)) is not None:
         say(f"{in_words(found)}{_shares(found)}")
-    return files.rows
 
 
 def read_by(config: Config) -> dict[str, Path]:
@@ -126,16 +160,26 @@ def main(config: Config) -> None:
     select(config)
 
 
+def plan(config: Config) -> None:
+    """Say what ``select`` would do, and do nothing of it."""
+    _, _, cell = _asked(config)
+    say("\n".join(dry_run.lines(cell, store_of(config))))
+
+
 def entry() -> None:
     """The command; without a profile the method runs at the paper's settings, nothing scaled down."""
-    with app.plain_errors(__doc__):
+    with app.plain_errors(__doc__, SWITCHES):
         _entry()
 
 
 def _entry() -> None:
     if not any(argument.startswith("profile=") for argument in sys.argv[1:]):
         sys.argv.insert(1, "profile=own")
-    app.hydra_app(main)
+    if app.asked(DRY_RUN):
+        sys.argv.remove(DRY_RUN)
+        app.hydra_app(plan)
+    else:
+        app.hydra_app(main)
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ def test_a_file_that_appears_meanwhile_is_kept(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("folder", r"is a folder; name a file in it: out=.*/folder/subset\.jsonl"),
+        ("folder", r"is a folder; name a file in it, out=.*/folder/subset\.jsonl, or end it"),
         ("folder.jsonl", "is a folder"),
         ("out.txt", r"cannot write '\.txt'; expected a name that ends with \.jsonl, \.json, \.parquet, \.csv"),
         ("out", "cannot write ''"),
