@@ -37,6 +37,7 @@ from adg.evaluation import stage as evaluation_stage  # noqa: E402
 from adg.evaluation.config import SuiteConfig  # noqa: E402
 from adg.evaluation.results import DONE  # noqa: E402
 from adg.execution import DTYPES, ENGINES, ExecConfig  # noqa: E402
+from experiments import schema, search_path  # noqa: E402
 from experiments.arguments import Parser, at_least  # noqa: E402
 
 
@@ -65,24 +66,26 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="consent to running model-written programs, confined (HumanEval, MBPP)",
     )
-    return parser.parse_args(words)
+    return parser.parse_args(search_path.take(sys.argv[1:] if words is None else words))
 
 
 def suite(args: argparse.Namespace) -> SuiteConfig:
-    """The suite of conf/suite with what the command line changes."""
+    """The suite of that name, of conf/, a package or ``--config-dir``, with what the command line changes."""
     from omegaconf import OmegaConf
 
-    files = {path.stem: path for path in sorted((ROOT / "conf" / "suite").glob("*.yaml"))}
-    if args.suite not in files:
-        raise BadInput(
-            f"--suite {args.suite} is not known{nearest(args.suite, list(files))}; known: {', '.join(files)}"
-        )
-    chosen: Any = OmegaConf.to_container(OmegaConf.load(files[args.suite]))
+    known, file = search_path.names("suite"), search_path.file_of(f"suite/{args.suite}")
+    if file is None:
+        raise BadInput(f"--suite {args.suite} is not known{nearest(args.suite, known)}; known: {', '.join(known)}")
+    schema.register()
+    chosen: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
     for name in ("data_root", "limit", "max_gen_toks"):
         if getattr(args, name) is not None:
             chosen[name] = getattr(args, name)
     if args.backend:
-        chosen |= {"backend": args.backend, "merge_adapter": chosen["merge_adapter"] and args.backend == "hf"}
+        chosen |= {
+            "backend": args.backend,
+            "merge_adapter": chosen.get("merge_adapter", False) and args.backend == "hf",
+        }
     if args.tasks is not None:
         names, known = args.tasks.split(","), list(chosen["tasks"])
         for name in names:

@@ -188,3 +188,15 @@ def test_as_a_command_it_prints_help_or_one_line_and_does_nothing_else(root: Pat
     )
     assert len(bad.stderr.splitlines()) == 1 and "did you mean '--suite'" in bad.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_suite_may_stand_in_a_folder_of_the_users(script: ModuleType, tmp_path: Path, root: Path) -> None:
+    (tmp_path / "suite").mkdir()
+    values = yaml.safe_load((root / "conf/suite/mini.yaml").read_text())
+    values |= {"name": "own", "data_root": "${package:adg/mini}", "tasks": {"gsm8k": values["tasks"]["gsm8k"]}}
+    (tmp_path / "suite" / "own.yaml").write_text(yaml.safe_dump(values))
+    words = ["--model", "tiny_random", "--suite", "own"]
+    found = script.suite(script.arguments([*words, "--config-dir", str(tmp_path)]))
+    assert found.name == "own" and list(found.tasks) == ["gsm8k"] and found.data_root == str(root / "adg/mini")
+    with pytest.raises(BadInput, match="--suite own is not known"):
+        script.suite(script.arguments(words))
