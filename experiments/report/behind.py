@@ -23,7 +23,7 @@ from experiments.cells import Cell
 from experiments.report.table import BASELINE, WORDS
 from experiments.report.templates import render
 
-ASKED, ANSWERED = 300, 400  # characters of a prompt's end and of an answer that are shown
+ASKED, ANSWERED = 240, 400  # characters of a prompt's end and of an answer that are shown
 CHOICES = 6  # of a multiple choice that are shown with their log-likelihoods
 
 
