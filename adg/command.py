@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from adg import extras
 from adg.errors import HarnessError
 from adg.printable import printable
 
@@ -202,6 +203,10 @@ def command(help_: str | None = None) -> Iterator[None]:
             sys.stdout.flush()
         except HarnessError as error:
             sys.exit(printable(f"error: {error}"))
+        except ModuleNotFoundError as error:
+            if told := extras.missing(error):
+                sys.exit(f"error: {told}")
+            raise
         except BrokenPipeError:  # who read what is printed has enough, as `head` has
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -21,6 +21,7 @@ ROOT = HERE.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed.txt"
 VERSIONS = ((3, 11), (3, 12), (3, 13))  # of Python, which the locks serve
+TORCH_CPU = (3, 11)  # the one whose file torch-cpu.lock names; the others take torch's CUDA build, which runs on a CPU
 ENOUGH = "import sys, ensurepip, venv; print(*sys.version_info[:2])"  # Debian has venv and ensurepip in another package
 
 
@@ -35,13 +36,18 @@ def run(*command: str | Path, needed: bool = True) -> bool:
     return True
 
 
-def serves(python: str | Path) -> bool:
-    """Whether an interpreter can make the environment: its version is one of ``VERSIONS``, it has venv and pip."""
+def version(python: str | Path) -> tuple[int, ...]:
+    """The version of an interpreter that has venv and pip; () where it has not, or is none."""
     try:
         done = subprocess.run([str(python), "-c", ENOUGH], capture_output=True, text=True, encoding="utf-8", timeout=60)
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0 and tuple(map(int, done.stdout.split())) in VERSIONS
+        return ()
+    return tuple(map(int, done.stdout.split())) if done.returncode == 0 else ()
+
+
+def serves(python: str | Path) -> bool:
+    """Whether an interpreter can make the environment."""
+    return version(python) in VERSIONS
 
 
 def candidates() -> Iterator[str]:
@@ -120,8 +126,8 @@ def main() -> None:
         sys.exit(f"{VENV} holds a Python that does not serve; run: make clean-env setup")
     print(f"installing the packages of requirements/{build}.lock (a few minutes)", flush=True)
     install_wheels(python, f"{build}.lock")
-    if build == "cpu" and not install_wheels(python, "torch-cpu.lock", needed=False):
-        print("the package index has no CPU build of torch: installing the CUDA build and its runtime", flush=True)
+    if build == "cpu" and not (version(python) == TORCH_CPU and install_wheels(python, "torch-cpu.lock", needed=False)):
+        print("no CPU build of torch is locked or found here: installing the CUDA build and its runtime", flush=True)
         install_wheels(python, "torch-cuda.lock")
     # What has no wheel is built with the setuptools just installed: no build environment of unpinned tools is made, and
     # no wheel is taken from pip's cache, where another setuptools may have built it.

@@ -33,6 +33,7 @@ INSIDE_ADG = (  # each room of adg imports only what stands above it: imports fo
     "errors",
     "plugins",
     "printable",
+    "extras",
     "command",
     "limits",
     "options",

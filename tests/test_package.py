@@ -18,6 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from adg import extras
+
 TOPS = ("adg", "baselines", "bench", "conf", "evaluate", "experiments", "finetune")
 SITE = Path(sysconfig.get_paths()["purelib"])
 LOCKED = ("cpu.lock", "cuda.lock", "source.lock", "torch-cuda.lock")
@@ -172,6 +174,26 @@ def test_an_extra_brings_what_its_code_imports(root: Path) -> None:
             imported |= set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(), re.MULTILINE))
     others = {name for name in imported - set(sys.stdlib_module_names) - set(TOPS) if (SITE / name).is_dir()}
     assert {"numpy", "torch", "hydra", "trl"} <= others and not {dists.get(name, name) for name in others} - names
+
+
+def test_a_missing_library_is_said_with_its_extra(root: Path, installed: Path, tmp_path: Path) -> None:
+    own = {"lm_eval": "lm-eval", "tokenizers": "transformers"}
+    for library, extra in extras.EXTRA_OF.items():
+        names = {Requirement(line).name for line in declared(root)[extra]}
+        assert own.get(library, library) in names, library
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('no torch here', name='torch')")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(installed), str(SITE)])}
+    line = ["select", "pool=mini_general", "selector=adg", "budget=8", "backbone=tiny_random", "exec.runs=runs"]
+    done = subprocess.run(
+        [sys.executable, "-S", str(installed / "bin" / "adg"), *line],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: this needs torch, which is not installed; ")
+    assert done.stderr.endswith("pip install '.[sampling]'\n")
 
 
 @pytest.fixture

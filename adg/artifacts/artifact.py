@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adg import extras
 from adg.artifacts import disk
 from adg.artifacts.files import sha256_text
 from adg.artifacts.sealed import Damaged, first_difference, read_sealed, require
-from adg.errors import HarnessError
+from adg.errors import BadInput, HarnessError
 
 SCHEMA = "adg-artifact/2"  # of manifests that carry their own digest
 UNSEALED = "adg-artifact/1"  # of manifests made before they did; they are found as ever
@@ -196,10 +197,18 @@ class Job:
 
 
 def run_builder(node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_: Any) -> dict[str, Any]:
-    """Import and call a stage's builder in this process; returns the manifest's ``info``."""
+    """Import and call a stage's builder in this process; returns the manifest's ``info``.
+
+    Raises ``BadInput`` where it needs a library that is not installed.
+    """
     module, _, name = node.stage.builder.partition(":")
     builder = getattr(importlib.import_module(module), name)
-    return dict(builder(Job(node, folder, inputs, exec_)) or {})
+    try:
+        return dict(builder(Job(node, folder, inputs, exec_)) or {})
+    except ModuleNotFoundError as error:
+        if told := extras.missing(error):
+            raise BadInput(told) from error
+        raise
 
 
 def read_artifact(folder: Path) -> Artifact | None:
