@@ -77,7 +77,8 @@ def _at_points(
     points: dict[tuple[str, int], repeated.Members] = {}
     for point, cell, row in zip(at, chosen, rows, strict=True):
         points.setdefault(point, []).append((cell, row))
-    return {point: _percent(repeated.together(members, store)) for point, members in points.items()}
+    known = {point: members for point, members in points.items() if any(row.interval for _, row in members)}
+    return {point: _percent(repeated.together(members, store)) for point, members in known.items()}
 
 
 def _percent(row: Row) -> Ends:

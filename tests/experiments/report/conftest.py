@@ -49,6 +49,7 @@ class Browser:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.call("Page.enable")
+        self.call("Emulation.setScrollbarsHidden", hidden=True)  # so that a page is as wide as the screen
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._last += 1
