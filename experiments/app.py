@@ -15,10 +15,10 @@ from typing import Any
 from adg.command import command, end_with, show_warnings, stoppable
 from adg.errors import BadInput, HarnessError, nearest
 from experiments import search_path
-from experiments.compose import resolve
 from experiments.config import Config
 from experiments.explain import explain
 from experiments.quoting import quoted
+from experiments.resolve import resolve
 from experiments.schema import register
 
 JSON = {"--json": "one JSON document in place of text; figures are unrounded"}

@@ -25,7 +25,7 @@ from adg.selection import stage as selection_stage
 from adg.selection.contract import Selector
 from adg.tasktypes import stage as tasktypes_stage
 from baselines import selector_types
-from experiments import app, compose, names
+from experiments import app, compose, names, parts
 from experiments.config import Config
 from experiments.quoting import quoted
 from finetune import stage as finetune_stage
@@ -162,8 +162,9 @@ def by_role(named: Mapping[str, Node], *ends: Node | None) -> dict[str, Node]:
 
 def cells(overrides: Sequence[str]) -> list[Cell]:
     """The cells that ``experiments.run -m`` would run for these overrides."""
-    lines, base = compose.sweep(quoted(overrides))
-    configs = compose.compose_many(lines, base)
+    with parts.shared():
+        lines = compose.grid(quoted(overrides))
+        configs = compose.compose_many(lines)
     return [Cell(c, tuple(line)) for c, line in zip(configs, lines, strict=True)]
 
 

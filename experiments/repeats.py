@@ -14,6 +14,7 @@ from adg.errors import BadInput, nearest
 from baselines import selector_types
 
 AS_ONE = ("seeds", "profile.repeated")  # a list of theirs is one value, not a sweep
+READS = ("seed", "seeds", "profile", "experiment")  # the sections that are looked at here
 
 
 def root_seeds(seed: int, seeds: Any) -> list[int]:

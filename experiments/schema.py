@@ -9,11 +9,14 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from adg.seeds import child
 from experiments import repeats, search_path
 from experiments.config import Config
+
+_open: list[Path] = []  # the folder of the session that this process is in
 
 
 @functools.cache
@@ -82,14 +85,21 @@ def _search() -> None:
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Hydra with the folders of configuration and the schema, for composing."""
+    """Hydra with the folders of configuration and the schema, for composing; one within another is the same."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    if _open:
+        yield
+        return
     register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(search_path.CONF), version_base="1.3"):
-        yield
+        _open.append(search_path.CONF)
+        try:
+            yield
+        finally:
+            _open.clear()
 
 
 def known_keys() -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from adg.artifacts.files import write_atomic
 from adg.artifacts.store import Store
 from adg.errors import HarnessError
-from experiments import app, cells
+from experiments import app, cells, parts
 from experiments.app import JSON, as_json, asked, plain_errors
 from experiments.cells import Cell
 from experiments.claims import page, published, rules
@@ -41,13 +41,14 @@ def judge(overrides: Sequence[str]) -> Verdicts:
     rule, claims, digest = rules.load()
     swept: dict[str, list[Cell]] = {}
     unknown: dict[str, str] = {}
-    for experiment in dict.fromkeys(claim.experiment for claim in claims if claim.experiment):
-        try:
-            found = cells.cells([*overrides, f"experiment={experiment}"])
-            if all(cell.nodes for cell in found):
-                swept[experiment] = found
-        except HarnessError as error:  # no pinned revision of a data set, say, or a selector that is not for it
-            unknown[experiment] = str(error)
+    with parts.shared():
+        for experiment in dict.fromkeys(claim.experiment for claim in claims if claim.experiment):
+            try:
+                found = cells.cells([*overrides, f"experiment={experiment}"])
+                if all(cell.nodes for cell in found):
+                    swept[experiment] = found
+            except HarnessError as error:  # no pinned revision of a data set, say, or a selector that is not for it
+                unknown[experiment] = str(error)
     first = next(iter(swept.values()))[0].config
     store = Store(Path(first.exec.runs))
     judged = [page.judged(claim, swept.get(claim.experiment, []), store, rule) for claim in claims]

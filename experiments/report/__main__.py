@@ -12,6 +12,7 @@ import webbrowser
 
 from experiments.app import asked, plain_errors
 from experiments.cells import asked_for, report_folder
+from experiments.parts import shared
 from experiments.report.sweep import write
 
 SWITCHES = {
@@ -21,7 +22,7 @@ SWITCHES = {
 
 
 def main() -> None:
-    with plain_errors(__doc__, SWITCHES):
+    with plain_errors(__doc__, SWITCHES), shared():
         chosen, store = asked_for(SWITCHES)
         printed = write(chosen, store)
         folder, _ = report_folder(chosen, store)

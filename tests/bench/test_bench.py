@@ -66,3 +66,10 @@ def test_one_pass_against_two_and_the_released_codes_way(root: Path) -> None:
     assert set(found["processor_ratio"]) == {"reference", "two_passes"}
     assert all(0 < tokens <= 3 * 5 * 4 for tokens in found["tokens"].values())
     assert found["parity"]["answers"] == 15 and (found["parity"]["largest_gram_difference"] or 0) < 1e-5
+
+
+def test_start_up_of_a_command(root: Path) -> None:
+    done = run(root, "startup", "--commands", "plan --help", "--repeats", "2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)["processor_seconds"]["plan --help"]
+    assert len(found["all"]) == 2 and found["least"] == min(found["all"]) > 0

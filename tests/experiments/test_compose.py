@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments import compose, search_path
+from experiments import compose, parts, resolve, search_path
 from experiments.cells import cells
 from experiments.schema import session
 
@@ -17,7 +17,7 @@ def one_by_one(lines: list[tuple[str, ...]]) -> list[Any]:
     from hydra import compose as hydra_compose
 
     with session():
-        return [compose.resolve(hydra_compose("config", list(line))) for line in lines]
+        return [resolve.resolve(hydra_compose("config", list(line))) for line in lines]
 
 
 @pytest.fixture
@@ -53,14 +53,30 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 )
 def test_every_config_is_what_hydra_composes(asked: list[str], composed: list[Any]) -> None:
     found = cells(asked)
-    presets = {cell.swept["preset"] for cell in found if "preset" in cell.swept}
-    assert len(composed) == 1 + len(presets), "the rest is made from these"
+    assert not composed, "all of them are made of parts"
     assert [cell.config for cell in found] == one_by_one([cell.overrides for cell in found])
 
 
-def test_a_table_is_composed_once(composed: list[Any]) -> None:
-    assert len(cells(["profile=mini"])) == 54, "48 cells and row 0 of each"
-    assert len(composed) == 1
+def test_each_section_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    plain = parts.section
+    monkeypatch.setattr(parts, "section", lambda name, tree: made.append(name) or plain(name, tree))
+    with parts.shared():
+        assert len(cells(["profile=mini"])) == 54, "48 cells and row 0 of each"
+        once = {name: made.count(name) for name in made}
+        assert once == {**dict.fromkeys(once, 1), "backbone": 2, "pool": 3, "selector": 9}
+        made.clear()
+        assert len(cells(["profile=mini", "experiment=terms"])) == 3
+    assert sorted(made) == ["experiment", "selector", "selector", "selector"]
+
+
+def test_a_section_follows_what_it_refers_to() -> None:
+    lines = [
+        ("profile=mini", *more) for more in ((), ("profile.rows=7",), ("seed=7", "pool=mini_cot"), ("pool.rows=7",))
+    ]
+    found = compose.compose_many(lines)
+    assert found == one_by_one(lines)
+    assert [config.pool.rows for config in found] == [48, 7, 48, 7] and found[2].sampling.seed != found[0].sampling.seed
 
 
 def test_what_only_hydra_can_tell_is_left_to_it(
@@ -80,36 +96,17 @@ def test_what_only_hydra_can_tell_is_left_to_it(
         ("profile=smoke", "backbone=made", "pool=mini_cot", "selector=random"),
         ("profile=smoke", "pool=mini_cot", "selector=random", "+selector.more=1"),
         ("profile=smoke", "pool=mini_cot", "selector=random", "~selector.seed"),
+        ("profile=smoke", "pool=named", "selector=random"),
         ("profile=smoke", "pool=mini_cot", "selector=longest"),
     ]
+    (conf / "pool" / "named.yaml").write_text("name: named\npath: a\nrows: ${${oc.env:WHICH}}\n")
+    monkeypatch.setenv("WHICH", "budget")
     assert compose.compose_many(lines) == one_by_one(lines)
-    of_cells = len(composed) - len(lines)
-    assert of_cells == len(lines) - 1, "only the last is made from the first"
+    left = [asked[1] for asked in composed[: -len(lines)]]
+    assert left == [list(line) for line in lines[3:6]], "what adds, deletes, and names what it refers to"
 
     text = (conf / "config.yaml").read_text()
     (conf / "config.yaml").write_text(text.replace("finetune: lora", "finetune: ${selector}"))
     lines = [("profile=own", f"selector={name}", "pool=mini_cot") for name in ("random", "longest")]
     found = compose.compose_many(lines)
     assert found == one_by_one(lines) and [config.finetune.learning_rate for config in found] == [0.6, 0.7]
-
-
-def test_a_name_that_changes_more_than_its_section_is_composed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were a section taken from a file that writes elsewhere, the cell would not be what Hydra composes."""
-    real = compose.Composed._whole
-
-    def wider(self: Any, line: tuple[str, ...]) -> Any:
-        import dataclasses
-
-        config = real(self, line)
-        return dataclasses.replace(config, budget=7) if "pool=mini_cot" in line else config
-
-    monkeypatch.setattr(compose.Composed, "_whole", wider)
-    configs = compose.compose_many(
-        [
-            [f"pool={pool}", f"selector={name}"]
-            for pool in ("mini_general", "mini_cot")
-            for name in ("random", "longest")
-        ]
-    )
-    assert [config.budget == 7 for config in configs] == [False, False, True, True]
-    assert [config.selector["name"] for config in configs] == ["random", "longest"] * 2

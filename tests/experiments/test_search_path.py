@@ -44,6 +44,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
     def run(module: str, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", [module, *arguments])
+        monkeypatch.setenv("ADG_SWEEP_CELLS", "0")  # a sweep sets it, for its own processes
         command = importlib.import_module(f"experiments.{module}")
         try:
             (command.entry if hasattr(command, "entry") else command.main)()
