@@ -38,7 +38,8 @@ class _Screen(logging.Handler):
     """One line a warning on stderr, whatever stderr is by then."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(printable(f"{record.levelname.lower()}: {record.getMessage()}"), file=sys.stderr, flush=True)
+        sys.stderr.write(printable(f"{record.levelname.lower()}: {record.getMessage()}") + "\n")  # in one write
+        sys.stderr.flush()
 
 
 def show_warnings() -> None:
@@ -193,6 +194,7 @@ def ignore_signals() -> None:
 def command(help_: str | None = None) -> Iterator[None]:
     """Around a command: help where it was asked for, and one line for what a user can act on, with exit status 1."""
     in_utf8()
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of libraries, here and in the processes that this one starts
     show_warnings()
     with stoppable():
         try:

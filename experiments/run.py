@@ -20,7 +20,7 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
-from adg import command
+from adg import command, screen
 from adg.artifacts import disk
 from adg.artifacts.artifact import Artifact, Node, file_name, plain
 from adg.artifacts.files import read_json, write_json
@@ -56,7 +56,8 @@ def store_of(config: Config) -> Store:
 
 
 def say(text: str) -> None:
-    print(printable(text), flush=True)
+    sys.stdout.write(printable(text) + "\n")  # in one write: other cells say something too
+    sys.stdout.flush()
 
 
 def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
@@ -70,7 +71,7 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
     say(f"{tag}{cell.name}{eta}")
 
     def on_build(node: Node, event: str, seconds: float) -> None:
-        _say_event(tag, node, event, seconds)
+        _say_event(tag, cell, node, event, seconds)
 
     store = store_of(config)
     path = record_path(cell, store)
@@ -81,7 +82,7 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
         _keep_record(path, {**about, "state": state, **more})
 
     record("running")
-    with command.at_stop(lambda: record("interrupted")):
+    with command.at_stop(lambda: record("interrupted")), screen.line(cell.name):
         try:
             _build(cell, store, on_build)
         except NotRunnable as error:
@@ -136,11 +137,16 @@ def _build(cell: Cell, store: Store, on_build: Callable[[Node, str, float], None
             tracked.subset(artifacts["subset"].file("subset.jsonl"), artifacts["subset"].info)
 
 
-def _say_event(tag: str, node: Node, event: str, seconds: float) -> None:
+def _say_event(tag: str, cell: Cell, node: Node, event: str, seconds: float) -> None:
     """One line for what happens to an artifact."""
     what = {"start": f"{node.label} ...", "waiting": f"{node.label} is being built by another process, waiting"}
+    begins = f"{tag}    {node.stage.name:<9} "
     if event != "cached":
-        say(f"{tag}    {node.stage.name:<9} {what.get(event, f'{event} in {seconds:.1f} s')}")
+        say(begins + what.get(event, f"{event} in {seconds:.1f} s"))
+        if event in what:
+            screen.stage(begins, what[event])
+        else:
+            screen.stage(f"{tag}{cell.name}")
 
 
 def refuse_without_gpu(store: Store, cell: Cell) -> None:
@@ -236,7 +242,8 @@ def main(config: Config) -> None:
         if "seeds" in cell.swept:
             raise BadInput(f"seeds={config.seeds} repeats cells of a sweep; add -m, or choose one with seed=")
         early.check([cell])
-    state = run_cell(cell, tag, eta)
+    with screen.painting():
+        state = run_cell(cell, tag, eta)
     if tag:  # a sweep ends with the table of all its cells, and says what failed
         return
     if state == "failed":
@@ -260,7 +267,7 @@ def _sweep() -> None:
     broken = ""
     try:
         lines = [cell.overrides for cell in chosen]
-        with command.at_stop(lambda: _interrupted(chosen, store)), repeats.sweeping(lines):
+        with command.at_stop(lambda: _interrupted(chosen, store)), repeats.sweeping(lines), screen.painting():
             app.hydra_app(main)
     except BrokenExecutor:
         broken = (

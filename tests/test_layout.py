@@ -38,6 +38,7 @@ INSIDE_ADG = (  # each room of adg imports only what stands above it: imports fo
     "limits",
     "options",
     "seeds",
+    "screen",
     "progress",
     "batching",
     "geometry",
