@@ -163,13 +163,13 @@ with command.command():
         screen.stage("cell    eval      ", "model ...")
         print("before", flush=True)
         time.sleep(1)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 """
     terminals: list[Terminal] = []
     written, status = on_a_terminal(root, "-c", code, shown=terminals.append)
     rows = [row for row in terminals[-1].rows if row]
-    assert status == 130 and rows[0] == "before" and rows[-1] == "stopped; the same command continues", written
+    assert status == 143 and rows[0] == "before" and rows[-1] == "interrupted; the same command continues", written
     assert "eval" in written and not any("eval" in row for row in rows)
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l"), "the cursor is shown again"
 
