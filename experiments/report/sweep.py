@@ -21,14 +21,14 @@ from experiments.report import (
     repeated,
 )
 from experiments.report.rows import row
-from experiments.report.table import Table
+from experiments.report.table import Row, Table
 
 
 def write(chosen: list[Cell], store: Store) -> str:
     """Write the files; returns the table for a terminal and where they are."""
     first = chosen[0].config
     evaluated = first.experiment.last == "eval"
-    cells = [row(cell, store) for cell in chosen] if evaluated else []
+    cells = _told_apart([row(cell, store) for cell in chosen]) if evaluated else []
     cells = [
         replace(one, pages=((str(cell.config.seed), cell_pages.address(cell)),))
         for cell, one in zip(chosen, cells, strict=False)
@@ -66,6 +66,12 @@ def write(chosen: list[Cell], store: Store) -> str:
     cell_pages.write(chosen, cells, store, found, folder, title)
     names.append(f"{cell_pages.FOLDER}/ (a page a cell)")
     return f"{as_terminal.terminal(table)}\n\n{folder}/ holds {', '.join(names)}"
+
+
+def _told_apart(rows: list[Row]) -> list[Row]:
+    """The rows without the words that each of them has: what is set for all cells stands in the title."""
+    common = set.intersection(*(set(one.variant.split(", ")) for one in rows)) if len(rows) > 1 else set()
+    return [replace(r, variant=", ".join(w for w in r.variant.split(", ") if w not in common)) for r in rows]
 
 
 def _corrupted(chosen: list[Cell], store: Store) -> list[str]:
