@@ -57,7 +57,19 @@ READ: dict[str, tuple[dict[str, Any], ...]] = {
 }
 WORDS = (  # values that options with a choice take
     *("released", "corrected", "released_vic", "record", "mean", "last", "distance", "cosine", "characters", "highest"),
-    *("bottom", "largest_remainder", "float32", "bf16", "vllm", "backbone", "random", "exp", "identity", "alpaca"),
+    *(
+        "bottom",
+        "largest_remainder",
+        "float32",
+        "bf16",
+        "hf",
+        "vllm",
+        "backbone",
+        "random",
+        "exp",
+        "identity",
+        "alpaca",
+    ),
     *("drop", "jsonl", "all", "zero", "full", "refuse", "subset", "24-27", "tiny_random", "x/y"),
     *("wandb", "offline", "cpu", "process", "ray", "vicuna", "last4", "none", "auto"),
 )
