@@ -55,7 +55,7 @@ def test_its_parts_are_found_by_every_command(installed: Path, tmp_path: Path) -
     assert {"score/gsm8k", "subset/rows_out"} <= line.keys()
     run(installed, tmp_path, "adg", "select", "pool=tickets", "selector=brief", "budget=2", "out=brief.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "brief.jsonl").read_text().splitlines()]
-    assert [row["reply"] for row in rows] == ["We do.", "Not any more."]
+    assert [row["reply"] for row in rows] == ["We do.", "Under Account, Security."]
     manifest = json.loads((tmp_path / "brief.manifest.json").read_text())
     assert manifest["versions"]["my-selection"] == "0.1.0"
 

@@ -17,7 +17,7 @@ from adg.evaluation.config import EMBEDDED
 from adg.evaluation.overlap import words
 from experiments import compare, contamination, samples
 from experiments.report import __main__ as report
-from experiments.report import analyses
+from experiments.report import analyses, lengths
 from experiments.report import rows as rows_
 
 Run = Callable[..., tuple[int, str, str]]
@@ -312,8 +312,10 @@ def test_the_report_has_intervals_and_after_the_comparison_the_overlap_of_each_s
     after = [rows_.row(cell, study.store) for cell in chosen]
     assert [row.overlap["gsm8k"] for row in after if row.overlap] == [{"test": 0, "train": 1}] * 2
     assert [row.interval for row in after] == [row.interval for row in before], "the same draws every time"
-    monkeypatch.setattr(analyses, "sections", lambda *_: [])  # they read scores, which these cells have not
-    code, out, _ = run(report, "profile=smoke", f"exec.runs={study.runs}", *own)
+    for part in (analyses, lengths):  # they read scores and answers, which these cells have not
+        monkeypatch.setattr(part, "sections", lambda *_: [])
+    code, out, err = run(report, "profile=smoke", f"exec.runs={study.runs}", *own)
+    assert code == 0, err
     assert code == 0 and " ".join(out.split()).count(": GSM8K 0 test, 1 train") == 2
 
 
