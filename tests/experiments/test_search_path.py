@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,10 +40,13 @@ def own(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def said(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """What a command prints, and with what error it ends."""
 
     def run(module: str, *arguments: str) -> str:
+        if module in ("run", "select"):  # Hydra closes the logs there are: absl's closes what pytest writes to
+            line = [sys.executable, "-m", f"experiments.{module}", *arguments]
+            return subprocess.run(line, cwd=root, capture_output=True, text=True).stdout
         monkeypatch.setattr(sys, "argv", [module, *arguments])
         monkeypatch.setenv("ADG_SWEEP_CELLS", "0")  # a sweep sets it, for its own processes
         command = importlib.import_module(f"experiments.{module}")
