@@ -68,6 +68,7 @@ DOCUMENTS = (
     "docs/data.md",
     "docs/extending.md",
     "docs/installing.md",
+    "docs/pilot.md",
     "docs/running.md",
 )
 HEAVY = {"torch", "transformers", "vllm", "trl", "peft", "lm_eval", "wandb", "datasets", "sklearn", "scipy", "ray"}
