@@ -164,11 +164,11 @@ def test_scores_have_a_row_for_every_record(selector: Any, world: SelectorData) 
 
 def test_the_order_of_the_file_does_not_matter(selector: Any, tmp_path: Path) -> None:
     """The same rows shuffled in the file give the same subset, for selectors that read nothing but the pool."""
-    lines = (MINI / "general.jsonl").read_text().splitlines()[:40]
+    lines = (MINI / "general.jsonl").read_text(encoding="utf-8").splitlines()[:40]
     orders = [lines, [lines[i] for i in np.random.default_rng(3).permutation(40)]]
     found = []
     for i, order in enumerate(orders):
-        (tmp_path / f"{i}.jsonl").write_text("\n".join(order) + "\n")
+        (tmp_path / f"{i}.jsonl").write_text("\n".join(order) + "\n", encoding="utf-8")
         store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
         pool = pool_of(selector, name=f"p{i}", path=str(tmp_path / f"{i}.jsonl"))
         data = built(selector, store, cell_of(pool))
@@ -179,12 +179,12 @@ def test_the_order_of_the_file_does_not_matter(selector: Any, tmp_path: Path) ->
 def test_held_out_rows_are_as_if_they_were_not_there(selector: Any, shared_store: Store, tmp_path: Path) -> None:
     """A pool with rows held out gives the features, scores and choices of a file without these rows, down to the last
     row, so that no stage on the way has seen them."""
-    lines = (MINI / "general.jsonl").read_text().splitlines()[:21]
+    lines = (MINI / "general.jsonl").read_text(encoding="utf-8").splitlines()[:21]
     whole, rest = tmp_path / "whole.jsonl", tmp_path / "rest.jsonl"
-    whole.write_text("\n".join(lines) + "\n")
+    whole.write_text("\n".join(lines) + "\n", encoding="utf-8")
     held_pool = pool_of(selector, name="whole", path=str(whole), heldout=5)
     held = {record.key for record in records.load_held_out(shared_store.ensure(held_pool))}
-    rest.write_text("".join(f"{line}\n" for line in lines if str(json.loads(line)["id"]) not in held))
+    rest.write_text("".join(f"{line}\n" for line in lines if str(json.loads(line)["id"]) not in held), encoding="utf-8")
     ours = built(selector, shared_store, cell_of(held_pool))
     theirs = built(selector, shared_store, cell_of(pool_of(selector, name="rest", path=str(rest))))
     assert len(held) == 5 and [r.key for r in ours.records] == [r.key for r in theirs.records] and len(ours.keys) == 16
@@ -196,11 +196,11 @@ def test_held_out_rows_are_as_if_they_were_not_there(selector: Any, shared_store
 
 def test_copies_empty_and_one_token_responses(selector: Any, tmp_path: Path) -> None:
     """A pool with all of them at once: a score or a reason for each, distinct ids, and copies that tie."""
-    lines = (MINI / "general.jsonl").read_text().splitlines()[:17]
+    lines = (MINI / "general.jsonl").read_text(encoding="utf-8").splitlines()[:17]
     rows = [json.loads(line) for line in lines]
     rows += [{**rows[3], "id": 900}, {**rows[5], "id": 901}, {**rows[3], "id": 902}]
     rows += [{**rows[7 + i], "id": 903 + i, "output": text} for i, text in enumerate(("", "4", " ", rows[9]["output"]))]
-    (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
     pool = pool_of(selector, name="hard", path=str(tmp_path / "hard.jsonl"), empty_output="keep")
     data = built(selector, store, cell_of(pool))
@@ -240,7 +240,7 @@ def test_any_pool_read_with_a_model(name: str, drawn: list, seed: int, tmp_path_
         rows[0]["output"] = "Something to read."
     found = []
     for turn, order in enumerate((range(len(rows)), np.random.default_rng(seed).permutation(len(rows)))):
-        (folder / f"{turn}.jsonl").write_text("".join(json.dumps(rows[i]) + "\n" for i in order))
+        (folder / f"{turn}.jsonl").write_text("".join(json.dumps(rows[i]) + "\n" for i in order), encoding="utf-8")
         store = Store(folder / "runs", ExecConfig(device="cpu"))
         pool = pool_stage.node(PoolConfig(name=f"p{turn}", path=str(folder / f"{turn}.jsonl"), empty_output="keep"))
         data = built(selector, store, cell_of(pool))

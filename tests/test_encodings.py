@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FOLDERS = ("adg", "baselines", "experiments", "finetune", "evaluate", "bench", "requirements", "docs")
-NOT_TEXT = ("os", "zipfile", "tarfile")  # modules whose open() takes no encoding
+NOT_TEXT = ("os", "zipfile", "tarfile", "webbrowser")  # modules whose open() takes no encoding
 
 
 def without_encoding(tree: ast.AST) -> Iterator[int]:
