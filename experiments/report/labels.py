@@ -21,11 +21,21 @@ def labels(chosen: Sequence[Cell]) -> list[str]:
     return [", ".join(column(cell) for column in telling if column(cell)) or cell.name for cell in chosen]
 
 
+def variants(chosen: Sequence[Cell]) -> list[str]:
+    """What each cell's variant is called without what is set for all of them, which a title says; one alone keeps its
+    own."""
+    common = set.intersection(*(set(cell.varied.items()) for cell in chosen)) if len(chosen) > 1 else set()
+    keys = {key for key, _ in common}
+    return [_without(cell, keys.__contains__).variant for cell in chosen]
+
+
 def of_curves(chosen: Sequence[Cell]) -> list[str]:
     """The curve that each cell is a point of: what tells it apart, without its budget and its seeds."""
+    return labels(
+        [_without(cell, lambda key: key in ("budget", "seed") or key.endswith((".seed", "_seed"))) for cell in chosen]
+    )
 
-    def stays(override: str) -> bool:
-        key = override.partition("=")[0]
-        return key not in ("budget", "seed") and not key.endswith((".seed", "_seed"))
 
-    return labels([replace(cell, overrides=tuple(filter(stays, cell.overrides))) for cell in chosen])
+def _without(cell: Cell, left_out: Callable[[str], bool]) -> Cell:
+    """The cell with the overrides whose keys stay: for its words alone, its config is the same."""
+    return replace(cell, overrides=tuple(said for said in cell.overrides if not left_out(said.partition("=")[0])))

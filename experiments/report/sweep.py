@@ -20,6 +20,7 @@ from experiments.report import (
     published,
     repeated,
 )
+from experiments.report.labels import variants
 from experiments.report.rows import row
 from experiments.report.table import Row, Table
 
@@ -28,11 +29,9 @@ def write(chosen: list[Cell], store: Store) -> str:
     """Write the files; returns the table for a terminal and where they are."""
     first = chosen[0].config
     evaluated = first.experiment.last == "eval"
-    cells = _told_apart([row(cell, store) for cell in chosen]) if evaluated else []
-    cells = [
-        replace(one, pages=((str(cell.config.seed), cell_pages.address(cell)),))
-        for cell, one in zip(chosen, cells, strict=False)
-    ]
+    cells = (
+        [_row(cell, words, store) for cell, words in zip(chosen, variants(chosen), strict=True)] if evaluated else []
+    )
     rows, each_seed = repeated.table_rows(chosen, cells, store) if evaluated else ([], [])
     notes = [
         f"{b.name}: {b.statement}"
@@ -41,7 +40,7 @@ def write(chosen: list[Cell], store: Store) -> str:
     ]
     choosing = [(c.selector, backbone_stage.node(c.config.selecting or c.config.backbone)) for c in chosen]
     notes += [note for note in dict.fromkeys(selector.note(backbone) for selector, backbone in choosing) if note]
-    notes += _corrupted(chosen, store)
+    notes += _measured(chosen, store) + _corrupted(chosen, store)
     title = first.experiment.title or first.experiment.name
     folder, what = report_folder(chosen, store)
     if what:
@@ -68,10 +67,24 @@ def write(chosen: list[Cell], store: Store) -> str:
     return f"{as_terminal.terminal(table)}\n\n{folder}/ holds {', '.join(names)}"
 
 
-def _told_apart(rows: list[Row]) -> list[Row]:
-    """The rows without the words that each of them has: what is set for all cells stands in the title."""
-    common = set.intersection(*(set(one.variant.split(", ")) for one in rows)) if len(rows) > 1 else set()
-    return [replace(r, variant=", ".join(w for w in r.variant.split(", ") if w not in common)) for r in rows]
+def _row(cell: Cell, variant: str, store: Store) -> Row:
+    """The row of a cell under the words that tell it apart, with where its page will be."""
+    one, pages = row(cell, store), ((str(cell.config.seed), cell_pages.address(cell)),)
+    return replace(one, variant=variant if one.variant == cell.variant else one.variant, pages=pages)
+
+
+def _measured(chosen: list[Cell], store: Store) -> list[str]:
+    """A sentence for each backbone whose precision was measured when it was built."""
+    notes = []
+    for name, node in {c.config.backbone.name: c.nodes["backbone"] for c in chosen if "backbone" in c.nodes}.items():
+        artifact = store.find(node)
+        if artifact is not None and artifact.info.get("gflops"):
+            rates = artifact.info["gflops"]
+            notes.append(
+                f"{name}: answers, vectors, losses and training in {artifact.info['dtype']}: where it was built, "
+                f"bfloat16 multiplied {rates['bfloat16'] / rates['float32']:.1f} times as fast as float32"
+            )
+    return notes
 
 
 def _corrupted(chosen: list[Cell], store: Store) -> list[str]:

@@ -205,6 +205,6 @@ def test_a_cluster_with_a_token_is_joined_with_it_and_refuses_others_at_once(tmp
             cluster.wait(timeout=60)
 
 
-def test_an_address_where_nothing_listens_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_where_nothing_listens_is_said() -> None:
     with pytest.raises(BadInput, match="no Ray cluster answers at RAY_ADDRESS=127"):
         ray_actors._refuse_unreachable(f"127.0.0.1:{free_port()}")

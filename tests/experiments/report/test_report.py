@@ -516,11 +516,3 @@ def test_rendering_needs_no_heavy_library(root):
         f"found = {heavy} & set(sys.modules); print(found); sys.exit(bool(found))"
     )
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
-
-
-def test_a_row_is_named_by_what_tells_it_apart():
-    rows = [done("adg", variant=f"pool.rows=300, {budget}, rest=1") for budget in ("budget=4", "budget=8")]
-    assert [row.variant for row in sweep._told_apart(rows)] == ["budget=4", "budget=8"]
-    assert [row.variant for row in sweep._told_apart(rows[:1])] == [rows[0].variant], "one row tells its own settings"
-    plain = [done("adg"), done("random", variant="budget=8")]
-    assert [row.variant for row in sweep._told_apart(plain)] == ["", "budget=8"]
