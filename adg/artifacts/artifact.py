@@ -145,6 +145,17 @@ class Artifact:
     def info(self) -> Mapping[str, Any]:
         return self.manifest["info"]
 
+    @property
+    def digest(self) -> str:
+        """Of what was built: all files but those that ``info`` calls ``aside``, and what it says was ``decided``.
+
+        The fingerprint says what was to be built. Two builds of one fingerprint differ where a machine had a say (a
+        GPU's rounding, a measured choice); then what is made from one does not fit the other.
+        """
+        aside = self.info.get("aside", ())
+        files = {name: entry["sha256"] for name, entry in self.manifest["files"].items() if name not in aside}
+        return sha256_text(canonical({"files": files, "decided": self.info.get("decided")}))
+
     def file(self, name: str) -> Path:
         if name not in self.manifest["files"]:
             raise HarnessError(f"{self.path} holds no '{name}'; it has {sorted(self.manifest['files'])}")

@@ -78,9 +78,22 @@ class Store:
             )
         if artifact.fingerprint not in self._verified:
             artifact.verify()
+            self._made_from_what_is_here(artifact)
             self._verified.add(artifact.fingerprint)
             shutil.rmtree(path / WORK, ignore_errors=True)  # left by a kill just after completion
         return artifact
+
+    def _made_from_what_is_here(self, artifact: Artifact) -> None:
+        """Raise ``Damaged`` where an input that the artifact was made from was built again since, and otherwise."""
+        for role, entry in artifact.manifest["inputs"].items():
+            above = read_artifact(self.root / entry["folder"]) if "digest" in entry else None
+            if above is not None and above.fingerprint == entry["fingerprint"] and above.digest != entry["digest"]:
+                raise Damaged(
+                    f"{artifact.path} was made from another build of its {role} than the one in {above.path}, "
+                    f"which differs from it (built {above.manifest.get('finished', 'since')})",
+                    f"Put the earlier {above.path} back, or delete the folder {artifact.path} and all that was made "
+                    f"from it, and run the same command again",
+                )
 
     def complete(self, node: Node) -> bool:
         """Whether the artifact is there, by its manifest alone (no payload is read)."""
@@ -199,7 +212,11 @@ class Store:
                 "fingerprint": node.fingerprint,
                 "payload": node.payload,
                 "inputs": {
-                    role: {"fingerprint": a.fingerprint, "folder": f"{a.path.parent.name}/{a.path.name}"}
+                    role: {
+                        "fingerprint": a.fingerprint,
+                        "folder": f"{a.path.parent.name}/{a.path.name}",
+                        "digest": a.digest,
+                    }
                     for role, a in inputs.items()
                 },
                 "files": files,

@@ -86,6 +86,8 @@ def build(job: Job) -> dict[str, Any]:
     write_json(job.folder / "source.json", source)
     return {
         "dtype": source["dtype"],
+        "aside": ["source.json"],  # where the weights lie is no part of what they are
+        "decided": {"dtype": source["dtype"]},
         **({"gflops": rates} if rates else {}),
         "architecture": config.get("architectures", [None])[0],
         "layers": model_config.blocks(config),

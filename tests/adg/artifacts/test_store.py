@@ -128,6 +128,39 @@ def test_a_deleted_folder_is_a_plain_miss(store: Store) -> None:
     assert CALLS == ["first"]
 
 
+MARK: list[str] = []
+
+
+def write_mark(job: Job) -> dict:
+    """What a machine decides: not the same each time."""
+    (job.folder / "words.txt").write_text(MARK[0])
+    (job.folder / "place.txt").write_text(str(len(MARK)))
+    return {"aside": ["place.txt"], "decided": {"dtype": MARK[-1]}}
+
+
+@pytest.mark.parametrize(("again", "fits"), [(["a", "x", "d"], True), (["b", "d"], False), (["a", "e"], False)])
+def test_what_was_made_from_another_build_of_its_input_is_refused(
+    store: Store, tmp_path: Path, again: list[str], fits: bool
+) -> None:
+    import shutil
+
+    first = Node(Stage("mark", 1, f"{__name__}:write_mark"), "first", Toy())
+    second = Node(WORDS, "second", Toy("b"), {"above": first})
+    MARK[:] = ["a", "d"]
+    store.ensure(second)
+    shutil.rmtree(store.path(first))
+    assert Store(store.root, runner=local_runner).find(second), "an input that is gone says nothing"
+    MARK[:] = again
+    store.ensure(first)
+    later = Store(store.root, runner=local_runner)
+    if fits:
+        assert later.ensure(second).file("words.txt").read_text() == "abb"
+    else:
+        with pytest.raises(Damaged, match="another build of its above") as told:
+            later.ensure(second)
+        assert str(store.path(second)) in str(told.value)
+
+
 @pytest.mark.parametrize("damage", ["change", "remove"])
 def test_a_tampered_payload_is_refused(store: Store, damage: str) -> None:
     first, second = chain()
