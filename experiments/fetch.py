@@ -23,7 +23,7 @@ def arguments(argv: list[str] | None = None) -> tuple[list[str], Path, argparse.
     parser = argparse.ArgumentParser(
         prog="adg fetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("overrides", nargs="+", help="as for experiments.run, and to=<folder of the mirror>")
+    parser.add_argument("overrides", nargs="+", help="as for adg run, and to=<folder of the mirror>")
     parser.add_argument("--verify", action="store_true", help="download nothing, only check what is there")
     parser.add_argument("--repair", action="store_true", help="delete damaged files and fetch them again")
     args = parser.parse_intermixed_args(argv)

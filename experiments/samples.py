@@ -35,7 +35,7 @@ WIDTH = 110
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The options of a command line. Raises ``BadInput``."""
     parser = Parser(prog="adg samples", description=__doc__)
-    parser.add_argument("overrides", nargs="*", help="as for experiments.run: they choose the cell")
+    parser.add_argument("overrides", nargs="*", help="as for adg run: they choose the cell")
     parser.add_argument("--task", help="one task; all of the suite's when it is left out")
     parser.add_argument("--subtask", help="only subtasks whose name holds this text")
     parser.add_argument("--filter", help="another filter than that of the table's figure (flexible-extract)")
@@ -70,8 +70,7 @@ def evaluated(cell: Cell, store: Store) -> Artifact:
     if artifact is None:
         role, status = cell_status(cell, store)
         raise BadInput(
-            f"{cell.name} has no evaluation ({status.state} at {role}); run it first, python -m "
-            f"experiments.run with the same overrides"
+            f"{cell.name} has no evaluation ({status.state} at {role}); run it first, adg run with the same overrides"
         )
     return artifact
 

@@ -65,10 +65,14 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "docs/architecture.md",
     "docs/benchmarks.md",
-    "docs/data.md",
     "docs/extending.md",
+    "docs/faq.md",
+    "docs/glossary.md",
     "docs/installing.md",
+    "docs/newcomer.md",
     "docs/pilot.md",
+    "docs/practitioner.md",
+    "docs/researcher.md",
     "docs/running.md",
 )
 HEAVY = {"torch", "transformers", "vllm", "trl", "peft", "lm_eval", "wandb", "datasets", "sklearn", "scipy", "ray"}

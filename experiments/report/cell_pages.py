@@ -97,7 +97,7 @@ def page(cell: Cell, row: Row | None, random: Cell | None, store: Store, limit: 
         random=None if random is None or against is None else random,
         random_address=None if random is None else quote(_file(random)),
         baseline=BASELINE,
-        samples=f"python -m experiments.samples {shlex.join(cell.overrides)}",
+        samples=f"adg samples {shlex.join(cell.overrides)}",
     )
 
 
