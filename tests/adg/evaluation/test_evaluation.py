@@ -540,6 +540,19 @@ def test_shots_of_a_task_that_says_zero_are_not_ignored(suite: SuiteConfig) -> N
     assert loaded["tasks"]["truthfulqa_mc2"].get_config("num_fewshot") == 1
 
 
+def test_a_template_is_compiled_once(suite: SuiteConfig) -> None:
+    from lm_eval import utils
+
+    loaded = lm_eval_tasks.load_task("gsm8k", suite)
+    task = loaded["tasks"]["gsm8k"]
+    docs = list(task.eval_docs)
+    texts = [task.doc_to_text(doc) for doc in docs]
+    assert len(set(texts)) == len(docs) > 1
+    compiled = utils.env.from_string.cache_info().misses
+    assert [task.doc_to_text(doc) for doc in docs] == texts
+    assert utils.env.from_string.cache_info().misses == compiled
+
+
 def test_cap_on_generated_tokens_never_raises_a_tasks_own(suite: SuiteConfig) -> None:
     for cap, expected in ((8, 8), (5000, 256)):
         loaded = lm_eval_tasks.load_task("gsm8k", dataclasses.replace(suite, max_gen_toks=cap))
