@@ -15,7 +15,8 @@ SECRET_NAMES = re.compile(r"(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)
 LIMITS = {
     **dict.fromkeys(("threads", "max_failed", "workers", "actors"), at_least(0)),
     **dict.fromkeys(
-        ("tokens_per_batch", "train_micro_batch", "eval_batch_size", "tensor_parallel", "train_processes"), at_least(1)
+        ("tokens_per_batch", "train_micro_batch", "eval_batch_size", "tensor_parallel", "train_processes", "replicas"),
+        at_least(1),
     ),
     "gpu_memory": ABOVE_ZERO,
 }
@@ -36,6 +37,7 @@ class ExecConfig:
     workers: int = 0  # model-written programs scored at once; 0: one a core
     tensor_parallel: int = 1
     distributed: str = "none"  # none | ray: sampling and scoring over Ray Data (set with engine.distributed)
+    replicas: int = 1  # processes on this machine that share sampling and scoring (set with engine.replicas)
     actors: int = 0  # of Ray; 0: one for every tensor_parallel GPUs, or one where there is no GPU
     train_processes: int = 1  # processes that fine-tune side by side, one a GPU
     gpu_memory: float = 0.9  # share of GPU memory vLLM may take
@@ -54,5 +56,10 @@ class ExecConfig:
             if value not in allowed:
                 raise BadInput(f"exec.{name} is {value!r}{nearest(str(value), allowed)}; expected {', '.join(allowed)}")
         limits.check("exec", self, LIMITS)
+        if self.distributed == "ray" and self.replicas > 1:
+            raise BadInput(
+                f"engine.replicas is {self.replicas} and engine.distributed is ray, which has actors of its own: set "
+                f"exec.actors={self.replicas} in place of engine.replicas, or engine.distributed=none"
+            )
         if not self.runs.strip():
             raise BadInput("exec.runs is empty; expected the folder that artifacts are kept in, such as runs")

@@ -7,16 +7,15 @@ result does not depend on how many actors there were.
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from adg import errors, places
+from adg import places, workers
 from adg.errors import BadInput, HarnessError
 from adg.execution import SECRET_NAMES, ExecConfig
 from adg.progress import progress
@@ -25,14 +24,6 @@ TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # where Ray looks for a clust
 TOKEN_FILE = ".ray/auth_token"  # then there, in the home folder
 TRIES = "3"  # to join a cluster
 SECONDS = 5.0  # until an address counts as unreachable
-
-
-class Worker(Protocol):
-    """What an actor runs: made once with the arguments given to ``over_ray``, then called for every shard."""
-
-    def work(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write the shard that ``row`` describes; returns figures about it (JSON types)."""
-        ...
 
 
 def over_ray(
@@ -79,7 +70,7 @@ def over_ray(
         with progress(len(rows), title, unit="shards") as bar:
             for row in data.iter_rows():
                 if row["error"]:
-                    raise getattr(errors, row["error"], HarnessError)(row["result"])
+                    raise workers.error_of(row["error"], row["result"])
                 results.append(json.loads(row["result"]))
                 bar.update(1)
         return results
@@ -141,14 +132,12 @@ class _Actor:
 
     def __init__(self, worker: str, arguments: tuple[Any, ...]) -> None:
         self.named, self.arguments = worker, arguments
-        self.worker: Worker | None = None
+        self.worker: workers.Worker | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             if self.worker is None:
-                module, _, name = self.named.partition(":")
-                self.worker = getattr(importlib.import_module(module), name)(*self.arguments)
-            assert self.worker is not None
+                self.worker = workers.make(self.named, self.arguments)
             return {"error": "", "result": json.dumps(self.worker.work(json.loads(row["row"])))}
         except HarnessError as error:
             return {"error": type(error).__name__, "result": str(error)}

@@ -45,6 +45,15 @@ def visible() -> dict[str, str]:
     return {name: uuids[int(name)] if name.isdigit() and int(name) < len(uuids) else name for name in names}
 
 
+def refuse_more_than(seen: int, count: int) -> None:
+    """Raise ``BadInput`` where ``count`` GPUs are asked for and fewer are visible."""
+    if count > seen:
+        raise BadInput(
+            f"{count} GPUs are asked for (engine.replicas times exec.tensor_parallel, or exec.train_processes) but "
+            f"{seen} are visible; lower it, or widen CUDA_VISIBLE_DEVICES"
+        )
+
+
 class Lease:
     """``count`` of the visible GPUs, held until ``close``; waits for others to give theirs back.
 
@@ -55,11 +64,7 @@ class Lease:
         from filelock import FileLock, Timeout
 
         gpus = visible() if gpus is None else gpus
-        if count > len(gpus):
-            raise BadInput(
-                f"{count} GPUs are asked for (exec.tensor_parallel, or exec.train_processes in fine-tuning) but "
-                f"{len(gpus)} are visible; lower it, or widen CUDA_VISIBLE_DEVICES"
-            )
+        refuse_more_than(len(gpus), count)
         folder = folder or Path(tempfile.gettempdir()) / f"adg-gpus-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         self.names: list[str] = []

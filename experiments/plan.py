@@ -51,7 +51,7 @@ def seconds_on_gpus(store: Store, nodes: list[Node]) -> dict[str, list[float]]:
         artifact = read_artifact(store.path(node)) if node.stage.gpus else None
         how = artifact.manifest.get("exec") or {} if artifact is not None else {}
         if artifact is not None and how.get("device") == "cuda" and how.get("distributed") == "none":
-            taken = artifact.manifest["seconds"] * max(1, int(how.get(node.stage.gpus, 1)))
+            taken = artifact.manifest["seconds"] * max(1, node.stage.gpus_of(how))
             seconds.setdefault(node.stage.name, []).append(taken)
     return seconds
 
@@ -240,7 +240,7 @@ def _rates(chosen: list[Cell], store: Store, cell: Cell) -> tuple[Rate | None, R
         how = artifact.manifest.get("exec") or {}
         if how.get("distributed") == "ray":  # on how many GPUs is not known
             continue
-        gpus = max(1, int(how.get("tensor_parallel", 1)))
+        gpus = max(1, node.stage.gpus_of(how))
         sampled = node.stage != embedding_stage.STAGE
         spent = info.get("sampling" if sampled else "embedding") or {}
         done = spent.get("tokens") or spent.get("answers")
@@ -250,7 +250,7 @@ def _rates(chosen: list[Cell], store: Store, cell: Cell) -> tuple[Rate | None, R
             answers = spent["tokens"] / (info["tokens"] / info["answers"])
             rates["sampling"] = (answers / spent["seconds"] / gpus, where)
         else:
-            rates["scoring"] = (spent["answers"] / spent["seconds"], where)
+            rates["scoring"] = (spent["answers"] / spent["seconds"] / int(how.get("replicas", 1)), where)
     bench = read_json(store.root / "bench" / "gpu.json")
     if bench is not None and bench.get("shape") == "llama3_8b":
         where = f"on {bench['device']} by make bench-gpu at {bench['answer_tokens']} tokens an answer"

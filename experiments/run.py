@@ -150,15 +150,17 @@ def _say_event(tag: str, cell: Cell, node: Node, event: str, seconds: float) -> 
 
 
 def refuse_without_gpu(store: Store, cell: Cell) -> None:
-    """Where GPUs are asked for and there is none, say so now, not after pools and weights were fetched."""
-    exec_ = cell.config.exec
-    if exec_.device == "cuda" and exec_.distributed == "none" and not gpus.visible():
-        left = [node.label for node in cell.nodes.values() if node.stage.gpus and not store.complete(node)]
-        if left:
-            raise BadInput(
-                f"exec.device is cuda and no NVIDIA GPU is visible, with {len(left)} stages to do that need one (first "
-                f"{left[0]}); run this where there is a GPU, or set exec.device=cpu"
-            )
+    """Where more GPUs are asked for than there are, say so now, not after pools and weights were fetched."""
+    exec_, seen = cell.config.exec, len(gpus.visible())
+    if exec_.device == "cpu" or exec_.distributed != "none" or (exec_.device == "auto" and not seen):
+        return
+    left = [node for node in cell.nodes.values() if node.stage.gpus and not store.complete(node)]
+    if left and not seen:
+        raise BadInput(
+            f"exec.device is cuda and no NVIDIA GPU is visible, with {len(left)} stages to do that need one (first "
+            f"{left[0].label}); run this where there is a GPU, or set exec.device=cpu"
+        )
+    gpus.refuse_more_than(seen, max((node.stage.gpus_of(vars(exec_)) for node in left), default=0))
 
 
 def refuse_budget(store: Store, cell: Cell, pool: Artifact) -> None:

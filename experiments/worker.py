@@ -113,10 +113,10 @@ class Runner:
     @staticmethod
     def _gpus(node: Node, exec_: ExecConfig) -> int:
         """How many GPUs the worker of a stage is given; 0: it is not restricted (no GPU, or Ray shares them out)."""
-        spread = exec_.distributed == "ray" and node.stage.ray
-        if exec_.device == "cpu" or spread or not gpus.visible():
+        by_ray = exec_.distributed == "ray" and node.stage.spread
+        if exec_.device == "cpu" or by_ray or not gpus.visible():
             return 0
-        return int(getattr(exec_, node.stage.gpus))
+        return node.stage.gpus_of(vars(exec_))
 
     def close(self) -> None:
         """End the worker process, which gives its memory and its GPUs back."""

@@ -32,7 +32,9 @@ SAMPLING_LIMITS = {
     "prompt_tokens": at_least(2),
     "seed": WHOLE,
 }
-ENGINE_LIMITS = dict.fromkeys(("batch_size", "max_num_seqs", "max_num_batched_tokens", "cpu_cache_gb"), at_least(1))
+ENGINE_LIMITS = dict.fromkeys(
+    ("batch_size", "replicas", "max_num_seqs", "max_num_batched_tokens", "cpu_cache_gb"), at_least(1)
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class EngineConfig:
     name: str = "hf"  # hf | vllm
     dtype: str = "auto"  # auto (the backbone's) | float32 | bfloat16 | float16
     distributed: str = aside("none")  # none | ray: batches spread over actors
+    replicas: int = aside(1)  # processes on this machine, each with its own GPUs, that share the batches
     batch_size: int = 16  # prompts that share a seed and a shard
     max_num_seqs: int = _vllm(256)  # answers decoded at once
     max_num_batched_tokens: int = _vllm(8192)  # tokens in one step

@@ -8,14 +8,13 @@ machines or batch sizes the answers differ: floating-point sums do.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adg import prompts, ray_actors, seeds
+from adg import prompts, seeds, spread, workers
 from adg.answers.config import Answer, Answers, EngineConfig, Generator, NotFinite, SamplingConfig
 from adg.answers.transformers_engine import TransformersEngine
 from adg.answers.vllm_engine import VllmEngine
@@ -30,7 +29,7 @@ from adg.pools.records import Record
 from adg.progress import progress
 
 STAGE = Stage(
-    "answers", 1, "adg.answers.stage:build", place=30, gpus="tensor_parallel", ray=True, work="answers to sample"
+    "answers", 1, "adg.answers.stage:build", place=30, gpus="tensor_parallel", spread=True, work="answers to sample"
 )
 SHOWN = 20  # failed rows named in a manifest; all of them stand in failed.jsonl
 
@@ -107,7 +106,7 @@ def sample_pool(job: Job, sampler: str) -> tuple[dict[str, Any], list[tuple[int,
 
 
 def _sample_batches(job: Job, sampler: str, keys: list[tuple[int, list[str]]], encoded: dict[str, list[int]]) -> float:
-    """Sample the batches ``keys`` (number and record keys), each into its shard, here or by Ray's actors.
+    """Sample the batches ``keys`` (number and record keys), each into its shard, here or by several workers.
 
     Returns the seconds that took, without loading the model where that happens here.
     """
@@ -115,24 +114,23 @@ def _sample_batches(job: Job, sampler: str, keys: list[tuple[int, list[str]]], e
     longest, title = max(map(len, encoded.values())), f"sampling {job.node.label}"
     rows = [{"index": index, "prompts": {key: encoded[key] for key in batch}} for index, batch in keys]
     arguments = (job.inputs["backbone"], cfg, job.exec, longest, str(job.work))
-    if job.exec.distributed == "ray":
+    if spread.wanted(job.exec):
         started = time.perf_counter()
-        ray_actors.over_ray(rows, sampler, arguments, job.exec, title)
+        spread.over(rows, sampler, arguments, job.exec, title)
         return time.perf_counter() - started
-    module, _, name = sampler.partition(":")
-    here: Sampler = getattr(importlib.import_module(module), name)(*arguments)
+    here = workers.make(sampler, arguments)
     started = time.perf_counter()
     try:
         with progress(sum(len(batch) for _, batch in keys) * cfg.sampling.n, title, unit="answers") as bar:
             for row in rows:
                 bar.update(here.work(row)["answers"])
     finally:
-        here.engine.close()
+        here.close()
     return time.perf_counter() - started
 
 
 class Sampler:
-    """A loaded engine that samples one batch after the other, each into its shard; an actor's part of the work too."""
+    """A loaded engine that samples one batch after the other, each into its shard; here, in a replica or an actor."""
 
     def __init__(self, backbone: Artifact, cfg: Answers, exec_: ExecConfig, longest: int, work: str) -> None:
         self.cfg, self.tokenizer = cfg, loading.load_tokenizer(backbone)
@@ -146,6 +144,9 @@ class Sampler:
         texts = {key: [text_of(self.tokenizer, one, self.cfg.sampling.strip) for one in drawn[key]] for key in drawn}
         self.shards.save((row["index"], list(encoded)), self.shard(encoded, drawn, texts, seed))
         return {"answers": sum(map(len, drawn.values()))}
+
+    def close(self) -> None:
+        self.engine.close()
 
     def shard(
         self, encoded: dict[str, list[int]], drawn: dict[str, list[Answer]], texts: dict[str, list[str]], seed: int

@@ -77,8 +77,14 @@ class Stage:
     builder: str
     place: int = 60
     gpus: str = ""
-    ray: bool = False  # whether Ray can share its work out among GPUs (exec.distributed=ray)
+    spread: bool = False  # whether its work can be shared out (exec.replicas, exec.distributed=ray)
     work: str = ""  # what it does how often, for plans: "<answers, records, examples or items> to <do>"
+
+    def gpus_of(self, how: Mapping[str, Any]) -> int:
+        """GPUs that the stage takes with ``how``, the values of ``exec``, Ray's actors aside; 0: it runs no model."""
+        if not self.gpus:
+            return 0
+        return int(how.get(self.gpus, 1)) * (int(how.get("replicas", 1)) if self.spread else 1)
 
 
 def file_name(label: str) -> str:

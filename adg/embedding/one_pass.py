@@ -36,7 +36,7 @@ STAGE = Stage(
     "adg.embedding.one_pass:build",
     place=30,
     gpus="tensor_parallel",
-    ray=True,
+    spread=True,
     work="answers to sample and embed",
 )
 COUNTS = ("empty_answers", "truncated_answers", "unweighted_answers", "identical_records", "retokenized_answers")

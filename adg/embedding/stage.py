@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from adg import geometry, prompts, ray_actors
+from adg import geometry, prompts, spread
 from adg.artifacts.artifact import Artifact, Job, Node, Stage
 from adg.artifacts.files import write_json
 from adg.artifacts.shards import Shard, Shards
@@ -34,7 +34,7 @@ from adg.pools.records import Record
 from adg.progress import progress
 
 STAGE = Stage(
-    "grams", 1, "adg.embedding.stage:build", place=40, gpus="tensor_parallel", ray=True, work="answers to embed"
+    "grams", 1, "adg.embedding.stage:build", place=40, gpus="tensor_parallel", spread=True, work="answers to embed"
 )
 SHARD = 128  # records done between two savings; a kill loses at most these
 REPORTED = 20  # failed rows listed in the manifest
@@ -86,8 +86,8 @@ def build(job: Job) -> dict[str, Any]:
     model: dict[str, Any] = {}
     embedded, seconds = 0, 0.0
     pooled = one_pass.load(job.inputs["answers"]) if cfg.source == "sampling" else None
-    if job.exec.distributed == "ray":
-        embedded, seconds = _over_ray(job, cfg, pool, answers, k)
+    if spread.wanted(job.exec):
+        embedded, seconds = _spread(job, cfg, pool, answers, k)
     with progress(total, "embedding", unit="records") as bar:
         for items in _batches(pool, answers):
             key = [record.key for record, _ in items]
@@ -193,7 +193,7 @@ def _arrays(vectors: Vectors) -> dict[str, np.ndarray]:
 
 
 class _Embedder:
-    """An actor's part of the embedding: the encoder, and one shard at a time."""
+    """A replica's or an actor's part of the embedding: the encoder, and one shard at a time."""
 
     def __init__(
         self, backbone: Artifact, exec_: ExecConfig, cfg: EmbeddingConfig, k: int, work: str, answers: Artifact
@@ -208,9 +208,12 @@ class _Embedder:
         Shards(self.folder, "grams").save(row["records"], shard)
         return {"records": len(inputs), "failed": len(shard.facts["failed"])}
 
+    def close(self) -> None:
+        del self.encoder
 
-def _over_ray(job: Job, cfg: EmbeddingConfig, pool: Path, answers: Path, k: int) -> tuple[int, float]:
-    """Make the missing shards with Ray; returns the answers embedded and the seconds that took.
+
+def _spread(job: Job, cfg: EmbeddingConfig, pool: Path, answers: Path, k: int) -> tuple[int, float]:
+    """Make the missing shards by several workers; returns the answers embedded and the seconds that took.
 
     The texts of a shard are handed over as a shard of their own, so that no pool has to fit into memory.
     """
@@ -226,7 +229,7 @@ def _over_ray(job: Job, cfg: EmbeddingConfig, pool: Path, answers: Path, k: int)
         return 0, 0.0
     started = time.perf_counter()
     arguments = (job.inputs["backbone"], job.exec, cfg, k, str(job.work), job.inputs["answers"])
-    ray_actors.over_ray(rows, "adg.embedding.stage:_Embedder", arguments, job.exec, "embedding")
+    spread.over(rows, "adg.embedding.stage:_Embedder", arguments, job.exec, "embedding")
     for row in rows:
         grams.read(row["records"])
     return count, time.perf_counter() - started

@@ -72,8 +72,8 @@ def importable(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
 
 
-def node(stage: str, builder: str, gpus: str = "tensor_parallel", word: str = "a", ray: bool = False) -> Node:
-    return Node(Stage(stage, 1, f"{MODULE}:{builder}", gpus=gpus, ray=ray), f"{stage}-{word}", Nothing(word))
+def node(stage: str, builder: str, gpus: str = "tensor_parallel", word: str = "a", spread: bool = False) -> Node:
+    return Node(Stage(stage, 1, f"{MODULE}:{builder}", gpus=gpus, spread=spread), f"{stage}-{word}", Nothing(word))
 
 
 def test_a_kind_of_gpu_stage_has_one_process_that_ends_when_another_kind_starts(tmp_path: Path) -> None:
@@ -102,9 +102,12 @@ def test_two_cells_at_once_work_on_different_gpus(tmp_path: Path, monkeypatch: p
         assert (seen(first, a), seen(second, b), seen(first, c)) == ("0", "2", "0")
         training = node("train", "write_gpus", "train_processes")
         assert seen(second, training, train_processes=2) == "2,1", "its own comes back before it takes others"
-        shared = node("sample", "write_gpus", ray=True)
+        shared = node("sample", "write_gpus", spread=True)
         assert seen(first, shared, distributed="ray") == "0,2,1", "Ray shares them out itself"
         assert seen(first, d, distributed="ray") == "0", "a stage that Ray does not know takes one as ever"
+        many = node("sample", "write_gpus", word="replicas", spread=True)
+        assert seen(second, many, replicas=2) == "2,1", "replicas have GPUs of their own"
+        assert seen(second, node("score", "write_gpus", word="g"), replicas=2) == "2", "and other stages one as ever"
         assert seen(second, e, device="cpu") == "0,2,1"
         assert seen(second, dataclasses.replace(f, stage=dataclasses.replace(f.stage, gpus=""))) == "0,2,1"
 
@@ -352,6 +355,7 @@ def test_where_things_are_is_no_variant_and_a_preset_is(tmp_path: Path) -> None:
     plain, figure = shown()
     assert figure is not None
     assert shown("suite.data_root=mini:", "exec.tensor_parallel=2", "engine.distributed=ray") == (plain, figure)
+    assert shown("engine.replicas=4") == (plain, figure)
     for override in ("preset=released", "finetune=full", "seed=2"):
         assert shown(override) == (f"{plain}/{override}", figure), "the same published figure stands beside it"
     assert shown("budget=5000") == (f"{plain}/budget=5000", None)

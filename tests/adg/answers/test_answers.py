@@ -476,7 +476,8 @@ resumed = store.ensure(node).path
 assert state() == before
 assert not torch.distributed.is_initialized()
 answers_stage.BY_NAME["vllm"] = VllmEngine
-print(resumed, Store(runs + "-unbroken", exec_).ensure(node).path)
+unbroken = Store(runs + "-unbroken", exec_).ensure(node).path
+print(resumed, unbroken, Store(runs + "-two", ExecConfig(device="cpu", replicas=2)).ensure(node).path)
 """
 )
 
@@ -484,18 +485,19 @@ print(resumed, Store(runs + "-unbroken", exec_).ensure(node).path)
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_vllm_samples_resumes_and_gives_the_process_back(root, tmp_path):
-    """The real engine: killed and resumed = unbroken, greedy = transformers' greedy, no trace left in the process."""
+    """The real engine: killed and resumed = unbroken = two replicas, greedy = transformers', no trace left behind."""
     pytest.importorskip("vllm")
     write_pool(tmp_path / "pool.jsonl", rows(11))
     args = (tmp_path / "pool.jsonl", "vllm", 24)
     runs = tmp_path / "runs"
     done = kill_after(start(root, RUN, runs, *args), runs, 2)
     assert 2 <= done < 6
-    resumed, unbroken = map(Path, finish(start(root, VLLM, runs, *args)).split())
+    resumed, unbroken, two = map(Path, finish(start(root, VLLM, runs, *args)).split())
     info = json.loads((resumed / "manifest.json").read_text())["info"]
     assert info["resumed_batches"] == done
     assert info["answers"] == 36
-    assert (resumed / "answers.parquet").read_bytes() == (unbroken / "answers.parquet").read_bytes()
+    for other in (unbroken, two):
+        assert (resumed / "answers.parquet").read_bytes() == (other / "answers.parquet").read_bytes()
     table = pq.read_table(resumed / "answers.parquet").to_pylist()
     assert {row["finish_reason"] for row in table} <= {"stop", "length"}
     assert all(row["tokens"] == 24 or row["finish_reason"] == "stop" for row in table)
