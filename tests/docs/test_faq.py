@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import functools
 import re
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from adg.artifacts import disk
 
 POINT = re.compile(r"^- `([^`]+)` ", re.MULTILINE)
 LEFT_OUT = re.compile(r"\.\.\.|<[^>]+>")  # in a quoted message: whatever stands there
@@ -46,6 +49,7 @@ PROVOKED: dict[str, tuple[str, ...]] = {  # how the message begins -> what is ty
     "not run: <part>: needs": ("sweep", "profile=smoke", "selector=scar"),
 }
 THE_SHELLS = "adg: command not found"
+THE_DISKS = "the disk is full"
 
 
 def quoted(text: str) -> list[str]:
@@ -110,13 +114,13 @@ def test_messages_are_printed(messages: list[str], run_all: Callable[..., Any], 
     assert done.code == 0, done.printed
     for (begins, words), (_, text) in zip(PROVOKED.items(), printed, strict=True):
         (message,) = [message for message in messages if message.startswith(begins)]
-        assert pattern(message).search(" ".join(text.split())), (
-            f"{message}\nis not what `adg {' '.join(words)}` says:\n{text}"
-        )
+        said = " ".join(text.split())
+        assert pattern(message).search(said), f"{message}\nis not what adg {' '.join(words)} says:\n{text}"
 
 
 def test_the_other_messages_stand_in_the_sources(messages: list[str], root: Path) -> None:
-    others = [message for message in messages if not message.startswith(tuple(PROVOKED)) and message != THE_SHELLS]
+    elsewhere = (*PROVOKED, THE_SHELLS, THE_DISKS)
+    others = [message for message in messages if not message.startswith(elsewhere)]
     assert len(others) >= 10
     missing = [
         message
@@ -129,3 +133,9 @@ def test_the_other_messages_stand_in_the_sources(messages: list[str], root: Path
 def test_the_shells_own_message_is_that(messages: list[str]) -> None:
     done = subprocess.run(["/bin/bash", "-c", "adg --help"], env={"PATH": "/none"}, capture_output=True, text=True)
     assert THE_SHELLS in messages and THE_SHELLS in done.stderr
+
+
+def test_a_full_disk_is_said_so(messages: list[str], tmp_path: Path) -> None:
+    (message,) = [message for message in messages if message.startswith(THE_DISKS)]
+    said = disk.explained(OSError(errno.ENOSPC, "No space left on device", str(tmp_path)), tmp_path)
+    assert pattern(message).match(str(said))
