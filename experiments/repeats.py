@@ -94,15 +94,20 @@ def _example(key: str) -> str:
 
 @contextmanager
 def sweeping(lines: Sequence[Sequence[str]]) -> Iterator[None]:
-    """Within it Hydra's multirun launches the cells of these override lists, in place of all combinations."""
+    """Within it Hydra's multirun launches the cells of these override lists, in place of all combinations.
+
+    They were composed before; that Hydra composes each twice itself, once to see whether it can, is left out.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     def these(overrides: Any, max_batch_size: int | None) -> list[list[list[str]]]:
         return list(BasicSweeper.split_overrides_to_chunks([list(line) for line in lines], max_batch_size))
 
-    combinations = BasicSweeper.split_arguments
+    combinations, validate = BasicSweeper.split_arguments, BasicSweeper.validate_batch_is_legal
     BasicSweeper.split_arguments = staticmethod(these)  # type: ignore[method-assign]
+    BasicSweeper.validate_batch_is_legal = lambda sweeper, batch: None  # type: ignore[method-assign]
     try:
         yield
     finally:
         BasicSweeper.split_arguments = staticmethod(combinations)  # type: ignore[method-assign]
+        BasicSweeper.validate_batch_is_legal = validate  # type: ignore[method-assign]
