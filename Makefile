@@ -12,7 +12,7 @@ GPUS ?= $(if $(VISIBLE),$(words $(VISIBLE)),$(shell nvidia-smi -L 2>/dev/null | 
 LAUNCHER_paper = $(if $(filter-out 0 1,$(GPUS)),hydra/launcher=joblib hydra.launcher.n_jobs=$(GPUS))
 LAUNCHER_mini = hydra/launcher=joblib hydra.launcher.n_jobs=2
 
-.PHONY: help setup test smoke reproduce plan status report claims ablation chaos bench bench-gpu lint clean-env
+.PHONY: help setup test smoke reproduce plan status report claims ablation chaos test-cluster bench bench-gpu lint clean-env
 
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -46,6 +46,9 @@ ablation: setup ## dispersion only, anisotropy only and both, through fine-tunin
 
 chaos: setup ## kill, starve and damage a small study, 400 times; ARGS="--damages 30 --kills 10" for fewer (about an hour)
 	$(RUN) tests/chaos.py $(ARGS)
+
+test-cluster: setup ## a real Slurm of one node on this machine, jobs killed in the middle of a stage (ten minutes)
+	$(RUN) -m pytest tests/cluster $(ARGS)
 
 bench: setup ## speed and memory against the plain way, in one run
 	$(RUN) -m bench $(ARGS)

@@ -26,11 +26,16 @@ CHILDREN = 0.3  # of them, those that its processes have after a SIGTERM
 SAID = {
     signal.SIGINT: "stopped; the same command continues",
     signal.SIGTERM: "interrupted; the same command continues",
+    signal.SIGUSR2: "interrupted; the same command continues",  # what Slurm sends some time before a job's end
 }
 
 
 class Terminated(BaseException):
-    """A SIGTERM arrived. No ``Exception``, so that nothing takes it for a failure of a stage."""
+    """A SIGTERM or a SIGUSR2 arrived. No ``Exception``, so that nothing takes it for a failure of a stage."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 # -- the screen ------------------------------------------------------------------------------------------
@@ -70,6 +75,7 @@ def in_utf8() -> None:
 # -- being stopped ---------------------------------------------------------------------------------------
 _stopping = threading.Event()
 _at_stop: list[Callable[[], None]] = []
+_acting = threading.Lock()  # two threads come here: the one that the signal ends, and the one that watches for it
 _leaving = threading.Lock()
 
 
@@ -85,7 +91,8 @@ def at_stop(act: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Terminated):
-        act()
+        with _acting:
+            act()
         raise
     finally:
         _at_stop.remove(act)
@@ -93,7 +100,7 @@ def at_stop(act: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def stoppable(quiet: bool = False) -> Iterator[None]:
-    """End within two seconds of a Ctrl-C or a SIGTERM, with exit status 130 or 143 and no traceback.
+    """End within two seconds of a Ctrl-C, a SIGTERM or a SIGUSR2, with exit status 130, 143 or 140 and no traceback.
 
     The block is left by an exception that is no ``Exception``; what does not return to Python in time (a long
     computation, a library that waits for its own processes) is ended with the process. All that this process started
@@ -105,32 +112,36 @@ def stoppable(quiet: bool = False) -> Iterator[None]:
     read, write = os.pipe()
     os.set_blocking(write, False)
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    catches = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # a launcher of jobs may have a handler of its own
-    if catches:
-        signal.signal(signal.SIGTERM, _terminated)
+    # a launcher of jobs may have handlers of its own
+    caught = [number for number in (signal.SIGTERM, signal.SIGUSR2) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, _terminated)
     threading.Thread(target=_watch, args=(read, quiet), daemon=True).start()
     try:
         yield
-    except (KeyboardInterrupt, Terminated) as error:
-        _leave(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM, quiet)
+    except KeyboardInterrupt:
+        _leave(signal.SIGINT, quiet)
+    except Terminated as error:
+        _leave(error.number, quiet)
     finally:
         signal.set_wakeup_fd(before)
-        if catches:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
         os.close(write)  # ends the thread
 
 
 def _terminated(number: int, frame: object) -> None:
-    raise Terminated
+    raise Terminated(signal.Signals(number))
 
 
 def _watch(read: int, quiet: bool) -> None:
     """Wait for a signal, which the system writes into the pipe at once, and see that the process ends."""
     while byte := os.read(read, 1):
-        if byte[0] in (signal.SIGINT, signal.SIGTERM):
+        if byte[0] in SAID:
             _stopping.set()
             for act in reversed(_at_stop):
-                act()
+                with _acting:
+                    act()
             time.sleep(CHILDREN / 2 if quiet else GRACE)
             _leave(signal.Signals(byte[0]), quiet)
     os.close(read)
@@ -178,14 +189,14 @@ def end_with(parent: int) -> None:
 
 
 def ignore_signals() -> None:
-    """In a worker process: leave Ctrl-C and SIGTERM to the process that started it, which ends it."""
+    """In a worker process: leave Ctrl-C and a cluster's signals to the process that started it, which ends it."""
     own = os.getpid()
 
     def ignored(number: int, frame: object) -> None:
         if os.getpid() != own:  # a fork of the worker
             os._exit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SAID:
         signal.signal(number, ignored)
 
 

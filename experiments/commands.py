@@ -33,6 +33,7 @@ COMMANDS = {
     "sweep": SubCommand(
         "every cell of a study, then its table; continues where it stopped", "experiments.run:entry", first=("-m",)
     ),
+    "submit": SubCommand("the same as jobs of a Slurm cluster, shared stages first", "experiments.submit"),
     "status": SubCommand("how far it is, and what failed", "experiments.status"),
     "report": SubCommand("its table as text, Markdown, CSV and a page", "experiments.report.__main__"),
     "claims": SubCommand("every published claim with a verdict from the finished cells", "experiments.claims.__main__"),
@@ -48,7 +49,6 @@ COMMANDS = {
 EXAMPLES = """\
 What is run is said by overrides, key=value; a key that does not exist is refused with the nearest one:
   adg select pool=local pool.path=my.jsonl budget=1000 out=best.jsonl
-  adg plan profile=mini
   adg sweep profile=mini selector=adg,random
 adg COMMAND --help: its options and examples, and which profiles, pools and selectors there are."""
 

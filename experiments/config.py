@@ -24,6 +24,7 @@ from adg.options import aside, location
 from adg.pools.config import PoolConfig
 from adg.tasktypes.config import TaskTypesConfig
 from experiments import repeats
+from experiments.slurm.config import SlurmConfig
 from experiments.tracking import TrackerConfig
 from finetune.config import FinetuneConfig
 
@@ -178,6 +179,7 @@ class Config:
     experiment: ExperimentConfig
     tracker: TrackerConfig = field(metadata={"identity": False})
     exec: ExecConfig = field(metadata={"identity": False})
+    slurm: SlurmConfig = field(metadata={"identity": False})
     contamination: ContaminationConfig = field(metadata={"identity": False})
     task_types: TaskTypesConfig = field(metadata={"identity": False, "counts": "in the task types"})
     selector: dict[str, Any]  # a name and the options of that selector, checked by its own dataclass

@@ -43,6 +43,7 @@ from experiments.worker import Runner
 _store: Store | None = None  # one a process, so that a stage that failed is not tried again by the next cell
 # switches of Hydra that run nothing
 SHOWS = {"--hydra-help", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p"}
+SUBMITIT = "hydra/launcher=submitit_slurm"
 _TOTAL = "ADG_SWEEP_CELLS"  # environment: cells of this sweep, for every process that runs some of them
 
 
@@ -71,7 +72,7 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
     say(f"{tag}{cell.name}{eta}")
 
     def on_build(node: Node, event: str, seconds: float) -> None:
-        _say_event(tag, cell, node, event, seconds)
+        say_event(tag, cell, node, event, seconds)
 
     store = store_of(config)
     path = record_path(cell, store)
@@ -91,12 +92,17 @@ def run_cell(cell: Cell, tag: str = "", eta: str = "") -> str:
             return "not-run"
         except Exception as error:
             if not command.stopping():
-                told = disk.explained(error, store.root) or error
-                record("failed", reason=str(told), traceback=traceback.format_exc())
-                say(f"{tag}    FAILED: {without_secrets(str(told))}\n    traceback in {path}")
+                reason = told(error, store)
+                record("failed", reason=reason, traceback=traceback.format_exc())
+                say(f"{tag}    FAILED: {reason}\n    traceback in {path}")
             return "failed"
         record("done")
         return "done"
+
+
+def told(error: Exception, store: Store) -> str:
+    """An error for the screen, without secrets; one of the disk in words."""
+    return without_secrets(str(disk.explained(error, store.root) or error))
 
 
 def _keep_record(path: Path, record: dict[str, Any]) -> None:
@@ -118,17 +124,15 @@ def _build(cell: Cell, store: Store, on_build: Callable[[Node, str, float], None
     refuse_suite(store, cell)
     with Runner() as runner, tracking.track(cell.config.tracker, _info(cell)) as tracked:
         store.runner, store.exec = runner, cell.config.exec
-        _reopen_if_more_can_run(store, cell)
+        if more_can_run(store, cell):
+            store.reopen(cell.nodes["eval"])
         artifacts = {}
         for role, node in cell.nodes.items():
             known = store.complete(node)
             artifacts[role] = store.ensure(node, on_build)
-            if role == "pool":
-                refuse_budget(store, cell, artifacts[role])
-                for notice in () if known else notices(artifacts[role].info):
-                    say(f"      {notice}")
-            if role == "backbone":
-                refuse_chat_template(store, cell, artifacts[role])
+            refuse_early(store, cell, role, artifacts[role])
+            for notice in notices(artifacts[role].info) if role == "pool" and not known else ():
+                say(f"      {notice}")
         if "adapter" in artifacts:
             tracked.training(_lines(artifacts["adapter"].file("training.jsonl")))
         if "eval" in artifacts:  # the experiment may end with the subset
@@ -137,7 +141,7 @@ def _build(cell: Cell, store: Store, on_build: Callable[[Node, str, float], None
             tracked.subset(artifacts["subset"].file("subset.jsonl"), artifacts["subset"].info)
 
 
-def _say_event(tag: str, cell: Cell, node: Node, event: str, seconds: float) -> None:
+def say_event(tag: str, cell: Cell, node: Node, event: str, seconds: float) -> None:
     """One line for what happens to an artifact."""
     what = {"start": f"{node.label} ...", "waiting": f"{node.label} is being built by another process, waiting"}
     begins = f"{tag}    {node.stage.name:<9} "
@@ -161,6 +165,14 @@ def refuse_without_gpu(store: Store, cell: Cell) -> None:
             f"{left[0].label}); run this where there is a GPU, or set exec.device=cpu"
         )
     gpus.refuse_more_than(seen, max((node.stage.gpus_of(vars(exec_)) for node in left), default=0))
+
+
+def refuse_early(store: Store, cell: Cell, role: str, artifact: Artifact) -> None:
+    """Refuse what an artifact of a cell shows to be wrong now, before more is built."""
+    if role == "pool":
+        refuse_budget(store, cell, artifact)
+    if role == "backbone":
+        refuse_chat_template(store, cell, artifact)
 
 
 def refuse_budget(store: Store, cell: Cell, pool: Artifact) -> None:
@@ -192,13 +204,13 @@ def refuse_chat_template(store: Store, cell: Cell, backbone: Artifact) -> None:
             store.refuse(cell.nodes["eval"], error)
 
 
-def _reopen_if_more_can_run(store: Store, cell: Cell) -> None:
-    """An evaluation that left tasks out (no consent, no sandbox) is taken up again when they could run now."""
+def more_can_run(store: Store, cell: Cell) -> bool:
+    """Whether the cell's evaluation left tasks out (no consent, no sandbox) that could run now."""
     evaluated = store.find(cell.nodes["eval"]) if "eval" in cell.nodes else None
-    if evaluated is not None:
-        results = json.loads(evaluated.file("results.json").read_text(encoding="utf-8"))
-        if evaluation_stage.can_complete(results, cell.config.exec):
-            store.reopen(cell.nodes["eval"])
+    if evaluated is None:
+        return False
+    results = json.loads(evaluated.file("results.json").read_text(encoding="utf-8"))
+    return evaluation_stage.can_complete(results, cell.config.exec)
 
 
 def _info(cell: Cell) -> CellInfo:
@@ -259,6 +271,11 @@ def _sweep() -> None:
     """Every cell of the command line, then their table. Raises ``CellFailed`` where some failed."""
     from experiments.report import sweep
 
+    if SUBMITIT in sys.argv:
+        raise BadInput(
+            f"{SUBMITIT} is replaced by adg submit, whose jobs wait for shared stages without a GPU; its options are "
+            f"slurm.partition, slurm.minutes, slurm.mem_gb and more (docs/running.md)"
+        )
     chosen, store = asked_for()  # what is wrong in the last cell is refused before the first is begun
     for cell in chosen:
         refuse_suite(store, cell)

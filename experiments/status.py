@@ -1,6 +1,7 @@
 """How far a sweep is:  adg status profile=mini
 
-One line a cell: done, running, failed, upstream-failed, not-run, partial or missing, with the reason.
+One line a cell: done, running, failed, upstream-failed, not-run, partial or missing, with the reason; of cells that
+`adg submit` gave to Slurm also queued, requeued (queued again after an interruption) or interrupted, with the job.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from adg.errors import BadInput
 from adg.printable import printable
 from experiments.app import JSON, as_json, asked, plain_errors
 from experiments.cells import Cell, asked_for
+from experiments.slurm import queue
+from experiments.slurm.queue import KnownJob
 
 
 def cell_status(cell: Cell, store: Store, beside: Collection[str] = ()) -> tuple[str, Status]:
@@ -31,6 +34,18 @@ def cell_status(cell: Cell, store: Store, beside: Collection[str] = ()) -> tuple
             if status.state in telling:
                 return role, status
     return list(states.items())[-1]
+
+
+def with_jobs(cell: Cell, store: Store, known: Sequence[KnownJob]) -> tuple[str, Status, KnownJob | None]:
+    """The same with the jobs that are to build its artifacts: the stage, its state, and the job that tells it."""
+    role, status = cell_status(cell, store)
+    if not known or status.state == "done":
+        return role, status, None
+    left = {node.fingerprint: at for at, node in cell.nodes.items() if not store.complete(node)}
+    status, job = queue.seen(status, cell.nodes[role], left, known)
+    if job is not None and job.live and cell.nodes[role].fingerprint not in job.builds:
+        role = next(at for fingerprint, at in left.items() if fingerprint in job.builds)
+    return role, status, job
 
 
 def evaluations(alike: Sequence[Cell], store: Store) -> dict[int, Artifact]:
@@ -51,8 +66,9 @@ def evaluations(alike: Sequence[Cell], store: Store) -> dict[int, Artifact]:
 def render(chosen: list[Cell], store: Store) -> str:
     """The states of all cells as text."""
     lines, counts = [], Counter[str]()
+    known = queue.jobs(store)
     for cell in chosen:
-        role, status = cell_status(cell, store)
+        role, status, _ = with_jobs(cell, store, known)
         counts[status.state] += 1
         where = "" if status.state == "done" else f" at {role}"
         lines.append(f"  {cell.name:<48} {status.state}{where}" + (f": {status.reason}" if status.reason else ""))
@@ -63,14 +79,21 @@ def render(chosen: list[Cell], store: Store) -> str:
 
 def facts(chosen: Sequence[Cell], store: Store) -> dict[str, Any]:
     """The same for other programs: each cell's state, the stage that tells it, and why."""
-    found = [(cell, *cell_status(cell, store)) for cell in chosen]
+    known = queue.jobs(store)
+    found = [(cell, *with_jobs(cell, store, known)) for cell in chosen]
     return {
         "runs": str(store.root),
         "cells": [
-            {"name": cell.name, "state": status.state, "stage": role, "reason": status.reason or None}
-            for cell, role, status in found
+            {
+                "name": cell.name,
+                "state": status.state,
+                "stage": role,
+                "reason": status.reason or None,
+                "job": None if job is None else {"id": job.id, "state": job.state, "restarts": job.restarts},
+            }
+            for cell, role, status, job in found
         ],
-        "counts": dict(Counter(status.state for _, _, status in found)),
+        "counts": dict(Counter(status.state for _, _, status, _ in found)),
     }
 
 

@@ -8,12 +8,13 @@ and heavy imports are paid once.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,13 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def _track_resources() -> None:
+    """Start multiprocessing's cleaner now, deaf to what Slurm sends before a job's end as it is to a SIGTERM."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})  # a process that is started inherits it
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Runner:
     """Calls builders, each in the process where it belongs. Use as a context manager."""
 
@@ -87,6 +95,7 @@ class Runner:
                 self._lease = gpus.Lease(kind[1])
                 self.waited = self._lease.waited
             self._kind = kind
+            _track_resources()
             self._pool = ProcessPoolExecutor(
                 1,
                 mp_context=get_context("spawn"),

@@ -52,6 +52,8 @@ RUN: dict[str, tuple[str, ...]] = {  # in this order: the first two make the cel
     "adg plan profile=mini pool=mini_cot backbone=smollm2_135m selector=adg,random": (),
     "adg plan profile=mini selector=adg selector.lam=0.5": (),
     "adg status profile=mini": (),
+    "adg submit profile=paper slurm.partition=gpu slurm.cpu_partition=cpu slurm.mem_gb=96 --dry-run": (),
+    "adg status profile=paper": (),
     "adg power profile=mini": (),
     "adg power profile=paper": (),
     "adg claims profile=mini": SMALL,
@@ -100,10 +102,8 @@ COMPOSED: dict[str, tuple[str, ...]] = {
     "days on GPUs, models and data of a hub, an account of a tracker, a cluster": (
         "make reproduce PROFILE=paper",
         "adg sweep profile=paper backbone=llama3_8b selector=adg,random budget=1000,10000",
-        "adg sweep profile=paper hydra/launcher=submitit_slurm hydra.launcher.gres=gpu:1",
-        "adg sweep profile=paper hydra/launcher=submitit_slurm hydra.launcher.partition=gpu hydra.launcher.gres=gpu:1"
-        " hydra.launcher.cpus_per_task=8 hydra.launcher.mem_gb=96 hydra.launcher.timeout_min=1440"
-        " hydra.launcher.max_num_timeout=10",
+        "adg submit profile=paper slurm.partition=gpu",
+        "adg submit profile=paper slurm.partition=gpu slurm.cpu_partition=cpu slurm.mem_gb=96",
         "adg sweep profile=paper seeds=3",
         'adg sweep profile=paper "seeds=[42,50]" "profile.repeated=\'adg,random,superfiltering\'"',
         "adg sweep profile=paper backbone=my_model pool=alpaca_gpt4 selector=adg,random",
@@ -148,6 +148,7 @@ READ: dict[str, tuple[str, ...]] = {
     ),
     "runs these tests, or minutes to hours of measurements that have tests of their own": (
         "make test",
+        "make test-cluster",
         "make lint",
         ".venv/bin/python -m pytest tests/adg/selection",
         "make bench ARGS=one_pass",
@@ -160,6 +161,7 @@ READ: dict[str, tuple[str, ...]] = {
     "needs root, an account or another program": (
         "apt install python3 python3-venv",
         "apt install bubblewrap",
+        "apt install slurm-wlm munge",
         "hf auth login",
         "ray start --head",
         "apptainer build adg.sif containers/adg.def",
@@ -301,7 +303,7 @@ def test_what_is_typed_is_composed(command: str, reader: Path, monkeypatch: pyte
     if name == "fetch":
         words = fetch.arguments(words)[0]
     else:
-        assert name == "sweep"
+        assert name in ("sweep", "submit")
     mine = ["--config-dir", str(reader / "my_conf")] if "my_model" in command else []
     if "suite.data_root" in command:  # each task's data is looked for in it
         suite = (search_path.CONF / "suite" / "paper.yaml").read_text()

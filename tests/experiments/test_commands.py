@@ -94,10 +94,15 @@ def test_ctrl_c_ends_a_sweep_at_once(root: Path, tmp_path: Path, sweep: str, gro
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sweep", SWEEPS)
-def test_what_a_cluster_ends_is_interrupted_and_no_failure(root: Path, tmp_path: Path, sweep: str) -> None:
-    code, seconds, printed = stopped(root, tmp_path, signal.SIGTERM, "selector=adg", *SWEEPS[sweep], group=True)
-    assert code == 143 and seconds < 2.5 and "Traceback" not in printed
+@pytest.mark.parametrize(
+    ("sweep", "number"),
+    [*((sweep, signal.SIGTERM) for sweep in SWEEPS), ("a worker for each kind of stage", signal.SIGUSR2)],
+)
+def test_what_a_cluster_ends_is_interrupted_and_no_failure(
+    root: Path, tmp_path: Path, sweep: str, number: signal.Signals
+) -> None:
+    code, seconds, printed = stopped(root, tmp_path, number, "selector=adg", *SWEEPS[sweep], group=True)
+    assert code == 128 + number and seconds < 2.5 and "Traceback" not in printed
     assert printed.rstrip().endswith("interrupted; the same command continues")
     assert not list(tmp_path.rglob("failed.json"))
     states = [json.loads(path.read_text(encoding="utf-8"))["state"] for path in (tmp_path / "cells").glob("*.json")]
