@@ -13,6 +13,7 @@ from adg.errors import BadInput
 
 SELECTORS = "adg.selectors"  # name = "package.module:Class", a ``Selector``
 CONFIGS = "adg.configs"  # name = "package.folder", a folder of configuration files laid out as conf/ is
+BENCHMARKS = "adg.benchmarks"  # lm-eval's name of the task = "package.module:NAME", a ``Benchmark``
 TRACKERS = "adg.trackers"  # name = "package.module:function", which is told of each finished cell
 
 
@@ -57,5 +58,5 @@ def package(point: EntryPoint) -> str:
 
 def versions() -> dict[str, str]:
     """The version of every package that adds something."""
-    points = (point for group in (SELECTORS, CONFIGS, TRACKERS) for point in found(group).values())
+    points = (point for group in (SELECTORS, CONFIGS, BENCHMARKS, TRACKERS) for point in found(group).values())
     return {point.dist.name: point.dist.version for point in points if point.dist is not None}

@@ -28,6 +28,7 @@ from adg.pools import tables
 from adg.pools.config import PoolConfig
 
 MODEL, POOL, BENCHMARK = "model", "pool", "benchmark"
+FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -199,41 +200,57 @@ def remove(path: Path) -> None:
     target.unlink(missing_ok=True)
 
 
-def fill(wanted: Sequence[Source], mirror: Path, download: bool, repair: bool, say: Callable[[str], None]) -> list[str]:
-    """Bring every source into the mirror, or with ``download`` off only verify it; returns what is wrong.
+@dataclass(frozen=True)
+class Brought:
+    """What became of a source: "fetched", "verified", "missing", "damaged" or "failed", its rows (None of a model, or
+    where they were not counted), and what is wrong."""
+
+    source: Source
+    state: str
+    rows: int | None = None
+    problems: Sequence[str] = ()
+
+    @property
+    def line(self) -> str:
+        counted = "" if self.rows is None else f", {self.rows:,} rows"
+        return f"  {self.state.upper() if self.state == FAILED else self.state:<9} {self.source.name}{counted}"
+
+
+def fill(
+    wanted: Sequence[Source], mirror: Path, download: bool, repair: bool, say: Callable[[Brought], None]
+) -> list[Brought]:
+    """Bring every source into the mirror, or with ``download`` off only verify it; ``say`` hears of each.
 
     A source that the manifest holds is verified by its digests and loaded again, not downloaded. With ``repair``
     damaged files are deleted and fetched anew.
     """
-    problems = []
+    all_brought = []
     for source in wanted:
         try:
-            problems += _bring(source, mirror, download, repair, say)
+            brought = _bring(source, mirror, download, repair)
         except HarnessError as error:
-            say(f"  FAILED    {source.name}")
-            problems.append(str(error))
-    return problems
+            brought = Brought(source, FAILED, problems=[str(error)])
+        say(brought)
+        all_brought.append(brought)
+    return all_brought
 
 
-def _bring(source: Source, mirror: Path, download: bool, repair: bool, say: Callable[[str], None]) -> list[str]:
+def _bring(source: Source, mirror: Path, download: bool, repair: bool) -> Brought:
     entry = read(mirror).get(source.key)
     if entry is None and not download:
-        say(f"  missing   {source.name}")
-        return [f"{source.name} is not in {mirror / MANIFEST}; run the same command without --verify"]
+        wrong_here = f"{source.name} is not in {mirror / MANIFEST}; run the same command without --verify"
+        return Brought(source, "missing", problems=[wrong_here])
     if entry is not None:
         check_inside(source, entry, mirror)
         wrong = damaged(source, entry, mirror)
         if not wrong:
-            rows = looked_at(source, mirror / entry["folder"])
-            say(f"  verified  {source.name}" + ("" if rows is None else f", {rows:,} rows"))
-            return []
+            return Brought(source, "verified", looked_at(source, mirror / entry["folder"]))
         if not (repair and download):
-            say(f"  damaged   {source.name}")
-            return [f"{path} {what}; --repair deletes and fetches it again" for path, what in wrong]
+            told = [f"{path} {what}; --repair deletes and fetches it again" for path, what in wrong]
+            return Brought(source, "damaged", problems=told)
         for path, _ in wrong:
             remove(path)
     folder = fetch(source, mirror)
     rows = looked_at(source, folder)
     enter(source, folder, rows, mirror)
-    say(f"  fetched   {source.name}" + ("" if rows is None else f", {rows:,} rows"))
-    return []
+    return Brought(source, "fetched", rows)

@@ -1,4 +1,4 @@
-"""docs/template is true: installed beside the project, its selector, pool, suite and tracker are found everywhere."""
+"""docs/template is true: installed beside the project, all that it adds is found everywhere."""
 
 from __future__ import annotations
 
@@ -58,6 +58,16 @@ def test_its_parts_are_found_by_every_command(installed: Path, tmp_path: Path) -
     assert [row["reply"] for row in rows] == ["We do.", "Under Account, Security."]
     manifest = json.loads((tmp_path / "brief.manifest.json").read_text())
     assert manifest["versions"]["my-selection"] == "0.1.0"
+
+
+def test_its_benchmark_is_a_column(installed: Path, tmp_path: Path) -> None:
+    """Its own task and data, through lm-eval, to the report and to the comparison with a pool."""
+    study = ["profile=smoke", "pool=tickets", "selector=brief", "budget=6", "suite=opposites", "suite.limit=null"]
+    printed = run(installed, tmp_path, "adg", "run", *study)
+    assert "Opposite" in printed and "FAILED" not in printed
+    items = run(installed, tmp_path, "adg", "samples", *study, "--json")
+    assert [json.loads(line)["target"].strip() for line in items.splitlines()] == ["cold", "late", "empty", "shut"]
+    assert "opposites" in run(installed, tmp_path, "adg", "contamination", *study)
 
 
 def test_the_contract_is_tested_by_one_command(installed: Path, tmp_path: Path) -> None:

@@ -1,16 +1,21 @@
 """The benchmarks: what each is called, what it counts for, how its data set is laid out and what lm-eval measures.
 
 The one table. Texts and counts of items, averages, the checks of a suite, the columns of a report and the published
-figures all read it, so that a benchmark is added by an entry here and its place in a file of conf/suite. Nothing in
-here bears identity: what an evaluation or a comparison is made of stands in the suite.
+figures all read it, so that a benchmark is added by an entry here, or by a package's entry point
+(``adg.plugins.BENCHMARKS``), and its place in a file of conf/suite. Nothing in here bears identity: what an evaluation
+or a comparison is made of stands in the suite, and in the files of tasks that are not lm-eval's own.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from adg import plugins
 
 Row = Mapping[str, Any]
 
@@ -40,6 +45,7 @@ class Benchmark:
     examples: int | None = None  # there are to show as shots; None: as many as a training split holds
     binary: bool = True  # an item scores 0 or 1, so that the score is a proportion
     runs_code: bool = False  # scoring runs model-written programs
+    tasks: str | Path | None = None  # a folder with the file of a task that lm-eval has not
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,51 @@ def _truthfulqa(row: Row) -> tuple[str, str]:
     return row["question"], targets["choices"][list(targets["labels"]).index(1)]
 
 
+class Benchmarks(MutableMapping[str, Benchmark]):
+    """The project's own and, after them, those of other packages, which are asked for when the table is first read.
+
+    Raises ``BadInput`` then for an entry point that is no benchmark, or one with the name of another.
+    """
+
+    def __init__(self, own: Mapping[str, Benchmark]) -> None:
+        self._own = own
+
+    @functools.cached_property
+    def _every(self) -> dict[str, Benchmark]:
+        return {**self._own, **dict(_of_packages(self._own))}
+
+    def __getitem__(self, task: str) -> Benchmark:
+        return self._every[task]
+
+    def __setitem__(self, task: str, benchmark: Benchmark) -> None:
+        self._every[task] = benchmark
+
+    def __delitem__(self, task: str) -> None:
+        del self._every[task]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._every)
+
+    def __len__(self) -> int:
+        return len(self._every)
+
+
+def _of_packages(own: Mapping[str, Benchmark]) -> Iterator[tuple[str, Benchmark]]:
+    for name, point in plugins.found(plugins.BENCHMARKS).items():
+        added = plugins.load(point)
+        if not isinstance(added, Benchmark):
+            raise plugins.refused(point, "is no Benchmark")
+        if name in own:
+            raise plugins.refused(point, f"has the name of a benchmark that is there, {own[name].title}")
+        if added.category:
+            raise plugins.refused(point, f"has the category '{added.category}', which is of the paper's six alone")
+        if added.tasks is not None and not Path(added.tasks).is_dir():
+            raise plugins.refused(point, f"names the folder {added.tasks} of tasks, which is not there")
+        yield name, added
+
+
 # in the order of the table's columns
-BENCHMARKS = {
+_OWN = {
     "bbh": Benchmark(
         "BBH",
         DataSet(lambda row: (row["input"], row["target"]), prefix="bbh_cot_fewshot_"),
@@ -136,6 +185,7 @@ BENCHMARKS = {
         examples=5,
     ),
 }
+BENCHMARKS = Benchmarks(_OWN)
 
 
 def members() -> dict[str, tuple[str, ...]]:

@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from adg import prompts
-from adg.artifacts.files import sha256_text
+from adg.artifacts.artifact import canonical
+from adg.artifacts.files import sha256_file, sha256_text
 from adg.errors import BadInput, nearest
 from adg.evaluation import code_eval, items
+from adg.evaluation.benchmarks import BENCHMARKS
 from adg.evaluation.config import SuiteConfig, TaskConfig
 
 
 @functools.cache
 def known_tasks() -> dict[str, set[str]]:
-    """Task or group name -> folders of lm-eval's tasks that define it, found by reading one line of each file.
+    """Task or group name -> folders of lm-eval's tasks, or of a package's, that define it, found by reading one line of
+    each file.
 
     lm-eval's own index parses 14,000 files, which takes longer than evaluating a small model.
     """
@@ -34,7 +37,23 @@ def known_tasks() -> dict[str, set[str]]:
     for path in root.rglob("*.yaml"):
         for name in pattern.findall(path.read_bytes()):
             known.setdefault(name.decode(), set()).add(str(root / path.relative_to(root).parts[0]))
+    for folder in {str(benchmark.tasks) for benchmark in BENCHMARKS.values() if benchmark.tasks is not None}:
+        for path in Path(folder).rglob("*.yaml"):
+            for name in pattern.findall(path.read_bytes()):
+                known.setdefault(name.decode(), set()).add(folder)
     return known
+
+
+def digests(suite: SuiteConfig) -> dict[str, str]:
+    """Digest of the files of each task of a suite that is not lm-eval's own, by "task:<name>"; they bear identity."""
+    found = {}
+    for name in sorted(suite.tasks):
+        folder = BENCHMARKS[name].tasks if name in BENCHMARKS else None
+        if folder is not None:
+            files = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".yaml", ".py"))
+            listed = [[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files]
+            found[f"task:{name}"] = sha256_text(canonical(listed))
+    return found
 
 
 def check(suite: SuiteConfig) -> None:

@@ -63,7 +63,7 @@ def node(adapter: Node | None, backbone: Node, suite: SuiteConfig) -> Node:
         inputs["adapter"] = adapter
     template = prompts.HASH if suite.prompt == "alpaca" else ""
     label = f"{(adapter or backbone).label}+{suite.name}"
-    return Node(STAGE, label, Evaluation(suite, suite.digests(), template), inputs)
+    return Node(STAGE, label, Evaluation(suite, suite.digests() | lm_eval_tasks.digests(suite), template), inputs)
 
 
 def build(job: Job) -> dict[str, Any]:

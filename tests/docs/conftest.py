@@ -24,7 +24,12 @@ class Printed(NamedTuple):
 @pytest.fixture(scope="session")
 def documents() -> dict[str, str]:
     """Every page for readers by its path."""
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted(ROOT.glob("docs/*.md")),
+        *ROOT.glob("docs/*/README.md"),
+    ]
     return {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in pages}
 
 

@@ -180,6 +180,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {  # the test that runs it, and what sho
         "tests/test_template.py",
         '"select", "pool=tickets", "selector=brief"',
     ),
+    "adg run profile=mini pool=tickets selector=brief budget=6 suite=opposites": (
+        "tests/test_template.py",
+        '"adg", "run", *study',
+    ),
     "adg contract brief": ("tests/test_template.py", '"contract", "brief"'),
     "python -m pytest ~/my_selection/tests": ("tests/test_template.py", '"pytest", "-q"'),
 }

@@ -143,8 +143,11 @@ def test_a_mirror_is_filled_verified_used_offline_damaged_and_repaired(
     assert sorted(entry["rows"] for entry in entries.values() if entry["rows"]) == [3, 12, 12, 12, 12, 12, 15]
 
     downloads = len(served)
-    done = run("experiments.fetch", *STUDY, f"to={to}", "--verify", HF_ENDPOINT=no_hub)
-    assert done.returncode == 0 and done.stdout.count("verified") == 8, done.stdout + done.stderr
+    done = run("experiments.fetch", *STUDY, f"to={to}", "--verify", "--json", HF_ENDPOINT=no_hub)
+    assert done.returncode == 0 and done.stderr.count("verified") == 8, done.stdout + done.stderr
+    said = json.loads(done.stdout)
+    assert said["complete"] and {one["state"] for one in said["sources"]} == {"verified"} and len(said["sources"]) == 8
+    assert [one["rows"] for one in said["sources"] if one["kind"] == "model"] == [None]
 
     offline = [*STUDY, "exec.offline=true", f"suite.data_root={to / 'benchmarks'}", f"exec.runs={tmp_path / 'runs'}"]
     done = run("experiments.contamination", *offline, HF_ENDPOINT=no_hub, HF_HUB_CACHE=str(to / "hub"))
@@ -152,8 +155,11 @@ def test_a_mirror_is_filled_verified_used_offline_damaged_and_repaired(
 
     damaged = to / "benchmarks" / "openai" / "gsm8k" / "main" / "test.jsonl"
     damaged.write_bytes(damaged.read_bytes().replace(b"a", b"b", 1))
-    done = run("experiments.fetch", *STUDY, f"to={to}", HF_ENDPOINT=address)
+    done = run("experiments.fetch", *STUDY, f"to={to}", "--json", HF_ENDPOINT=address)
     assert done.returncode == 1 and len(served) == downloads
+    said = json.loads(done.stdout)
+    assert not said["complete"]
+    assert [one["repo"] for one in said["sources"] if one["state"] == "damaged"] == ["openai/gsm8k"]
     assert f"{damaged} has sha256" in done.stderr and "--repair" in done.stderr and "1 problem\n" in done.stderr
     blob = next((to / "hub").rglob("snapshots/*/model.safetensors"))
     blob.write_text("{ }")
@@ -249,6 +255,7 @@ def test_nothing_outside_the_mirror_is_deleted(tmp_path: Path, way: str) -> None
         shutil.rmtree(folder)
         folder.symlink_to(tmp_path)
     (to / "manifest.json").write_text(json.dumps(manifest))
-    problems = mirror.fill([source], to, True, True, lambda text: None)
+    (brought,) = mirror.fill([source], to, True, True, lambda one: None)
+    problems = brought.problems
     assert len(problems) == 1 and "leads out of the mirror; nothing was deleted" in problems[0]
     assert mine.read_text() == "mine"

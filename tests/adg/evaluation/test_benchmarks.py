@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from adg import plugins
 from adg.artifacts.artifact import Node, Stage
-from adg.evaluation import aggregate, benchmarks, contamination, items
-from adg.evaluation.benchmarks import BENCHMARKS, CATEGORIES, Benchmark, DataSet
+from adg.errors import BadInput
+from adg.evaluation import aggregate, benchmarks, contamination, items, lm_eval_tasks
+from adg.evaluation.benchmarks import BENCHMARKS, CATEGORIES, Benchmark, Benchmarks, DataSet
 from adg.evaluation.config import SuiteConfig
 
 ENTRY = re.compile(r"```python\n(\"\w+\": Benchmark\(.*?)```", re.DOTALL)
@@ -73,3 +75,55 @@ def test_the_documented_entry_is_all_that_a_benchmark_needs(
     assert list(compared.config.benchmarks) == [task] and compared.config.unknown == ()
     assert aggregate.categories({task: 0.5}) == {"avg": 0.5}
     assert "avg" in aggregate.categories(dict.fromkeys([*BENCHMARKS], 0.5)) and benchmarks.title(task) == "ARC easy"
+
+
+ADDED = """
+from adg.evaluation.benchmarks import Benchmark, DataSet
+texts = DataSet(lambda row: (row["a"], row["b"]))
+own = Benchmark("Own", texts, ("acc",), tasks={tasks!r})
+paper = Benchmark("Own", texts, ("acc",), category="coding")
+away = Benchmark("Own", texts, ("acc",), tasks="/no/such/folder")
+"""
+
+
+def test_a_package_adds_a_benchmark_with_its_task(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """By entry point, after the project's own; what cannot be meant is refused with the package's name. The file of the
+    task is found, and is part of what identifies an evaluation."""
+    info, tasks = tmp_path / "adds-1.0.dist-info", tmp_path / "tasks"
+    for folder in (info, tasks):
+        folder.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: adds\nVersion: 1.0\n")
+    (tasks / "own.yaml").write_text("task: own\n")
+    (tmp_path / "adds_one.py").write_text(ADDED.format(tasks=str(tasks)))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    request.addfinalizer(plugins.found.cache_clear)
+
+    def table(line: str) -> Benchmarks:
+        (info / "entry_points.txt").write_text(f"[adg.benchmarks]\n{line}\n")
+        plugins.found.cache_clear()
+        return Benchmarks({"gsm8k": BENCHMARKS["gsm8k"]})
+
+    found = table("own = adds_one:own")
+    assert list(found) == ["gsm8k", "own"] and len(found) == 2 and found["own"].title == "Own"
+    for line, why in (
+        ("own = adds_one:texts", "is no Benchmark"),
+        ("gsm8k = adds_one:own", "has the name of a benchmark that is there, GSM8K"),
+        ("own = adds_one:paper", "has the category 'coding'"),
+        ("own = adds_one:away", "names the folder /no/such/folder of tasks, which is not there"),
+    ):
+        with pytest.raises(BadInput, match=why):
+            list(table(line))
+
+    values = yaml.safe_load((root / "conf/suite/mini.yaml").read_text())
+    own = {"num_fewshot": 0, "metric": "acc", "repo": "openai/gsm8k", "version": 1.0}
+    monkeypatch.setitem(BENCHMARKS, "own", found["own"])
+    suite = SuiteConfig.of({**values, "tasks": {**values["tasks"], "own": own}})
+    request.addfinalizer(lm_eval_tasks.known_tasks.cache_clear)
+    lm_eval_tasks.known_tasks.cache_clear()
+    lm_eval_tasks.check(suite)
+    before = lm_eval_tasks.digests(suite)
+    assert list(before) == ["task:own"] and lm_eval_tasks.digests(SuiteConfig.of(values)) == {}
+    (tasks / "own.yaml").write_text("task: own\ndoc_to_text: otherwise\n")
+    assert lm_eval_tasks.digests(suite) != before
