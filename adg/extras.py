@@ -10,7 +10,8 @@ EXTRA_OF = {
     **dict.fromkeys(("accelerate", "peft", "trl"), "train"),
     **dict.fromkeys(("evaluate", "lm_eval"), "eval"),
     **dict.fromkeys(("ray", "submitit"), "scale"),
-    "wandb": "wandb",
+    **{name: name for name in ("wandb", "tensorboard", "trackio", "mlflow")},
+    "sqlalchemy": "mlflow",
     **dict.fromkeys(("hypothesis", "pytest"), "test"),
 }
 

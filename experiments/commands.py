@@ -35,6 +35,7 @@ COMMANDS = {
     ),
     "submit": SubCommand("the same as jobs of a Slurm cluster, shared stages first", "experiments.submit"),
     "status": SubCommand("how far it is, and what failed", "experiments.status"),
+    "sync": SubCommand("bring a tracker up to what is on disk, without repeating anything", "experiments.sync"),
     "report": SubCommand("its table as text, Markdown, CSV and a page", "experiments.report.__main__"),
     "claims": SubCommand("every published claim with a verdict from the finished cells", "experiments.claims.__main__"),
     "compare": SubCommand("ADG against the other selectors on the same items, with intervals", "experiments.compare"),

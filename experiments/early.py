@@ -1,4 +1,5 @@
-"""What is refused before the first stage of the first cell: settings that a model of these cells cannot serve."""
+"""What is refused before the first stage of the first cell: settings that a model of these cells cannot serve, trackers
+that are not installed."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any
 from adg.backbones import early, model_config
 from adg.embedding.windows import resolve_windows
 from adg.errors import BadInput
+from experiments import tracking
 from experiments.cells import Cell
 from finetune import checks
 
@@ -18,7 +20,8 @@ def check(cells: Iterable[Cell], training: bool = True) -> None:
     Reads configs of models that lie on this machine, no weights; of other models nothing is known yet. ``training``
     False: the cells are made as far as their subset.
     """
-    seen = set()
+    cells, seen = list(cells), set()
+    check_trackers(cells)
     for cell in cells:
         config, roles = cell.config, cell.nodes
         selecting = config.selecting or config.backbone
@@ -32,6 +35,19 @@ def check(cells: Iterable[Cell], training: bool = True) -> None:
         if training and "adapter" in roles:
             model = early.config_of(config.backbone)
             checks.check(config.finetune, model, exec_.train_processes, exec_.train_micro_batch)
+
+
+def check_trackers(cells: Iterable[Cell]) -> None:
+    """Raise ``BadInput`` where a tracker is not installed, or one cell stands there once for each of several."""
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        first = seen.setdefault(cell.fingerprint, cell)
+        here, there = cell.config.tracker, first.config.tracker
+        if here.chosen != there.chosen:
+            both = ",".join((*there.chosen, *here.chosen))
+            raise BadInput(f"{cell.name} would be run once for each tracker; several at once are tracker=[{both}]")
+    for cell in seen.values():
+        tracking.check(cell.config.tracker)
 
 
 def _check_selecting(cell: Cell, model: Mapping[str, Any] | None, name: str) -> None:

@@ -20,9 +20,9 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
-from adg import command, screen
+from adg import command, live, screen
 from adg.artifacts import disk
-from adg.artifacts.artifact import Artifact, Node, file_name, plain
+from adg.artifacts.artifact import WORK, Artifact, Node, file_name, plain
 from adg.artifacts.files import read_json, write_json
 from adg.artifacts.store import Store
 from adg.backbones import loading
@@ -37,7 +37,7 @@ from adg.selection import contract
 from experiments import app, compose, early, gpus, remaining, repeats, tracking
 from experiments.cells import Cell, asked_for, refuse_same_names
 from experiments.config import Config
-from experiments.tracking import CellInfo
+from experiments.tracking import CellInfo, CellOutcome
 from experiments.worker import Runner
 
 _store: Store | None = None  # one a process, so that a stage that failed is not tried again by the next cell
@@ -122,10 +122,10 @@ def _build(cell: Cell, store: Store, on_build: Callable[[Node, str, float], None
     """Build a cell's artifacts in their order and report them to the tracker."""
     refuse_without_gpu(store, cell)
     refuse_suite(store, cell)
-    with Runner() as runner, tracking.track(cell.config.tracker, _info(cell)) as tracked:
+    if more_can_run(store, cell):
+        store.reopen(cell.nodes["eval"])
+    with Runner() as runner, tracking.track(cell.config.tracker, info(cell), _live(store, cell)) as tracked:
         store.runner, store.exec = runner, cell.config.exec
-        if more_can_run(store, cell):
-            store.reopen(cell.nodes["eval"])
         artifacts = {}
         for role, node in cell.nodes.items():
             known = store.complete(node)
@@ -133,12 +133,29 @@ def _build(cell: Cell, store: Store, on_build: Callable[[Node, str, float], None
             refuse_early(store, cell, role, artifacts[role])
             for notice in notices(artifacts[role].info) if role == "pool" and not known else ():
                 say(f"      {notice}")
-        if "adapter" in artifacts:
-            tracked.training(_lines(artifacts["adapter"].file("training.jsonl")))
-        if "eval" in artifacts:  # the experiment may end with the subset
-            tracked.results(json.loads(artifacts["eval"].file("results.json").read_text(encoding="utf-8")))
-        if "subset" in artifacts:
-            tracked.subset(artifacts["subset"].file("subset.jsonl"), artifacts["subset"].info)
+            report(tracked, role, artifacts[role])
+
+
+def report(tracked: CellOutcome, role: str, artifact: Artifact) -> None:
+    """Tell the trackers what is to be told of an artifact."""
+    if role == "adapter":
+        tracked.training(_lines(artifact.file("training.jsonl")))
+    elif role == "eval":
+        tracked.results(json.loads(artifact.file("results.json").read_text(encoding="utf-8")))
+    elif role == "subset":
+        tracked.subset(artifact.file("subset.jsonl"), artifact.info)
+
+
+def _live(store: Store, cell: Cell) -> list[Path] | None:
+    """Where stages of a cell that are not finished say how far they are; None where all of it is there."""
+    if all(store.complete(node) for node in cell.nodes.values()):
+        return None
+    return live_files(store, cell)
+
+
+def live_files(store: Store, cell: Cell) -> list[Path]:
+    """Where training and evaluation say how far they are, while they are at work."""
+    return [store.partial(cell.nodes[role]) / WORK / live.FILE for role in ("adapter", "eval") if role in cell.nodes]
 
 
 def say_event(tag: str, cell: Cell, node: Node, event: str, seconds: float) -> None:
@@ -213,7 +230,8 @@ def more_can_run(store: Store, cell: Cell) -> bool:
     return evaluation_stage.can_complete(results, cell.config.exec)
 
 
-def _info(cell: Cell) -> CellInfo:
+def info(cell: Cell) -> CellInfo:
+    """What trackers are told of a cell before it is run."""
     c = cell.config
     return CellInfo(
         name=cell.name,

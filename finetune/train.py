@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adg import live
 from adg.artifacts.artifact import Artifact, Job
 from adg.artifacts.files import write_atomic
 from adg.artifacts.sealed import Damaged, file_digests, first_difference, read_sealed, require, write_sealed
@@ -139,6 +140,8 @@ def _learn(job: Job, share: Share, tokenizer: Any, examples: Examples, output: P
     model = loading.load_model(job.inputs["backbone"], share.device if share.processes == 1 else "cpu", dtype=weights)
     with preserved_generators(), _quiet():
         trainer = make_trainer(cfg, share.split, share.precision, share.device, model, tokenizer, examples.rows, folder)
+        if share.first:
+            trainer.add_callback(_telling(job.work / live.FILE))
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         checkpoint = last_checkpoint(folder) if share.first else None
         if share.processes > 1:
@@ -161,6 +164,19 @@ def _learn(job: Job, share: Share, tokenizer: Any, examples: Examples, output: P
         trainer.accelerator.distributed_type.value,
         torch.cuda.max_memory_allocated() if cuda else _process_peak(),
     )
+
+
+def _telling(path: Path) -> Any:
+    """Each line of the curve at once, for whoever looks on. After a kill, steps since the checkpoint come once more."""
+    from transformers import TrainerCallback
+
+    class Telling(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            line = state.log_history[-1]
+            if "loss" in line:
+                live.tell(path, {name: line[name] for name in CURVE if name in line})
+
+    return Telling()
 
 
 def _check_learned(learned: Learned, rows: int, cfg: FinetuneConfig) -> None:

@@ -40,6 +40,7 @@ INSIDE_ADG = (  # each room of adg imports only what stands above it: imports fo
     "seeds",
     "screen",
     "progress",
+    "live",
     "batching",
     "geometry",
     "hub",
@@ -78,7 +79,8 @@ DOCUMENTS = (
     "docs/researcher.md",
     "docs/running.md",
 )
-HEAVY = {"torch", "transformers", "vllm", "trl", "peft", "lm_eval", "wandb", "datasets", "sklearn", "scipy", "ray"}
+HEAVY = {"torch", "transformers", "vllm", "trl", "peft", "lm_eval", "datasets", "sklearn", "scipy", "ray"}
+HEAVY |= {"wandb", "tensorboard", "trackio", "mlflow"}
 LONGEST_FILE = 400  # lines
 LONGEST_FUNCTION = 92
 SHORTEST_DOCSTRING = 15  # characters

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from adg import prompts
+from adg import live, prompts
 from adg.artifacts.artifact import Job, Node, Stage
 from adg.artifacts.sealed import Damaged
 from adg.artifacts.shards import Shard, Shards
@@ -82,7 +82,10 @@ def build(job: Job) -> dict[str, Any]:
     reasons = {name: refusal for name, task in suite.tasks.items() if task.runs_code and refusal}
     shards = Shards(job.work, "task")
     _keep_earlier(job, shards)
-    waiting = [name for name in suite.tasks if name not in reasons and shards.find(name) is None]
+    found = {name: shards.find(name) for name in suite.tasks if name not in reasons}
+    waiting = [name for name, shard in found.items() if shard is None]
+    for name, shard in found.items():
+        _tell(job, name, shard)
     if waiting:
         with contextlib.ExitStack() as stack:
             if not isinstance(box, str):
@@ -94,7 +97,9 @@ def build(job: Job) -> dict[str, Any]:
             lm = stack.enter_context(make_model(job))
             _answer_together(job, loaded, lm)
             for name in waiting:
-                shards.save(name, _run(job, name, loaded.pop(name), lm))
+                shard = _run(job, name, loaded.pop(name), lm)
+                shards.save(name, shard)
+                _tell(job, name, shard)
     dtype = loading.dtype_of(backbone) if suite.dtype == "auto" else suite.dtype
     return write_results(job.folder, suite, dtype, shards, reasons)
 
@@ -155,6 +160,12 @@ def _run(job: Job, name: str, loaded: dict[str, Any], lm: Any) -> Shard:
         "seconds": round(time.time() - started, 3),
     }
     return _shard(facts, parquet_bytes(rows))
+
+
+def _tell(job: Job, name: str, shard: Shard | None) -> None:
+    """Say what a task gave, where it is done, to whoever looks on."""
+    if shard is not None:
+        live.tell(job.work / live.FILE, {"task": name, "summary": shard.facts["summary"]})
 
 
 def _shard(facts: dict[str, Any], samples: bytes) -> Shard:
