@@ -35,7 +35,7 @@ from experiments.trackers import follower
 from experiments.trackers.cell import CellInfo, CellOutcome, Curve
 from experiments.trackers.config import TrackerConfig, check
 from experiments.trackers.follow import SCHEMA, note_path
-from experiments.trackers.system import Sampler
+from experiments.trackers.system import SystemFigures
 from experiments.trackers.wandb import resolve_mode
 
 __all__ = ["CellInfo", "CellOutcome", "Told", "TrackerConfig", "check", "track"]
@@ -105,7 +105,7 @@ class Told:
             return
         for name in self.names:
             self._begin(name, live, at_work=True)
-        with Sampler(self.system):
+        with SystemFigures(self.system):
             yield
 
     def curve(self, curve: Curve) -> None:

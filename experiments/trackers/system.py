@@ -43,7 +43,7 @@ def figures() -> dict[str, float]:
     return found
 
 
-class Sampler:
+class SystemFigures:
     """A context in which ``figures`` are written into a file, with the whole ``seconds`` since its first line.
 
     A cell that is taken up again adds to its file, so that its seconds only grow.
@@ -71,7 +71,7 @@ class Sampler:
         except Exception as error:  # a figure that cannot be had costs nothing else
             log.debug("no figures of the system: %s", error)
 
-    def __enter__(self) -> Sampler:
+    def __enter__(self) -> SystemFigures:
         self._thread.start()
         return self
 

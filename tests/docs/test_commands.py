@@ -61,6 +61,7 @@ RUN: dict[str, tuple[str, ...]] = {  # in this order: the first two make the cel
     "adg contamination profile=mini": SMALL,
     "adg samples profile=mini pool=mini_cot backbone=smollm2_135m selector=adg": SMALL,
     "adg samples profile=mini pool=mini_cot backbone=smollm2_135m selector=adg --task gsm8k --wrong": SMALL,
+    "adg sync profile=mini tracker=wandb": SMALL,
     "adg samples --diff": (*SMALL, "selector=random,adg"),
     "adg run selector=adg --cfg job": (),
     "python -m experiments.plan": SMALL,
@@ -98,6 +99,8 @@ COMPOSED: dict[str, tuple[str, ...]] = {
         "make reproduce ARGS=hydra.launcher.n_jobs=1",
         "make ablation",
         "adg sweep profile=mini seeds=3",
+        "adg sweep profile=mini tracker=tensorboard",
+        'adg sweep profile=mini "tracker=[wandb,trackio]"',
     ),
     "days on GPUs, models and data of a hub, an account of a tracker, a cluster": (
         "make reproduce PROFILE=paper",

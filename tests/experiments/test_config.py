@@ -110,12 +110,12 @@ def test_paper_profile_is_the_papers_table() -> None:
     assert len(trained) == 2 * 3 * 8
     assert len({c.last.fingerprint for c in untrained}) == 2, "row 0 is one evaluation a backbone"
     config = trained[0].config
-    assert (config.budget, config.engine.name, config.finetune.method, config.suite.name, config.tracker.name) == (
+    assert (config.budget, config.engine.name, config.finetune.method, config.suite.name, config.tracker.chosen) == (
         10_000,
         "vllm",
         "lora",
         "paper",
-        "wandb",
+        ("wandb",),
     )
     assert all(c.config.pool.revision and c.config.backbone.revision for c in chosen)
     nodes = cells_.distinct(chosen)
