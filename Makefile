@@ -12,7 +12,7 @@ GPUS ?= $(if $(VISIBLE),$(words $(VISIBLE)),$(shell nvidia-smi -L 2>/dev/null | 
 LAUNCHER_paper = $(if $(filter-out 0 1,$(GPUS)),hydra/launcher=joblib hydra.launcher.n_jobs=$(GPUS))
 LAUNCHER_mini = hydra/launcher=joblib hydra.launcher.n_jobs=2
 
-.PHONY: help setup test smoke reproduce plan status report claims ablation chaos test-cluster bench bench-gpu lint clean-env
+.PHONY: help setup test smoke reproduce plan status report claims ablation chaos test-cluster bench bench-gpu gpu-check lint clean-env
 
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -55,6 +55,9 @@ bench: setup ## speed and memory against the plain way, in one run
 
 bench-gpu: ## scoring and sampling on a GPU at LLaMA-3-8B's shape, random weights; needs only torch and transformers
 	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench.gpu $(ARGS)
+
+gpu-check: setup ## does all that a study needs of a GPU work here? 8 minutes on one; ARGS=--tiny tries it on a CPU
+	$(RUN) -m bench.gpu_check $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy

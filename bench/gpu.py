@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ SHAPE = {
     "max_position_embeddings": 8192,
     "rope_theta": 500_000.0,
 }
+SHAPES = {
+    "llama3_8b": SHAPE,
+    "llama3_1b": {**SHAPE, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
+}
 TINY = {
     "vocab_size": 2048,
     "hidden_size": 64,
@@ -44,9 +49,11 @@ This benchmark wants an NVIDIA GPU with 24 GB or more and the CUDA build of torc
 print(torch.version.cuda)" should name a version). To try the script on a small model: make bench-gpu ARGS=--tiny"""
 
 
-def main() -> int:
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiny", action="store_true", help="a small model, on whatever device is there")
+    parser.add_argument("--shape", default="llama3_8b", choices=sorted(SHAPES), help="of the model (llama3_8b)")
     parser.add_argument("--records", type=int, default=None, help="records scored (128; tiny: 6)")
     parser.add_argument("--reference-records", type=int, default=None, help="of these, one answer at a time (16; 3)")
     parser.add_argument("--samples", type=int, default=5)
@@ -55,35 +62,51 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--engine", default="auto", choices=("auto", "hf", "vllm", "none"))
     parser.add_argument("--out", type=Path, default=Path("runs/bench/gpu.json"))
-    args = parser.parse_args()
+    args = parser.parse_args(words)
+    args.records = args.records or (6 if args.tiny else 128)
+    args.reference_records = args.reference_records or (3 if args.tiny else 16)
+    args.answer_tokens = args.answer_tokens or (24 if args.tiny else 256)
+    return args
+
+
+def main() -> int:
+    args = arguments()
 
     import torch
 
     if not torch.cuda.is_available() and not args.tiny:
         print(NO_GPU)
         return 1
-    args.records = args.records or (6 if args.tiny else 128)
-    args.reference_records = args.reference_records or (3 if args.tiny else 16)
-    args.answer_tokens = args.answer_tokens or (24 if args.tiny else 256)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    result = measure(args)
+    show(result)
+    if not args.tiny:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print(f"written to {args.out}")
+    return 0
 
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The figures, with where and with what they were measured."""
+    import torch
     import transformers
 
     from adg.artifacts import provenance
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     tokenizer, items = _texts(args)
-    model = _model(TINY if args.tiny else SHAPE, device, dtype, tokenizer)
-    peak = _peak(device, dtype, 512 if args.tiny else 8192)
+    model = _model(TINY if args.tiny else SHAPES[args.shape], device, dtype, tokenizer)
+    rate = peak(device, dtype, 512 if args.tiny else 8192)
     result: dict[str, Any] = {
         "benchmark": "gpu",
-        "shape": "tiny" if args.tiny else "llama3_8b",
+        "shape": "tiny" if args.tiny else args.shape,
         "dtype": str(dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "matrix_product_tflops": round(peak / 1e12, 3),
+        "matrix_product_tflops": round(rate / 1e12, 3),
         "answers": args.samples,
         "answer_tokens": args.answer_tokens,
-        "scoring": _scoring(args, model, tokenizer, items, peak),
+        "scoring": _scoring(args, model, tokenizer, items, rate),
     }
     result["sampling"] = _sampling(args, model, tokenizer, items)
     if device == "cuda":
@@ -92,12 +115,7 @@ def main() -> int:
         "machine": provenance.machine(),
         "versions": {"torch": torch.__version__, "cuda": torch.version.cuda, "transformers": transformers.__version__},
     }
-    show(result)
-    if not args.tiny:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        print(f"written to {args.out}")
-    return 0
+    return result
 
 
 def _model(shape: dict[str, Any], device: str, dtype: Any, tokenizer: Any) -> Any:
@@ -162,7 +180,7 @@ def _texts(args: argparse.Namespace) -> tuple[Any, list[tuple[Any, list[str]]]]:
     return tokenizer, items
 
 
-def _peak(device: str, dtype: Any, side: int) -> float:
+def peak(device: str, dtype: Any, side: int) -> float:
     """Floating-point operations a second of large square matrix products, the best of ten."""
     import torch
 
@@ -178,7 +196,7 @@ def _peak(device: str, dtype: Any, side: int) -> float:
 
 
 def _scoring(
-    args: argparse.Namespace, model: Any, tokenizer: Any, items: list[tuple[Any, list[str]]], peak: float
+    args: argparse.Namespace, model: Any, tokenizer: Any, items: list[tuple[Any, list[str]]], fastest: float
 ) -> dict[str, Any]:
     """Answers and tokens a second of ``Encoder``, and of one answer at a time."""
     import numpy as np
@@ -223,7 +241,7 @@ def _scoring(
         "answers_per_second": round(len(items) * args.samples / median, 2),
         "tokens_per_second": round(vectors.counts["tokens"] / median, 1),
         "tokens_run_per_second": round(run / median, 1),
-        "share_of_peak": round(2 * parameters * run / median / peak, 3),
+        "share_of_peak": round(2 * parameters * run / median / fastest, 3),
         "reference_seconds": [round(s, 3) for s in slow_seconds],
         "reference_records": len(few),
         "reference_answers_per_second": round(1 / per_answer, 2),

@@ -46,6 +46,7 @@ COMMANDS = {
     "fetch": SubCommand("fill or verify a mirror for machines without a network", "experiments.fetch"),
     "evaluate": SubCommand("a model, or an adapter of yours, on a suite", script="evaluate/run.py"),
     "bench": SubCommand("speed and memory against the plain way", "bench.__main__"),
+    "gpu-check": SubCommand("whether all of it works on this machine's GPU", "bench.gpu_check.__main__"),
 }
 EXAMPLES = """\
 What is run is said by overrides, key=value; a key that does not exist is refused with the nearest one:
