@@ -188,6 +188,20 @@ def end_with(parent: int) -> None:
         threading.Thread(target=wait, name=name, daemon=True).start()
 
 
+@contextmanager
+def holding_signals() -> Iterator[None]:
+    """Start worker processes inside the block: what reaches them before they ``ignore_signals`` waits until they do,
+    where it would end them with a traceback. Here it waits until the block is left."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # who starts it lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SAID)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore_signals() -> None:
     """In a worker process: leave Ctrl-C and a cluster's signals to the process that started it, which ends it."""
     own = os.getpid()
@@ -198,6 +212,7 @@ def ignore_signals() -> None:
 
     for number in SAID:
         signal.signal(number, ignored)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SAID)  # ``holding_signals``
 
 
 # -- all of it -------------------------------------------------------------------------------------------

@@ -109,7 +109,8 @@ class _Replica:
             args=(theirs, os.getpid(), self.gpus, [] if self.gpus else place, worker, arguments, exec_.runs),
             daemon=False,  # vLLM starts processes of its own where a model is split over GPUs
         )
-        self.process.start()
+        with command.holding_signals():
+            self.process.start()
         theirs.close()
 
     def give(self, row: dict[str, Any]) -> None:

@@ -103,7 +103,9 @@ class Runner:
                 initargs=(self._lease.names if self._lease else None,),
             )
         try:
-            return self._pool.submit(_remote, node, folder, dict(inputs), exec_).result()
+            with command.holding_signals():
+                work = self._pool.submit(_remote, node, folder, dict(inputs), exec_)
+            return work.result()
         except BrokenProcessPool as error:
             self.close()
             raise HarnessError(

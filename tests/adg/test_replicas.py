@@ -183,3 +183,21 @@ def test_answers_and_matrices_are_those_of_one_process(tmp_path: Path) -> None:
     alone, shared = made(tmp_path, "one"), made(tmp_path, "two", "engine.replicas=2")
     assert alone[:2] == shared[:2]
     assert (alone[2].manifest["exec"]["replicas"], shared[2].manifest["exec"]["replicas"]) == (1, 2)
+
+
+def test_a_signal_that_comes_while_a_replica_starts_does_not_end_it(tmp_path: Path, modules: Path, root: Path) -> None:
+    """A terminal sends Ctrl-C to all processes of a command; those that still import are ended by what started them."""
+    code = (
+        "import os, signal; from adg import command, replicas; from adg.execution import ExecConfig\n"
+        "signal.signal(signal.SIGINT, lambda number, frame: None)\n"
+        "start = replicas.get_context('spawn').Process.start\n"
+        "def struck(self):\n"
+        "    start(self)\n"
+        "    os.kill(self.pid, signal.SIGINT)\n"
+        "replicas.get_context('spawn').Process.start = struck\n"
+        f"print(len(replicas.over_replicas([{{'n': 1}}, {{'n': 2}}], 'doubles:Doubles', ({str(tmp_path)!r}, 2), "
+        "ExecConfig(device='cpu', replicas=2), 'test')))"
+    )
+    paths = {"PYTHONPATH": f"{root}{os.pathsep}{modules}"}
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **paths}, capture_output=True, text=True)
+    assert done.stdout.strip() == "2" and "Traceback" not in done.stderr, done.stderr[-2000:]
