@@ -39,8 +39,8 @@ class Tolerance:
 
 TOLERANCES = {
     "float32": Tolerance(nats=1e-3, gram=1e-4, choice=1e-3, score=1e-3, apart=0.02, begin=0.9),
-    "float16": Tolerance(nats=0.02, gram=0.01, choice=0.01, score=0.05, apart=0.1, begin=0.7),
-    "bfloat16": Tolerance(nats=0.1, gram=0.05, choice=0.03, score=0.15, apart=0.15, begin=0.5),
+    "float16": Tolerance(nats=0.02, gram=5e-3, choice=0.01, score=0.05, apart=0.1, begin=0.7),
+    "bfloat16": Tolerance(nats=0.1, gram=0.02, choice=0.03, score=0.15, apart=0.15, begin=0.5),
 }
 
 
