@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adg.errors import BadInput
-from experiments import submit
+from experiments import run, submit
 from experiments.cells import cells, distinct
 from experiments.slurm.config import SlurmConfig
 from experiments.slurm.jobs import PlannedJob, planned
@@ -60,6 +60,12 @@ def test_options_of_slurm_are_no_part_of_a_cell(tmp_path: Path) -> None:
     (plain,) = cells(["profile=smoke", "selector=adg", f"exec.runs={tmp_path}"])
     (told,) = cells(["profile=smoke", "selector=adg", *OPTIONS, f"exec.runs={tmp_path}"])
     assert (plain.name, plain.fingerprint) == (told.name, told.fingerprint)
+
+
+def test_the_launcher_that_it_replaces_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["adg", "-m", "profile=smoke", "hydra/launcher=submitit_slurm"])
+    with pytest.raises(SystemExit, match=r"error: hydra/launcher=submitit_slurm is replaced by adg submit"):
+        run.entry()
 
 
 def test_without_slurm_it_says_where_to_go(
