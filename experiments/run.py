@@ -44,7 +44,9 @@ _store: Store | None = None  # one a process, so that a stage that failed is not
 # switches of Hydra that run nothing
 SHOWS = {"--hydra-help", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p"}
 SUBMITIT = "hydra/launcher=submitit_slurm"
-_TOTAL = "ADG_SWEEP_CELLS"  # environment: cells of this sweep, for every process that runs some of them
+# environment, for every process that runs cells of this sweep: how many it has, and the places of those to be launched
+_TOTAL = "ADG_SWEEP_CELLS"
+_PLACES = "ADG_SWEEP_PLACES"
 
 
 def store_of(config: Config) -> Store:
@@ -258,8 +260,13 @@ def _position() -> tuple[str, str]:
     if not total:
         return "", ""
     number, at_once = app.job()
-    left = remaining.seconds(number, at_once)
-    return f"[{number + 1}/{total}] ", "" if left is None else f" (about {max(1, round(left / 60))} min left)"
+    place = int(os.environ[_PLACES].split(",")[number])
+    left = remaining.seconds(place, at_once)
+    return _tag(place, total), "" if left is None else f" (about {max(1, round(left / 60))} min left)"
+
+
+def _tag(place: int, total: int) -> str:
+    return f"[{place + 1}/{total}] "
 
 
 class CellFailed(HarnessError):
@@ -299,13 +306,18 @@ def _sweep() -> None:
         refuse_suite(store, cell)
     refuse_same_names(chosen)
     early.check(chosen)
-    os.environ[_TOTAL] = str(len(chosen))
+    finished = [place for place, cell in enumerate(chosen) if _is_finished(cell, store)]
+    left = [place for place in range(len(chosen)) if place not in finished]
+    os.environ[_TOTAL], os.environ[_PLACES] = str(len(chosen)), ",".join(map(str, left))
     remaining.write_down(chosen, store)
     broken = ""
     try:
-        lines = [cell.overrides for cell in chosen]
+        lines = [chosen[place].overrides for place in left]
         with command.at_stop(lambda: _interrupted(chosen, store)), repeats.sweeping(lines), screen.painting():
-            app.hydra_app(main)
+            for place in finished:  # here, since a launcher would compose each once more to find nothing to do
+                run_cell(chosen[place], _tag(place, len(chosen)))
+            if left:
+                app.hydra_app(main)
     except BrokenExecutor:
         broken = (
             "a process that ran cells was killed, perhaps for want of memory; the same command continues, with fewer "
@@ -321,6 +333,14 @@ def _sweep() -> None:
             f"{len(failed)} of {len(chosen)} cells failed, first {failed[0]} ({records[failed[0]]['state']}); repair "
             f"the cause and run the same command again"
         )
+
+
+def _is_finished(cell: Cell, store: Store) -> bool:
+    """Whether all of a cell is there and nothing of it would be taken up again. What is damaged is not finished."""
+    try:
+        return bool(cell.nodes) and all(map(store.complete, cell.nodes.values())) and not more_can_run(store, cell)
+    except HarnessError:
+        return False
 
 
 def _interrupted(chosen: Sequence[Cell], store: Store) -> None:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +79,17 @@ def test_a_second_run_builds_nothing(root: Path, offline: dict[str, str], smoke:
     before = {p: p.stat().st_mtime_ns for p in smoke.glob("*/*/manifest.json")}
     done = run(root, offline, "experiments.run", "-m", "profile=smoke", f"exec.runs={smoke}")
     assert {p: p.stat().st_mtime_ns for p in smoke.glob("*/*/manifest.json")} == before
-    assert "[2/2]" in done.stdout and "done in" not in done.stdout
+    assert "[1/2]" in done.stdout and "[2/2]" in done.stdout and "done in" not in done.stdout
+
+
+def test_what_is_left_of_a_sweep_keeps_its_place(root: Path, offline: dict[str, str], smoke: Path) -> None:
+    """Cells that are finished are only looked at; the others are launched."""
+    (gone,) = [path for path in (smoke / "eval").glob("*adg*") if path.is_dir()]
+    shutil.rmtree(gone)
+    done = run(root, offline, "experiments.run", "-m", "profile=smoke", f"exec.runs={smoke}")
+    built = [line for line in done.stdout.splitlines() if "done in" in line]
+    assert len(built) == 1 and built[0].startswith("[2/2]") and " eval " in built[0]
+    assert (gone / "manifest.json").is_file()
 
 
 def test_plan_and_status_agree(root: Path, offline: dict[str, str], smoke: Path) -> None:
