@@ -158,13 +158,15 @@ def _vllm_wrapper() -> Any:
 
     import vllm
     import vllm.platforms
+    import vllm.triton_utils
 
     known = importlib.metadata.version
 
     def answered(distribution_name: str) -> str:
         return vllm.__version__ if distribution_name == "vllm" else known(distribution_name)
 
-    assert vllm.platforms.current_platform  # vLLM tells its platform by that version, so before it is answered
+    # vLLM tells its platform by that version, and whether Triton serves, so both before it is answered
+    assert vllm.platforms.current_platform and vllm.triton_utils.HAS_TRITON is not None
     importlib.metadata.version = answered
     try:
         import lm_eval.models.vllm_causallms as module

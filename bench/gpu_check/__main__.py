@@ -2,7 +2,7 @@
 
     make gpu-check                              eight minutes on one GPU, with the embedded model
     make gpu-check ARGS="backbone=llama3_8b --minutes 30"
-    make gpu-check ARGS=--tiny                  the same steps with a tiny random model on the CPU
+    make gpu-check ARGS=--tiny                  the same steps with a tiny random model, on a CPU too
     make gpu-check ARGS="--only training"       one step again; the others stand as they were
 
 Sampling in vLLM, Gram matrices, one LoRA training, six benchmarks in both backends compared, scoring speed and peak
@@ -13,6 +13,7 @@ is printed, and written as Markdown (for docs/benchmarks.md) and JSON. Exit stat
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from adg.artifacts import provenance
 from adg.artifacts.files import read_json, write_atomic, write_json
 from adg.errors import BadInput, nearest
 from adg.places import ROOT
+from adg.redaction import without_secrets
 from bench.gpu_check import table
 from bench.gpu_check.graph import graph
 from bench.gpu_check.options import MINUTES, Options, options
@@ -59,10 +61,10 @@ def check(words: Sequence[str]) -> int:
     if not given.only:
         begin(given.out)
     takes = {name: step.gpus(made) for name, step in STEPS.items()}
-    lease = None if given.tiny else gpus.Lease(max(takes.values()))
-    names = [] if lease is None else lease.names
+    here = bool(gpus.visible()) and made.config.exec.device != "cpu"
+    names = gpus.Lease(max(takes.values())).names if here else []
     outcomes = run_steps(given, earlier(given.out), {name: names[:count] for name, count in takes.items()})
-    about = described(given, made.config.backbone.title or made.config.backbone.name)
+    about = described(given, made.config.backbone.title or made.config.backbone.name, here)
     write_json(given.out / FACTS, table.document(outcomes, about))
     write_atomic(given.out / REPORT, table.markdown(outcomes, about).encode())
     print(f"\n{table.terminal(outcomes, about)}\n\n{given.out / REPORT}\n{given.out / FACTS}")
@@ -111,7 +113,7 @@ def run_step(given: Options, name: str, seconds: float, names: Sequence[str]) ->
     written.unlink(missing_ok=True)
     written.parent.mkdir(parents=True, exist_ok=True)
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    env = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ",".join(names)}
+    env = {**os.environ, "PYTHONPATH": paths, **({"CUDA_VISIBLE_DEVICES": ",".join(names)} if names else {})}
     started = time.monotonic()
     with log.open("wb") as sink:
         line = [sys.executable, "-m", "bench.gpu_check.steps", name, *given.words]
@@ -129,7 +131,9 @@ def run_step(given: Options, name: str, seconds: float, names: Sequence[str]) ->
     found = read_json(written) if written.is_file() else None
     if found is None:
         how = f"was killed by signal {-status} (out of memory?)" if status < 0 else f"ended with status {status}"
-        return StepOutcome(name, title, FAILED, round(taken, 1), wrong=f"its process {how}; log: {log}", then=then)
+        said = next(filter(None, reversed(log.read_text("utf-8", "replace").splitlines())), "it said nothing")
+        reason = without_secrets(f"its process {how}; its last line: {said[:300]}")
+        return StepOutcome(name, title, FAILED, round(taken, 1), wrong=reason, then=f"{then}, log: {log}")
     return table.outcome(name, title, found, taken, f"{then}, log: {log}")
 
 
@@ -145,20 +149,19 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def again(given: Options, name: str, longer: bool = False) -> str:
     """The command that runs a step again."""
-    words = ["--tiny"] if given.tiny else []
-    words += [f"--only {name}", *([f"--minutes {2 * given.minutes}"] if longer else []), *given.overrides]
-    return f"make gpu-check ARGS='{' '.join(words)}'"
+    words = ["--only", name, *(["--minutes", str(2 * given.minutes)] if longer else []), *given.words]
+    return f"make gpu-check ARGS={shlex.quote(' '.join(words))}"
 
 
-def described(given: Options, model: str) -> dict[str, Any]:
+def described(given: Options, model: str, on_gpu: bool) -> dict[str, Any]:
     """What is recorded beside the outcomes."""
-    device, driver = "CPU, tiny", ""
-    if not given.tiny:
+    device, driver = "CPU", ""
+    if on_gpu:
         wanted = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         told = subprocess.run(wanted, capture_output=True, text=True, check=False, encoding="utf-8").stdout
         device, _, driver = (told.strip().splitlines() or ["GPU, "])[0].partition(", ")
     return {
-        "device": device,
+        "device": device + ", tiny" * given.tiny,
         "driver": driver,
         "model": model,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

@@ -45,7 +45,7 @@ TINY = {
     "engine.enforce_eager": "true",
     "engine.cpu_cache_gb": "1",
     "engine.max_num_seqs": "16",
-    "exec.device": "cpu",
+    "exec.device": "auto",
     "exec.run_model_code": "true",
 }
 

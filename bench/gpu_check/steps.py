@@ -26,6 +26,7 @@ from adg.backbones import loading
 from adg.errors import BadMeasurement, HarnessError
 from adg.evaluation import samples
 from adg.evaluation.results import NOT_RUN
+from adg.redaction import without_secrets
 from bench.gpu_check import checked_answers, compare
 from bench.gpu_check.graph import Graph, graph
 from bench.gpu_check.options import Options, options
@@ -292,7 +293,7 @@ def run(name: str, given: Options) -> dict[str, Any]:
 
 def main(words: Sequence[str]) -> None:
     name, given = words[0], options(words[1:])
-    write_json(given.out / "steps" / f"{name}.json", run(name, given))
+    write_json(given.out / "steps" / f"{name}.json", without_secrets(run(name, given)))
 
 
 if __name__ == "__main__":

@@ -85,6 +85,4 @@ def users(chosen: Sequence[Cell]) -> dict[str, tuple[int, ...]]:
 def gpus(cell: Cell, node: Node) -> int:
     """GPUs that a job asks for to build this artifact: none where its stage runs no model, or all runs on CPUs."""
     exec_ = cell.config.exec
-    if not node.stage.gpus or exec_.device == "cpu":
-        return 0
-    return int(getattr(exec_, node.stage.gpus))
+    return 0 if exec_.device == "cpu" else node.stage.gpus_of(vars(exec_))

@@ -422,7 +422,7 @@ def test_vllm_gives_what_transformers_gives(
         done = subprocess.run(
             list(map(str, command)),
             cwd=root,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},  # vLLM takes that for a cluster
             capture_output=True,
             text=True,
         )

@@ -70,9 +70,10 @@ def test_answers_that_cells_share_are_a_job_before_theirs(tmp_path: Path) -> Non
 
 def test_several_gpus_are_asked_for_where_a_stage_takes_them(tmp_path: Path) -> None:
     line = ["exec.device=cuda", "exec.train_processes=4", "exec.tensor_parallel=2", f"exec.runs={tmp_path}"]
-    chosen = cells(["profile=smoke", "selector=adg", *line])
-    counts = {node.stage.name: job.gpus for job in planned(chosen, all_of(chosen)) for node in job.builds}
-    assert (counts["answers"], counts["adapter"], counts["scores"]) == (2, 4, 0)
+    for replicas in (1, 3):
+        chosen = cells(["profile=smoke", "selector=adg", f"engine.replicas={replicas}", *line])
+        counts = {node.stage.name: job.gpus for job in planned(chosen, all_of(chosen)) for node in job.builds}
+        assert (counts["answers"], counts["eval"], counts["adapter"], counts["scores"]) == (2 * replicas, 2, 4, 0)
 
 
 def test_on_cpus_a_cell_is_one_job(tmp_path: Path) -> None:
