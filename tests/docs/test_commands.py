@@ -165,6 +165,7 @@ READ: dict[str, tuple[str, ...]] = {
         "apt install python3 python3-venv",
         "apt install bubblewrap",
         "apt install slurm-wlm munge",
+        "python tests/cluster/one_node.py",
         "hf auth login",
         "ray start --head",
         "apptainer build adg.sif containers/adg.def",
