@@ -18,10 +18,11 @@ def check(cells: Iterable[Cell], training: bool = True) -> None:
     """Raise ``BadInput`` for the first cell whose layer windows, lengths or recipe do not fit its model.
 
     Reads configs of models that lie on this machine, no weights; of other models nothing is known yet. ``training``
-    False: the cells are made as far as their subset.
+    False: the cells are made as far as their subset, and no tracker is told.
     """
     cells, seen = list(cells), set()
-    check_trackers(cells)
+    if training:
+        check_trackers(cells)
     for cell in cells:
         config, roles = cell.config, cell.nodes
         selecting = config.selecting or config.backbone

@@ -55,6 +55,10 @@ def test_a_missing_library_is_refused_with_its_extra(name, monkeypatch):
     monkeypatch.setattr(config_module, "find_spec", lambda library: None)
     with pytest.raises(BadInput, match=rf"tracker={name}: .*pip install '\.\[{name}\]'"):
         check(TrackerConfig(names={name: True}))
+    alone = Cell(compose(["profile=smoke", "selector=random", f"tracker={name}"]))
+    with pytest.raises(BadInput, match=rf"tracker={name}: "):
+        early.check([alone])
+    early.check([alone], training=False)  # `adg select` tells no tracker
 
 
 def test_importing_trackers_imports_none_of_their_libraries(root):
