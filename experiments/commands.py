@@ -62,7 +62,6 @@ def overview() -> str:
             "adg chooses instruction data by the divergence of sampled answers, and measures what it helps.",
             "usage: adg COMMAND [key=value ...] [options], COMMAND is one of",
             *(f"  {name:<14} {entry.says}" for name, entry in COMMANDS.items()),
-            "",
             EXAMPLES,
         ]
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adg import prompts, seeds
+from adg import live, prompts, seeds
 from adg.artifacts.store import Store
 from adg.backbones import embedded
 from adg.backbones import stage as backbone_stage
@@ -246,6 +246,8 @@ def test_kill_and_resume(
     store, node = Store(tmp_path, EXEC), nodes(RECIPE)
     work = store.partial(node) / "work" / "cpu-fp32-1x2x2"
     assert trainer_.last_checkpoint(work) == work / "checkpoint-4"
+    told, _ = live.read(work.parent / live.FILE)
+    assert [line["step"] for line in told] == [1, 2, 3, 4] and all({"loss", "learning_rate"} <= set(t) for t in told)
     (work / "checkpoint-5").mkdir()
     (work / "checkpoint-5" / "trainer_state.json").write_text("{")
     resumed = store.ensure(node)

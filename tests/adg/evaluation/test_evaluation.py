@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from adg import prompts
+from adg import live, prompts
 from adg.artifacts.artifact import Artifact, Job, Node, Stage
 from adg.artifacts.shards import Shard
 from adg.artifacts.store import Store
@@ -259,6 +259,8 @@ def test_killed_evaluation_repeats_no_finished_task_and_ends_the_same(
     with pytest.raises(KeyboardInterrupt):
         again.ensure(node)
     assert ran == TASKS[:4]
+    told, _ = live.read(again.partial(node) / "work" / live.FILE)
+    assert [line["task"] for line in told] == TASKS[:3] and all(line["summary"]["n"] for line in told)
     spoilt = sorted((again.partial(node) / "work").glob("task-*.shard"), key=lambda path: path.stat().st_mtime_ns)[1]
     data = bytearray(spoilt.read_bytes())
     data[-400] ^= 1
