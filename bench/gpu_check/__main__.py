@@ -8,6 +8,12 @@
 Sampling in vLLM, Gram matrices, one LoRA training, six benchmarks in both backends compared, scoring speed and peak
 memory: each step runs the stage that a study runs, in a process of its own; those after a failed one go on. The table
 is printed, and written as Markdown (for docs/benchmarks.md) and JSON. Exit status 1 unless every step works.
+
+Overrides are key=value, as every command takes them. Options:
+  --tiny           a tiny random model, on whatever device is there
+  --only STEPS     names of steps, comma-separated; what they need must be there from an earlier call
+  --minutes N      for all steps together (8; with --tiny 40); the limit of each grows with it
+  --out FOLDER     of the reports, logs and artifacts (runs/gpu-check, with --tiny runs/gpu-check-tiny)
 """
 
 from __future__ import annotations

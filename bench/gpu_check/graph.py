@@ -27,6 +27,8 @@ ON_A_GPU = {
     "pool.heldout": "0",
     "budget": "48",
     "sampling.max_new_tokens": "128",
+    "engine.batch_size": "32",  # two batches, so that two replicas have work
+    "engine.max_num_seqs": "256",  # vLLM captures graphs up to this many
     "finetune.max_length": "512",
     "finetune.batch_size": "8",
     "finetune.epochs": "2",
