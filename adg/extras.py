@@ -4,10 +4,11 @@ from __future__ import annotations
 
 EXTRA_OF = {
     **dict.fromkeys(
-        ("torch", "transformers", "tokenizers", "datasets", "gguf", "safetensors", "sacrebleu"), "sampling"
+        ("accelerate", "torch", "transformers", "tokenizers", "datasets", "gguf", "safetensors", "sacrebleu"),
+        "sampling",
     ),
     "vllm": "vllm",
-    **dict.fromkeys(("accelerate", "peft", "trl"), "train"),
+    **dict.fromkeys(("peft", "trl"), "train"),
     **dict.fromkeys(("evaluate", "lm_eval"), "eval"),
     **dict.fromkeys(("ray", "submitit"), "scale"),
     **{name: name for name in ("wandb", "tensorboard", "trackio", "mlflow")},

