@@ -8,6 +8,8 @@ the same command again submits what is neither finished nor in the queue.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +64,8 @@ def submit(chosen: Sequence[Cell], store: Store, jobs: Sequence[PlannedJob]) -> 
         cells = [chosen[place] for place in needing[job.builds[0].fingerprint]] if job.shared else [job.cell]
         fresh = [Cell(cell.config, cell.overrides) for cell in cells]  # without what is computed from them
         try:
-            handle = executor.submit(work, job.name, fresh, [node.fingerprint for node in job.builds], job.last)
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what sbatch says, and raises it
+                handle = executor.submit(work, job.name, fresh, [node.fingerprint for node in job.builds], job.last)
         except Exception as error:
             done = f"; {len(ids)} of {len(jobs)} jobs are in the queue, and the same command submits the others"
             raise BadInput(f"sbatch refused the job {job.name}: {_refusal(error)}{done if ids else ''}") from error

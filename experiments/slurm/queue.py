@@ -49,12 +49,17 @@ class KnownJob:
         """Which job it is, how often it was begun again, what it waits for."""
         said = f"job {self.id}"
         if self.restarts:
-            said += f", queued again {self.restarts} {'time' if self.restarts == 1 else 'times'}"
+            said += f", {again(self.restarts)}"
         if self.state in ("queued", "requeued"):
             if self.waits == "Dependency" and self.after:
                 return f"{said}, after {'job' if len(self.after) == 1 else 'jobs'} {', '.join(self.after)}"
             return said + (f", waits: {self.waits}" if self.waits not in ("", "None") else "")
         return said
+
+
+def again(restarts: int) -> str:
+    """How often a job was begun again, in words."""
+    return f"queued again {restarts} {'time' if restarts == 1 else 'times'}"
 
 
 # -- what is written ---------------------------------------------------------------------------------------

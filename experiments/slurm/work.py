@@ -39,7 +39,7 @@ def work(name: str, cells: Sequence[Cell], builds: Collection[str], last: bool) 
             queue.write_state(store, job, state, restarts, name=name, host=socket.gethostname())
 
         say("running")
-        run.say(f"job {job} on {socket.gethostname()}" + (f", queued again {restarts} times" if restarts else ""))
+        run.say(f"job {job} on {socket.gethostname()}" + (f", {queue.again(restarts)}" if restarts else ""))
         with command.at_stop(lambda: say("interrupted")):
             unknown = set(builds) - {node.fingerprint for node in cells[0].nodes.values()}
             if unknown:
