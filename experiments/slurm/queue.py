@@ -147,7 +147,8 @@ def seen(
                 return Status(state, job.words(), status.path), job
     newest = next((job for job in known if node.fingerprint in job.builds), None)
     if newest is not None and newest.state == "interrupted" and status.state in ("partial", "missing"):
-        return Status("interrupted", f"{newest.words()}; adg submit continues", status.path), newest
+        said = f"{newest.words()}; its log is in {FOLDER}/{newest.id}, adg submit continues"
+        return Status("interrupted", said, status.path), newest
     return status, None
 
 

@@ -57,7 +57,7 @@ def test_without_a_queue_the_files_tell(cell: Cell, study: Any, tmp_path: Path) 
     assert told(cell, study.store) == (
         "answers",
         "interrupted",
-        "job 12, queued again 2 times; adg submit continues",
+        "job 12, queued again 2 times; its log is in slurm/12, adg submit continues",
     )
 
 
@@ -79,7 +79,7 @@ def test_the_queue_says_what_waits_runs_and_is_queued_again(cell: Cell, study: A
 def test_what_was_killed_without_a_word_is_interrupted_and_no_failure(cell: Cell, study: Any, tmp_path: Path) -> None:
     queue.write_state(study.store, "11", "running", 0, name="backbone/tiny")
     says(tmp_path, code=1, error="slurm_load_jobs error: Invalid job id specified")
-    assert told(cell, study.store) == ("pool", "interrupted", "job 11; adg submit continues")
+    assert told(cell, study.store) == ("pool", "interrupted", "job 11; its log is in slurm/11, adg submit continues")
     says(tmp_path, ROW.format("11", "CANCELLED", "0", "None"), ROW.format("12", "CANCELLED", "0", "None"))
     assert told(cell, study.store)[1] == "interrupted"
     assert queue.in_hand(queue.jobs(study.store)) == {}
