@@ -133,6 +133,13 @@ READ: dict[str, tuple[str, ...]] = {
         "pip install '.[all]'",
         "uv venv --python 3.12",
         "uv pip install '.[all]'",
+        "uv pip install .",
+        "uv venv --python 3.13 --seed",
+        "uv venv --seed",
+        "uv pip install --no-deps --require-hashes -r requirements/cpu.lock",
+        "uv pip install --no-deps --require-hashes -r requirements/torch-cuda.lock",
+        "uv pip install --no-deps --require-hashes --no-build-isolation -r requirements/source.lock",
+        "uv pip install --no-deps --no-build-isolation -e .",
         "conda create -n adg python=3.12",
         "conda activate adg",
         "pip install lm-eval==0.4.13",
@@ -334,7 +341,7 @@ def test_what_it_names_is_there(command: str, root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     for extras in re.findall(r"\.\[([\w,]+)\]", command):
         assert set(extras.split(",")) <= set(project["optional-dependencies"])
-    for path in re.findall(r"(?:requirements|containers|tests|docs)/[\w./]+", command):
+    for path in re.findall(r"(?:requirements|containers|tests|docs)/[\w./-]+", command):
         assert (root / path).exists()
     for part in re.findall(r"<\((.*)\) '", command):
         pinned = subprocess.run(["bash", "-c", part], cwd=root, capture_output=True, text=True, check=True).stdout
