@@ -14,7 +14,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -136,14 +136,13 @@ class Following:
         self.answer({"warning": without_secrets(" ".join(text.split()))})
 
 
-def _tell(facts: Iterable[Mapping[str, Any]], run: Run) -> None:
+def _tell(facts: Sequence[Mapping[str, Any]], run: Run) -> None:
     """Lines of a stage, or of the system's figures, which W&B has of its own."""
+    run.train(curve(fact for fact in facts if "step" in fact))
     for fact in facts:
         if "task" in fact:
             run.settle(scores(fact["task"], fact["summary"]))
-        elif "seconds" not in fact:
-            run.train(curve([fact]))
-        elif run.reads_system:
+        elif "seconds" in fact and run.reads_system:
             run.log(fact["seconds"], {f"system/{k}": v for k, v in fact.items() if k not in ("time", "seconds")})
 
 

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.trackers.cell import Curve
 from experiments.trackers.run import Run, flat
 
 CELL = "adg.cell"  # tag by which the run of a cell is found
-AT_ONCE = 100  # params and tags that a request may hold
+METRICS = 1000  # that a request may hold
+AT_ONCE = 100  # params, or tags
 LONGEST = 500  # characters of a value
 STATES = {"done": "FINISHED", "not-run": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
@@ -51,11 +53,13 @@ class MlflowRun(Run):
         for first in range(0, len(params), AT_ONCE):
             self.client.log_batch(self.run, params=params[first : first + AT_ONCE])
 
-    def add(self, step: int, numbers: Mapping[str, float]) -> None:
+    def add(self, rows: Curve) -> None:
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
-        self.client.log_batch(self.run, metrics=[Metric(name, value, now, step) for name, value in numbers.items()])
+        metrics = [Metric(name, value, now, step) for step, numbers in rows for name, value in numbers.items()]
+        for first in range(0, len(metrics), METRICS):
+            self.client.log_batch(self.run, metrics=metrics[first : first + METRICS])
 
     def describe(self, words: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag

@@ -45,8 +45,8 @@ class Run(ABC):
         """Begin the run of this cell, or go on with the one that is there: ``held`` is then what it holds."""
 
     @abstractmethod
-    def add(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Add numbers that it does not hold yet."""
+    def add(self, rows: Curve) -> None:
+        """Add numbers, by step, that it does not hold yet."""
 
     @abstractmethod
     def describe(self, words: Mapping[str, str]) -> None:
@@ -76,26 +76,31 @@ class Run(ABC):
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Points of curves; one that is held stays as it is."""
-        self._add(step, {name: value for name, value in numbers.items() if step not in self.held.get(name, {})})
+        self._add([(step, self._new(step, numbers))])
 
     def train(self, curve: Curve) -> None:
         """Steps of the training."""
-        for step, numbers in curve:
+        for step, _ in curve:
             self.last = max(self.last, step)
-            self.log(step, numbers)
+        self._add([(step, self._new(step, numbers)) for step, numbers in curve])
 
     def settle(self, values: Mapping[str, Any]) -> None:
         """What the cell came to, at the last step of its training; told again only where it has changed."""
         numbers = {name: float(value) for name, value in values.items() if is_number(value)}
-        self._add(self.last, {name: value for name, value in numbers.items() if not self._is(name, value)})
+        self._add([(self.last, {name: value for name, value in numbers.items() if not self._is(name, value)})])
+
+    def _new(self, step: int, numbers: Mapping[str, float]) -> dict[str, float]:
+        return {name: value for name, value in numbers.items() if step not in self.held.get(name, {})}
 
     def _is(self, name: str, value: float) -> bool:
         held = self.held.get(name)
         return bool(held) and math.isclose(held[max(held)], value, rel_tol=1e-6)  # type: ignore[index,arg-type]
 
-    def _add(self, step: int, numbers: Mapping[str, float]) -> None:
-        if numbers:
-            self.add(step, numbers)
+    def _add(self, rows: Curve) -> None:
+        rows = [(step, numbers) for step, numbers in rows if numbers]
+        if rows:
+            self.add(rows)
+        for step, numbers in rows:
             for name, value in numbers.items():
                 self.hold(name, step, value)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adg.artifacts.artifact import file_name
+from experiments.trackers.cell import Curve
 from experiments.trackers.run import Run
 
 
@@ -32,11 +33,13 @@ class TensorboardRun(Run):
         self.place.mkdir(parents=True, exist_ok=True)
         self.writer = EventFileWriter(str(self.place))
 
-    def add(self, step: int, numbers: Mapping[str, float]) -> None:
+    def add(self, rows: Curve) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
-        self._write(step, Summary(value=values))
+        for step, numbers in rows:
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+            self._write(step, Summary(value=values))
+        self.writer.flush()  # who looks on reads the file
 
     def describe(self, words: Mapping[str, str]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
@@ -65,4 +68,3 @@ class TensorboardRun(Run):
         from tensorboard.compat.proto.event_pb2 import Event
 
         self.writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
-        self.writer.flush()  # who looks on reads the file

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.trackers.cell import Curve
 from experiments.trackers.run import Run
 
 KEPT = ("timestamp", "step")  # what a row has besides numbers
@@ -39,8 +40,9 @@ class TrackioRun(Run):
             auto_log_gpu=False,
         )
 
-    def add(self, step: int, numbers: Mapping[str, float]) -> None:
-        self.run.log(dict(numbers), step=step)
+    def add(self, rows: Curve) -> None:
+        for step, numbers in rows:
+            self.run.log(numbers, step=step)
 
     def describe(self, words: Mapping[str, str]) -> None:
         new = {name: said for name, said in words.items() if self.words.get(name) != said}

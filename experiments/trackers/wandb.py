@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from adg.artifacts.provenance import git_state, library_versions
 from adg.errors import BadInput
+from experiments.trackers.cell import Curve
 from experiments.trackers.config import TrackerConfig
 from experiments.trackers.run import Run
 
@@ -103,9 +104,10 @@ class WandbRun(Run):
             ),
         )
 
-    def add(self, step: int, numbers: Mapping[str, float]) -> None:
-        if step >= self.first:
-            self.run.log(dict(numbers), step=step)
+    def add(self, rows: Curve) -> None:
+        for step, numbers in rows:
+            if step >= self.first:
+                self.run.log(numbers, step=step)
 
     def settle(self, values: Mapping[str, Any]) -> None:
         self.run.summary.update(dict(values))
