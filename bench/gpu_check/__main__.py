@@ -70,10 +70,10 @@ def check(words: Sequence[str]) -> int:
     here = bool(gpus.visible()) and made.config.exec.device != "cpu"
     names = gpus.Lease(max(takes.values())).names if here else []
     outcomes = run_steps(given, earlier(given.out), {name: names[:count] for name, count in takes.items()})
-    about = described(given, made.config.backbone.title or made.config.backbone.name, here)
+    about = described(given, made.config.backbone.title or made.config.backbone.name, names)
     write_json(given.out / FACTS, table.document(outcomes, about))
     write_atomic(given.out / REPORT, table.markdown(outcomes, about).encode())
-    print(f"\n{table.terminal(outcomes, about)}\n\n{given.out / REPORT}\n{given.out / FACTS}")
+    print(f"\n{table.terminal(outcomes, about)}\n\nfor docs/benchmarks.md: {given.out / REPORT}\n{given.out / FACTS}")
     return 0 if table.works(outcomes) else 1
 
 
@@ -159,11 +159,11 @@ def again(given: Options, name: str, longer: bool = False) -> str:
     return f"make gpu-check ARGS={shlex.quote(' '.join(words))}"
 
 
-def described(given: Options, model: str, on_gpu: bool) -> dict[str, Any]:
-    """What is recorded beside the outcomes."""
+def described(given: Options, model: str, names: Sequence[str]) -> dict[str, Any]:
+    """What is recorded beside the outcomes; ``names``: the GPUs that they ran on."""
     device, driver = "CPU", ""
-    if on_gpu:
-        wanted = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    if names:
+        wanted = ["nvidia-smi", "-i", names[0], "--query-gpu=name,driver_version", "--format=csv,noheader"]
         told = subprocess.run(wanted, capture_output=True, text=True, check=False, encoding="utf-8").stdout
         device, _, driver = (told.strip().splitlines() or ["GPU, "])[0].partition(", ")
     return {

@@ -82,7 +82,7 @@ def machine(check: Check) -> StepFinding:
     vllm = importlib.import_module("vllm")
     dtype = check.graph.config.backbone.dtype
     wanted = getattr(torch, dtype if dtype in compare.TOLERANCES else "float32")
-    if check.device == "cuda" and wanted is torch.bfloat16 and not torch.cuda.is_bf16_supported():
+    if check.device == "cuda" and wanted is torch.bfloat16 and not torch.cuda.is_bf16_supported(False):  # not emulated
         raise BadMeasurement(f"{torch.cuda.get_device_name()} has no bfloat16; add backbone.dtype=float32")
     draw = torch.Generator().manual_seed(0)
     a, b = (torch.randn(512, 512, generator=draw, dtype=torch.float64) for _ in range(2))
@@ -193,8 +193,11 @@ def evaluation(backend: str) -> Callable[[Check], StepFinding]:
             for task, entry in results["tasks"].items()
             if entry["value"] is not None
         )
-        left = {entry["reason"]: task for task, entry in results["tasks"].items() if entry["status"] == NOT_RUN}
-        wrong = "; ".join(f"{task} was not run: {reason}" for reason, task in left.items())
+        left: dict[str, list[str]] = {}
+        for task, entry in results["tasks"].items():
+            if entry["status"] == NOT_RUN:
+                left.setdefault(entry["reason"], []).append(task)
+        wrong = "; ".join(f"{', '.join(tasks)} not run: {reason}" for reason, tasks in left.items())
         rate = f"{artifact.info['rows_out'] / max(seconds, 1e-9):,.1f} items/s"
         return StepFinding(
             said + (" (without an adapter: none was trained)" if alone else ""), rate, results["dtype"], wrong

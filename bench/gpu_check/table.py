@@ -11,7 +11,7 @@ from adg.printable import printable
 from experiments.report.text import markup
 
 OK, FAILED, NOT_RUN = "OK", "FAILED", "not run"
-HEAD = ("step", "outcome", "seconds", "rate", "peak memory", "in", "what was found")
+HEAD = ("step", "outcome", "seconds", "rate", "peak memory", "precision", "what was found")
 WIDTH = 118
 
 

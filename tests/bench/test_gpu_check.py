@@ -63,7 +63,7 @@ def test_what_is_rounding_depends_on_the_precision() -> None:
 def test_every_tolerance_grows_as_the_precision_falls() -> None:
     fine, half, coarse = (compare.TOLERANCES[name] for name in ("float32", "float16", "bfloat16"))
     for name in ("nats", "gram", "choice", "score", "apart"):
-        assert 0 < getattr(fine, name) <= getattr(half, name) <= getattr(coarse, name) < 0.2, name
+        assert 0 < getattr(fine, name) <= getattr(half, name) <= getattr(coarse, name) < 0.5, name
     assert 1 > fine.begin >= half.begin >= coarse.begin >= 0.5
 
 
@@ -182,6 +182,23 @@ def test_an_adapter_that_one_backend_leaves_out_is_seen(checked: Graph) -> None:
     assert same.wrong == "" and "mmlu 2 of 2 alike, choices within 0.0%" in same.said
     for dtype in compare.TOLERANCES:
         assert "log-likelihoods of choices lie" in compare.backends(ours, alone, dtype).wrong
+
+
+@pytest.mark.slow
+def test_benchmarks_that_did_not_run_are_no_success(checked: Graph, tmp_path: Path) -> None:
+    """Here for want of consent, elsewhere for want of a sandbox; and without an adapter the backbone is evaluated."""
+    asked = Options(True, (), 8, tmp_path, (*WORDS, "exec.run_model_code=false"))
+    assert steps.run("model", asked)["wrong"] == ""
+    found = steps.run("evaluation-hf", asked)
+    assert found["wrong"].startswith("mbpp, humaneval not run: running model-written code needs consent")
+    assert "without an adapter" in found["said"]
+    part = graph(WORDS, True, tmp_path / "artifacts")
+    whole, left = (each.store.find(checked.nodes["evaluation, hf, alone"]) for each in (checked, part))
+    whole = whole or checked.store.ensure(checked.nodes["evaluation, hf, alone"])
+    assert left is not None
+    wrong = compare.backends(whole, left, "float32").wrong
+    assert "mbpp was not run in hf" in wrong and "mmlu" not in wrong
+    assert compare.backends(left, left, "float32").wrong == "", "the evaluations say it, and their figures agree"
 
 
 @pytest.mark.slow
