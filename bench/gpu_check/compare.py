@@ -1,7 +1,9 @@
 """When two engines agree: what is compared, and how far apart it may lie in each precision.
 
-Every tolerance is several times what rounding alone gives (measured between transformers and vLLM on CPUs, in float32
-and bfloat16), and a small part of what a mistake gives: an adapter left out, a prompt without its first token.
+Every tolerance is several times what rounding alone gives, and a part of what a mistake gives. Measured on a CPU with
+SmolLM2-135M in bfloat16, transformers against vLLM: 0.012 nats a token, 0.0006 in a Gram matrix, 2 % of a choice, 3 of
+35 items scored otherwise (2 of 5 in MBPP), 19 of 20 texts begun alike; with an adapter of two steps left out on one
+side the choices lay 23 to 30 % apart. In float32 a tiny random model gives 2e-6 nats and equal answers.
 """
 
 from __future__ import annotations
