@@ -74,6 +74,7 @@ WORDS = (  # values that options with a choice take
     *("wandb", "offline", "cpu", "process", "ray", "vicuna", "last4", "none", "auto"),
 )
 SPECIAL: dict[str, list[Any]] = {
+    "tracker.names": [{"wandb": True}, {}],
     "suite.tasks": [{"gsm8k": TaskConfig(1, "exact_match", "strict-match", repo="openai/gsm8k", revision=COMMIT)}],
     "selector.pre_finetune": [{"epochs": 1, "seed": 9}],
     "selector.pre_percentiles": [(20.0, 75.0)],
