@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_every_fault_is_mended_or_refused_by_name(root: Path) -> None:
     few = ["--damages", "12", "--kills", "12", "--selectors", "1", "--seed", "3", "--seconds", "40"]

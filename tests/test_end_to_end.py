@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # Loaded by every Python process of the run: any attempt to leave the machine is an error.
 BLOCK = """
 import socket

@@ -3,7 +3,7 @@
     make gpu-check                              eight minutes on one GPU, with the embedded model
     make gpu-check ARGS="backbone=llama3_8b --minutes 30"
     make gpu-check ARGS=--tiny                  the same steps with a tiny random model, on a CPU too
-    make gpu-check ARGS="--only training"       one step again; the others stand as they were
+    adg gpu-check --only training               one step again; the others stand as they were
 
 Sampling in vLLM, Gram matrices, one LoRA training, six benchmarks in both backends compared, scoring speed and peak
 memory: each step runs the stage that a study runs, in a process of its own; those after a failed one go on. The table

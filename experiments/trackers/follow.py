@@ -86,7 +86,7 @@ class Following:
             self.lock = FileLock(self.note.with_suffix(".lock"))
             self.lock.acquire(timeout=ALONE)
             run = self.kind(cfg, cell, self.about["mode"], self.about["at_work"], self.about["pid"], self.warn)
-            run.open()
+            run.begin()
             self.run = run
         except Exception as error:
             self._failed(error)

@@ -23,7 +23,7 @@ class MlflowRun(Run):
 
     client: Any
 
-    def open(self) -> None:
+    def begin(self) -> None:
         from mlflow import MlflowClient
 
         place = self.folder / "mlflow"

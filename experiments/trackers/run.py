@@ -41,7 +41,7 @@ class Run(ABC):
 
     # -- what a tracker does -----------------------------------------------------------------------------
     @abstractmethod
-    def open(self) -> None:
+    def begin(self) -> None:
         """Begin the run of this cell, or go on with the one that is there: ``held`` is then what it holds."""
 
     @abstractmethod

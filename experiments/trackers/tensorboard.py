@@ -17,7 +17,7 @@ class TensorboardRun(Run):
 
     writer: Any
 
-    def open(self) -> None:
+    def begin(self) -> None:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 

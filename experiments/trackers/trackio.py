@@ -21,7 +21,7 @@ class TrackioRun(Run):
 
     run: Any = None
 
-    def open(self) -> None:
+    def begin(self) -> None:
         os.environ.setdefault("TRACKIO_DIR", str(self.folder / "trackio"))  # read when it is imported
         import trackio
 

@@ -33,7 +33,7 @@ class WandbRun(Run):
     run: Any = None
     first = 0  # step from which on the server has nothing
 
-    def open(self) -> None:
+    def begin(self) -> None:
         account = (self.cfg.entity, self.cfg.project)
         self.online = self.mode == "online" and account not in _unreachable
         self._clear()

@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def run(root: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

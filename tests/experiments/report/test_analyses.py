@@ -29,6 +29,8 @@ from experiments.report import analyses, averages, overlaps, published, remade, 
 from experiments.report import rows as rows_
 from experiments.report.sections import Section
 
+pytestmark = pytest.mark.slow
+
 TRAINED = ("terms", "answers", "layers", "budget", "bins", "cross_backbone")
 
 
