@@ -246,12 +246,15 @@ def typed(command: str) -> str:
     return command.replace(" ...", "")
 
 
+OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "ARGS", "PROFILE", "GPUS")
+
+
 def made(command: str) -> list[str]:
     """What a target of make would run, the environment's setup aside. Fails where there is no such target."""
     words = [word for word in shlex.split(command) if word != "make"]
     line = ["make", "-n", "--no-print-directory", "PYTHON=python3", *words]
-    # these tests are often run by make, whose ARGS would become those of every make beneath it
-    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES")}
+    # these tests are often run by make, whose variables would become those of every make beneath it
+    env = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
     done = subprocess.run(line, cwd=Path(__file__).parents[2], env=env, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return [said for said in done.stdout.splitlines() if "requirements/install.py" not in said]
