@@ -301,7 +301,8 @@ def _sweep() -> None:
             f"{SUBMITIT} is replaced by adg submit, whose jobs wait for shared stages without a GPU; its options are "
             f"slurm.partition, slurm.minutes, slurm.mem_gb and more (docs/running.md)"
         )
-    chosen, store = asked_for()  # what is wrong in the last cell is refused before the first is begun
+    chosen, _ = asked_for()  # what is wrong in the last cell is refused before the first is begun
+    store = store_of(chosen[0].config)  # that of the cells which run here, so that what is there is verified once
     for cell in chosen:
         refuse_suite(store, cell)
     refuse_same_names(chosen)
