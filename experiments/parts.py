@@ -9,7 +9,6 @@ Nothing here bears identity.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,10 +70,10 @@ class Parts:
 
     def tree(self, line: Sequence[str], names: Iterable[str]) -> Any:
         """These sections as a tree, with ``hydra.sweeper.params`` and ``hydra.runtime.choices.selector`` beside them;
-        None where only Hydra can tell."""
+        None where only Hydra can tell. It is to be read before anything else is made."""
         with _left_to_hydra():
             recipes = self._recipes(line)
-            tree = copy.deepcopy(self._tree([SWEPT, *names], recipes))
+            tree = self._tree([SWEPT, *names], recipes)
             chosen = [path for path, package in recipes["selector"][1] if package == "selector"]
             tree.hydra.runtime = {"choices": {"selector": chosen[0].partition("/")[2]}}
             return tree
@@ -167,14 +166,7 @@ class Parts:
 
     def _tree(self, names: Iterable[str], recipes: Mapping[str, Recipe]) -> Any:
         """A tree of these sections and of what they refer to. They are lent to it, until the next one is made."""
-        from omegaconf import OmegaConf
-        from omegaconf.omegaconf import flag_override
-
-        tree = OmegaConf.create()
-        with flag_override(tree, "no_deepcopy_set_nodes", True):
-            for name in self._needed(names, recipes):
-                tree[name] = self._raw(recipes[name])._get_node(name)
-        return tree
+        return _lent({name: self._raw(recipes[name])._get_node(name) for name in self._needed(names, recipes)})
 
     def _needed(self, names: Iterable[str], recipes: Mapping[str, Recipe]) -> set[str]:
         """These sections and all that they refer to, directly or not."""
@@ -209,10 +201,10 @@ class Parts:
             for path, package in files:
                 content = self._read(path)
                 if package:
-                    own = [key for key in content if key != "defaults"]
-                    merged.merge_with({name: OmegaConf.masked_copy(content, own)})
+                    own = {key: content._get_node(key) for key in content if key != "defaults"}
+                    merged.merge_with(_lent({name: _lent(own)}))
                 elif name != SWEPT:
-                    merged.merge_with(OmegaConf.masked_copy(content, [name]))
+                    merged.merge_with(_lent({name: content._get_node(name)}))
                 elif (params := OmegaConf.select(content, "hydra.sweeper.params")) is not None:
                     merged.hydra.sweeper.params.merge_with(params)
             OmegaConf.set_struct(merged, True)
@@ -261,6 +253,18 @@ class Parts:
         rest = OVERRIDE.sub("", listed).strip()
         packages = [line for line in re.findall(r"^#\s*@package.*$", text, re.MULTILINE) if not EVERYWHERE.match(line)]
         return chosen if text and not rest and not packages else None
+
+
+def _lent(nodes: Mapping[str, Any]) -> Any:
+    """A tree of these nodes, of which no copies are made."""
+    from omegaconf import OmegaConf
+    from omegaconf.omegaconf import flag_override
+
+    tree = OmegaConf.create()
+    with flag_override(tree, "no_deepcopy_set_nodes", True):
+        for key, node in nodes.items():
+            tree[key] = node
+    return tree
 
 
 @contextmanager
