@@ -18,7 +18,7 @@ from adg.artifacts.artifact import Job, Node, Stage
 from adg.artifacts.files import write_atomic
 from adg.artifacts.shards import parquet
 from adg.backbones import loading
-from adg.errors import BadInput, BadMeasurement, NotRunnable
+from adg.errors import BadInput, BadMeasurement
 from adg.options import aside, location
 from adg.pools import records as records_
 from adg.pools.records import Record
@@ -125,6 +125,16 @@ class RankingConfig:
     device: str = aside("auto")
     tokens_per_batch: int = aside(4096)
 
+    @property
+    def lacks(self) -> str:
+        """Why nothing can be ranked, or ""."""
+        if self.path is not None:
+            return ""
+        return (
+            f"needs checkpoint {self.hub}: set selector.checkpoint=<folder with its files, model.safetensors in place "
+            f"of pytorch_model.bin, and the encoder's config.json as encoder/config.json>"
+        )
+
 
 def ranked(pool: Sequence[Record], ranker: Ranker, cfg: RankingConfig) -> np.ndarray:
     """The ranker's score of every record, (n,) float64. Raises ``BadMeasurement`` where one is not finite."""
@@ -144,11 +154,7 @@ def build(job: Job) -> dict[str, Any]:
     import pyarrow as pa
 
     cfg: RankingConfig = job.config
-    if cfg.path is None:
-        raise NotRunnable(
-            f"needs checkpoint {cfg.hub}: set selector.checkpoint=<folder with its files, model.safetensors in place "
-            f"of pytorch_model.bin, and the encoder's config.json as encoder/config.json>"
-        )
+    assert cfg.path is not None, "refused before, since it lacks its checkpoint"
     folder = checkpoints.folder("checkpoint", cfg.path, cfg.sha256)
     pool = records_.load(job.inputs["pool"])
     ranker = load(folder, loading.device(dataclasses.replace(job.exec, device=cfg.device)))

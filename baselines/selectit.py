@@ -18,7 +18,7 @@ from adg import prompts
 from adg.artifacts.artifact import Artifact, Job, Node, Stage
 from adg.artifacts.files import write_json
 from adg.backbones import loading
-from adg.errors import BadInput, BadMeasurement, NotRunnable
+from adg.errors import BadInput, BadMeasurement
 from adg.execution import DTYPES
 from adg.options import location
 from adg.pools.records import Record
@@ -82,6 +82,11 @@ class Questions:
     dtype: str
     template: str = TEMPLATE
     lacking: bool = False  # the original's prompts were not given: planned, but refused when built
+
+    @property
+    def lacks(self) -> str:
+        """Why nothing can be rated, or ""."""
+        return f"needs the original's rating prompts: set selector.prompts=<{ORIGINAL}>" if self.lacking else ""
 
 
 class Selectit(Selector):
@@ -167,8 +172,6 @@ def build(job: Job) -> dict[str, Any]:
     """Stage "selectit-ratings": ``ratings.npy`` (n, k, 5), natural logs of the probabilities over the whole vocabulary,
     and ``records.json`` (ids, and why a record has none)."""
     cfg: Questions = job.config
-    if cfg.lacking:
-        raise NotRunnable(f"needs the original's rating prompts: set selector.prompts=<{ORIGINAL}>")
     k = len(cfg.prompts)
     with PoolScorer(job, LossesConfig("none", dtype=cfg.dtype)) as scoring:
         pool, words = scoring.pool, rating_tokens(scoring.tokenizer)

@@ -220,7 +220,7 @@ def distinct_texts(
 def build(job: Job) -> dict[str, Any]:
     """Stage "deltas": ``deltas.npy`` (D, R), ``log_ifd.npy`` (n, R) and ``records.json``; see ``Deltas``."""
     cfg: NoisyIdentity = job.config
-    with PoolScorer(job, cfg.losses, cfg.unpinned) as scoring:
+    with PoolScorer(job, cfg.losses) as scoring:
         pool = scoring.pool
         pairs, owners, invalid = distinct_texts(scoring.layout, pool)
         names = list(pairs)

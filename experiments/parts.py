@@ -21,6 +21,7 @@ from experiments.schema import session
 
 DEFAULTS = re.compile(r"^defaults:.*\n((?:[ \t#-].*\n|\n)*)", re.MULTILINE)
 OVERRIDE = re.compile(r"^[ \t]*- override /(\w+): (\w+)[ \t]*(?:#.*)?\n", re.MULTILINE)
+HYDRAS = re.compile(r"hydra[./][\w/@.]+=")
 EVERYWHERE = re.compile(r"^#\s*@package _global_\s*$", re.MULTILINE)
 Files = tuple[tuple[str, str], ...]  # (path, package), in the order they are merged
 Recipe = tuple[str, Files, tuple[str, ...]]  # the section, the files that say something of it, the values set in it
@@ -62,9 +63,12 @@ class Parts:
         self._values: dict[tuple[Recipe, ...], Any] = {}
 
     def config(self, line: Sequence[str]) -> Config | None:
-        """The config of a cell with these overrides; None where only Hydra can tell. Raises ``BadInput``."""
+        """The config of a cell with these overrides; None where only Hydra can tell. Raises ``BadInput``.
+
+        What is Hydra's own (its launcher) says nothing of a config, and whether it is known Hydra says when it starts.
+        """
         with _left_to_hydra():
-            recipes = self._recipes(line)
+            recipes = self._recipes([override for override in line if not HYDRAS.match(override)])
             return Config(**{name: self._value(name, recipes) for name in recipes if name != SWEPT})
         return None
 

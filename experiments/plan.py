@@ -113,11 +113,7 @@ def left_of(cell: Cell, states: Mapping[str, Status]) -> tuple[list[str], list[s
     state = {role: states[node.fingerprint] for role, node in cell.nodes.items()}
     pending = [role for role in state if state[role].state != "done"]
     problems = [f"{s.state}: {s.reason}" for s in state.values() if s.state in ("failed", "not-run")]
-    problems += [
-        f"will not run: needs a pinned revision of {cell.nodes[role].config.unpinned}"
-        for role in pending
-        if getattr(cell.nodes[role].config, "unpinned", None)
-    ]
+    problems += [f"will not run: {cell.nodes[role].lacks}" for role in pending if cell.nodes[role].lacks]
     return pending, problems
 
 

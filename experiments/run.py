@@ -122,11 +122,16 @@ def record_path(cell: Cell, store: Store) -> Path:
 
 def _build(cell: Cell, store: Store, on_build: Callable[[Node, str, float], None]) -> None:
     """Build a cell's artifacts in their order and report them to the tracker."""
-    refuse_without_gpu(store, cell)
-    refuse_suite(store, cell)
-    if more_can_run(store, cell):
-        store.reopen(cell.nodes["eval"])
-    with Runner() as runner, tracking.track(cell.config.tracker, info(cell), _live(store, cell)) as tracked:
+    lacking = lacks(store, cell)
+    if lacking is None:
+        refuse_without_gpu(store, cell)
+        refuse_suite(store, cell)
+        if more_can_run(store, cell):
+            store.reopen(cell.nodes["eval"])
+    live_ = None if lacking is not None else _live(store, cell)
+    with Runner() as runner, tracking.track(cell.config.tracker, info(cell), live_) as tracked:
+        if lacking is not None:
+            store.refuse(lacking, NotRunnable(lacking.lacks))
         store.runner, store.exec = runner, cell.config.exec
         artifacts = {}
         for role, node in cell.nodes.items():
@@ -146,6 +151,14 @@ def report(tracked: CellOutcome, role: str, artifact: Artifact) -> None:
         tracked.results(json.loads(artifact.file("results.json").read_text(encoding="utf-8")))
     elif role == "subset":
         tracked.subset(artifact.file("subset.jsonl"), artifact.info)
+
+
+def lacks(store: Store, cell: Cell) -> Node | None:
+    """The first artifact of a cell that is not there and cannot be built; None where nothing is known to be in the way.
+
+    Nothing of such a cell is built: the others build what they share with it.
+    """
+    return next((node for node in cell.nodes.values() if node.lacks and not store.complete(node)), None)
 
 
 def _live(store: Store, cell: Cell) -> list[Path] | None:
@@ -303,19 +316,19 @@ def _sweep() -> None:
         )
     chosen, _ = asked_for()  # what is wrong in the last cell is refused before the first is begun
     store = store_of(chosen[0].config)  # that of the cells which run here, so that what is there is verified once
-    for cell in chosen:
-        refuse_suite(store, cell)
+    settled = [place for place, cell in enumerate(chosen) if _is_settled(cell, store)]
+    left = [place for place in range(len(chosen)) if place not in settled]
+    for place in left:
+        refuse_suite(store, chosen[place])
     refuse_same_names(chosen)
     early.check(chosen)
-    finished = [place for place, cell in enumerate(chosen) if _is_finished(cell, store)]
-    left = [place for place in range(len(chosen)) if place not in finished]
     os.environ[_TOTAL], os.environ[_PLACES] = str(len(chosen)), ",".join(map(str, left))
     remaining.write_down(chosen, store)
     broken = ""
     try:
         lines = [chosen[place].overrides for place in left]
         with command.at_stop(lambda: _interrupted(chosen, store)), repeats.sweeping(lines), screen.painting():
-            for place in finished:  # here, since a launcher would compose each once more to find nothing to do
+            for place in settled:  # here, since a launcher would compose each once more to find nothing to do
                 run_cell(chosen[place], _tag(place, len(chosen)))
             if left:
                 app.hydra_app(main)
@@ -336,9 +349,12 @@ def _sweep() -> None:
         )
 
 
-def _is_finished(cell: Cell, store: Store) -> bool:
-    """Whether all of a cell is there and nothing of it would be taken up again. What is damaged is not finished."""
+def _is_settled(cell: Cell, store: Store) -> bool:
+    """Whether a cell takes no time: all of it is there and nothing of it would be taken up again, or it cannot be run.
+    What is damaged is made again."""
     try:
+        if lacks(store, cell) is not None:
+            return True
         return bool(cell.nodes) and all(map(store.complete, cell.nodes.values())) and not more_can_run(store, cell)
     except HarnessError:
         return False

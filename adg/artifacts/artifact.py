@@ -19,7 +19,7 @@ from adg import extras
 from adg.artifacts import disk
 from adg.artifacts.files import sha256_text
 from adg.artifacts.sealed import Damaged, first_difference, read_sealed, require
-from adg.errors import BadInput, HarnessError
+from adg.errors import BadInput, HarnessError, NotRunnable
 
 SCHEMA = "adg-artifact/2"  # of manifests that carry their own digest
 UNSEALED = "adg-artifact/1"  # of manifests made before they did; they are found as ever
@@ -115,6 +115,12 @@ class Node:
     @functools.cached_property
     def fingerprint(self) -> str:
         return sha256_text(canonical(self.payload))
+
+    @property
+    def lacks(self) -> str:
+        """Why it can be planned and never be built, as its config says of itself: a checkpoint that no option names,
+        say. "" where that is not known beforehand."""
+        return str(getattr(self.config, "lacks", ""))
 
     @functools.cached_property
     def folder(self) -> str:
@@ -216,8 +222,11 @@ class Job:
 def run_builder(node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_: Any) -> dict[str, Any]:
     """Import and call a stage's builder in this process; returns the manifest's ``info``.
 
-    Raises ``BadInput`` where it needs a library that is not installed.
+    Raises ``NotRunnable`` where the node ``lacks`` something, ``BadInput`` where it needs a library that is not
+    installed.
     """
+    if node.lacks:
+        raise NotRunnable(node.lacks)
     module, _, name = node.stage.builder.partition(":")
     builder = getattr(importlib.import_module(module), name)
     try:

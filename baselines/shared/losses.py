@@ -129,7 +129,7 @@ def _table(pool: Sequence[Record], pairs: Sequence[tuple[Text | str, Text | str]
 def build(job: Job) -> dict[str, Any]:
     """Stage "losses": payload ``losses.parquet``, a row for every record of the pool; see ``Losses``."""
     cfg: LossesConfig = job.config.losses
-    with PoolScorer(job, cfg, job.config.unpinned) as scoring:
+    with PoolScorer(job, cfg) as scoring:
         layout, pool = scoring.layout, scoring.pool
         losses = measure(pool, layout, scoring.means, job.work, scoring.tokens_per_batch, scoring.max_failed)
     save(job.folder / "losses.parquet", losses)

@@ -22,7 +22,7 @@ from adg.backbones import loading
 from adg.backbones import stage as backbone_stage
 from adg.backbones.config import BackboneConfig
 from adg.batching import batch_tokens, batches
-from adg.errors import BadInput, BadMeasurement, NotRunnable
+from adg.errors import BadInput, BadMeasurement
 from adg.options import location
 from adg.pools import records
 from adg.progress import progress
@@ -58,6 +58,16 @@ class LossesIdentity:
     losses: LossesConfig
     templates: str  # hash of the prompt's texts
     unpinned: str | None = None  # hub id of a scorer whose revision is not known: planned, but refused when built
+
+    @property
+    def lacks(self) -> str:
+        """Why nothing can be scored, or ""."""
+        if self.unpinned is None:
+            return ""
+        return (
+            f"needs a pinned revision of {self.unpinned}: set selector.scorer_revision=<commit>, or "
+            f"selector.scorer_path=<folder> of its weights, or selector.scorer=backbone"
+        )
 
 
 def by_scorer(stage: Stage, pool: Node, backbone: Node, identity: LossesIdentity, options: ScorerOptions) -> Node:
@@ -133,15 +143,10 @@ def check_failed(keys: Sequence[str], scoring: PoolScorer, option: str = "select
 class PoolScorer:
     """What a stage that reads a pool with a scorer works with; its model is loaded when it is first asked for.
 
-    Use as a context manager. Raises ``NotRunnable`` where the scorer's revision is not known.
+    Use as a context manager.
     """
 
-    def __init__(self, job: Job, cfg: LossesConfig, unpinned: str | None = None) -> None:
-        if unpinned is not None:
-            raise NotRunnable(
-                f"needs a pinned revision of {unpinned}: set selector.scorer_revision=<commit>, or "
-                f"selector.scorer_path=<folder> of its weights, or selector.scorer=backbone"
-            )
+    def __init__(self, job: Job, cfg: LossesConfig) -> None:
         self._model, self._exec, self._cfg = job.inputs["model"], job.exec, cfg
         self._engines = ExitStack()
         self.device = loading.device(job.exec)

@@ -21,7 +21,7 @@ from adg.artifacts.files import write_atomic, write_json
 from adg.backbones import loading
 from adg.batching import batch_tokens
 from adg.embedding import stage as embedding_stage
-from adg.errors import BadInput, BadMeasurement, NotRunnable
+from adg.errors import BadInput, BadMeasurement
 from adg.options import location
 from adg.pools import records
 from adg.pools.records import Record
@@ -101,6 +101,16 @@ class VectorsIdentity:
     revision: str | None = None
     sha256: str | None = None
     path: str | None = field(default=None, metadata={"identity": False})
+
+    @property
+    def lacks(self) -> str:
+        """Why nothing can be encoded, or ""."""
+        if self.hub is None or self.path is not None:
+            return ""
+        return (
+            f"needs encoder {self.hub}: set selector.encoder=<folder with its files, weights as safetensors>, or "
+            f"selector.vectors=backbone or bins for the backbone's own vectors"
+        )
 
 
 class VectorSelector(Selector):
@@ -186,8 +196,7 @@ def build(job: Job) -> dict[str, Any]:
     """Stage "vectors": ``ids.json``, ``vectors.npy`` (m, d) float32 of length 1, ``missing.json`` (id key -> reason).
 
     Equal texts are encoded once, so they have the very same vector. A finished shard is found again in ``job.work``
-    after a kill. Raises ``NotRunnable`` without the encoder's checkpoint, ``BadMeasurement`` naming the records once
-    more of them fail than ``exec.max_failed``.
+    after a kill. Raises ``BadMeasurement`` naming the records once more of them fail than ``exec.max_failed``.
     """
     identity: VectorsIdentity = job.config
     pool = records.load(job.inputs["pool"])
@@ -242,11 +251,7 @@ def _folder(identity: VectorsIdentity) -> Path | None:
     """The encoder's folder, checked; None for the backbone."""
     if identity.hub is None:
         return None
-    if identity.path is None:
-        raise NotRunnable(
-            f"needs encoder {identity.hub}: set selector.encoder=<folder with its files, weights as safetensors>, or "
-            f"selector.vectors=backbone or bins for the backbone's own vectors"
-        )
+    assert identity.path is not None, "refused before, since it lacks its encoder"
     return checkpoints.folder("encoder", identity.path, identity.sha256)
 
 

@@ -57,6 +57,14 @@ def test_every_config_is_what_hydra_composes(asked: list[str], composed: list[An
     assert [cell.config for cell in found] == one_by_one([cell.overrides for cell in found])
 
 
+def test_a_launcher_is_no_reason_to_compose_each_cell(composed: list[Any]) -> None:
+    asked, launcher = ["profile=smoke", "selector=random,longest"], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    found = cells([*asked, *launcher])
+    assert [made[0] for made in composed] == ["config"], "once, for the sweep: an unknown launcher is refused there"
+    assert [cell.config for cell in found] == [cell.config for cell in cells(asked)]
+    assert [cell.name for cell in found] == [cell.name for cell in cells(asked)]
+
+
 def test_each_section_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     plain = parts.section

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from adg.artifacts.files import read_json
 from adg.artifacts.store import Store
 from adg.errors import BadInput
 from adg.execution import ExecConfig
-from experiments import run
+from experiments import app, run
 from experiments.cells import cells
 
 SMOKE = ("profile=smoke", "selector=longest")
@@ -54,3 +56,20 @@ def test_what_is_finished_is_not_asked_again(tmp_path: Path, monkeypatch: pytest
     (cell,) = cells([*SMOKE, f"exec.runs={tmp_path}", "suite.harness=0.4.12"])
     monkeypatch.setattr(Store, "complete", lambda self, node: node is cell.nodes["eval"])
     run.refuse_suite(Store(tmp_path), cell)
+
+
+def test_what_cannot_be_run_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process of a launcher is started for a cell whose checkpoint no option names, and nothing of it is built."""
+    launched: list[object] = []
+    monkeypatch.setattr(app, "hydra_app", launched.append)
+    asked = ["profile=smoke", "selector=scar", f"exec.runs={tmp_path}", "suite.harness=0.0.1"]
+    monkeypatch.setattr(sys, "argv", ["run", "-m", *asked, "hydra/launcher=joblib"])
+    run._sweep()
+    (cell,), store = cells(asked), Store(tmp_path)
+    assert not launched and not any(map(store.complete, cell.nodes.values()))
+    record = read_json(run.record_path(cell, store))
+    assert record is not None and record["state"] == "not-run" and "needs checkpoint" in record["reason"]
+    assert store.status(cell.nodes["ranking"]).state == "not-run"
+    monkeypatch.setattr(sys, "argv", ["run", "-m", *asked[:1], "selector=longest", *asked[2:]])
+    with pytest.raises(BadInput, match=r"suite\.harness expects"):
+        run._sweep()
