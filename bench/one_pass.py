@@ -33,7 +33,7 @@ def main() -> None:
     from adg.answers.config import Answers, EngineConfig, SamplingConfig
     from adg.answers.transformers_engine import TransformersEngine
     from adg.backbones import loading
-    from adg.backbones.attention import share_keys
+    from adg.backbones.on_cpu import share_keys
     from adg.embedding.config import EmbeddingConfig
     from adg.embedding.encoder import Encoder
     from adg.embedding.one_pass import AnswerPooling, AnswerStates

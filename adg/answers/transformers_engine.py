@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from adg.answers.config import Answer, Answers, NotFinite, SamplingConfig, StateReader
 from adg.artifacts.artifact import Artifact
 from adg.backbones import loading
-from adg.backbones.attention import share_keys
+from adg.backbones.on_cpu import lay_by_column, share_keys
 from adg.execution import ExecConfig
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class TransformersEngine:
     def __init__(self, backbone: Artifact, tokenizer: Any, cfg: Answers, exec_: ExecConfig, longest: int) -> None:
         device = loading.device(exec_)
         model = loading.load_model(backbone, device, cfg.engine.dtype)
+        lay_by_column(model)
         self._begin(model, device, loading.stop_ids(backbone, tokenizer), tokenizer.pad_token_id)
 
     @classmethod

@@ -71,7 +71,7 @@ class Vllm:
         **settings: Any,
     ) -> None:
         path = loading.model_path(backbone)
-        weights.check(path, loading.remedy_of(backbone))
+        weights.check_once(path, loading.remedy_of(backbone))
         self._restore = prepare_vllm()
         try:
             with preserved_generators():

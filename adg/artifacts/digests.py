@@ -31,7 +31,7 @@ def of_files(paths: Iterable[Path]) -> dict[Path, str]:
     """
     paths = list(paths)
     memory = _remembered()
-    before = {path: _state(path) for path in paths}
+    before = {path: state(path) for path in paths}
     digests = {
         path: entry["sha256"]
         for path in paths
@@ -42,7 +42,7 @@ def of_files(paths: Iterable[Path]) -> dict[Path, str]:
         digests |= dict(zip(unknown, pool.map(sha256_file, unknown), strict=True))
     news = {}
     for path in unknown:
-        if _state(path) != before[path]:
+        if state(path) != before[path]:
             raise BadInput(f"{path} changed while it was read; run the same command again when nothing writes to it")
         size, changed = before[path][0], max(before[path][-2:]) / 1e9
         if size >= LARGE and abs(time.time() - changed) > SETTLED:
@@ -52,7 +52,8 @@ def of_files(paths: Iterable[Path]) -> dict[Path, str]:
     return {path: digests[path] for path in paths}
 
 
-def _state(path: Path) -> list[int]:
+def state(path: Path) -> list[int]:
+    """What tells whether a file was changed, without reading it. Raises ``OSError`` where there is none."""
     stat = path.stat()
     return [stat.st_size, stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
 

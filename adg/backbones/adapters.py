@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from adg.artifacts import digests
 from adg.artifacts.artifact import Artifact
 from adg.backbones import loading, weights
 from adg.errors import BadInput
@@ -20,6 +21,8 @@ REMEDY = (
     "PEFT would go on without them. Give the adapter that was trained on this very model, its weights named as PEFT "
     "names them"
 )
+
+_fitting: set[str] = set()  # adapters that fit, by the state of all files
 
 
 def read_settings(adapter: Path) -> dict[str, Any]:
@@ -39,11 +42,16 @@ def read_settings(adapter: Path) -> dict[str, Any]:
 def check(adapter: Path, model: Path) -> None:
     """Raise ``BadInput`` unless the adapter in one folder fits the model in the other, weight by weight.
 
-    Compares names and shapes by PEFT's own rules, on a model without weights: nothing large is read.
+    Compares names and shapes by PEFT's own rules, on a model without weights: nothing large is read, and not again in
+    this process while the files stay as they are.
     """
     from peft import PeftConfig, get_peft_model
 
     settings = read_settings(adapter)
+    files = [adapter / CONFIG, adapter / WEIGHTS, model / "config.json"]
+    key = json.dumps([[str(file), digests.state(file)] for file in files if file.is_file()])
+    if key in _fitting:
+        return
     stored = weights.stored(adapter / WEIGHTS)
     what = f"the adapter {adapter} and the model {model}"
     bare = weights.skeleton(weights.read_config(model))
@@ -61,7 +69,8 @@ def check(adapter: Path, model: Path) -> None:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadInput(f"{what} do not fit each other: {first}. {REMEDY}") from error
-    return _compare(adapted, stored, what)
+    _compare(adapted, stored, what)
+    _fitting.add(key)
 
 
 def _compare(adapted: Any, stored: dict[str, Any], what: str) -> None:

@@ -128,7 +128,7 @@ def load_folder(
         raise BadInput(
             f"exec.tensor_parallel is {gpus} but torch sees {torch.cuda.device_count()} GPUs; set it to that"
         )
-    weights.check(folder, remedy)
+    weights.check_once(folder, remedy)
     placed: dict[str, Any] = {}
     if spread:
         placed = {"device_map": "balanced", "max_memory": {i: torch.cuda.mem_get_info(i)[0] for i in range(gpus)}}

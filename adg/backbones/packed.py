@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values
+    Places = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # rows, where their tokens stand, what comes later
 
 NAME = "adg_packed"  # of our attention, as transformers knows it
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6}  # of a logit, against the model's own attention; else COARSE
@@ -94,6 +95,7 @@ class Group:
     def __init__(self, beginning: Beginning | None) -> None:
         self.beginning, self.lengths, self.room = beginning, list[int](), 0
         self._layers: dict[int, Pair] = {}
+        self._places: Places | None = None  # of the new tokens, the same in every layer of a step
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -119,15 +121,18 @@ class Group:
         import torch
 
         rows, width = len(self), max(self.lengths) + 1
-        at = torch.arange(rows, device=key.device), torch.tensor(self.lengths, device=key.device)
+        if self._places is None:
+            at = torch.tensor(self.lengths, device=key.device)
+            later = torch.arange(width, device=key.device) > at[:, None]
+            self._places = torch.arange(rows, device=key.device), at, later[:, None, None]
+        row, at, later = self._places
         own = []
         for kept, new in zip(self._layers[layer], (key, value), strict=True):
-            kept[at[0], :, at[1]] = new.transpose(0, 1)
+            kept[row, :, at] = new.transpose(0, 1)
             own.append(kept[:rows, :, :width])
         heads, _, size = key.shape
         query = query.reshape(heads, -1, rows, size)  # (heads of keys, queries of each, texts, d)
-        bias = torch.arange(width, device=key.device) > at[1][:, None]
-        scores = (query.permute(2, 0, 1, 3) @ own[0].transpose(-1, -2)).masked_fill_(bias[:, None, None], float("-inf"))
+        scores = (query.permute(2, 0, 1, 3) @ own[0].transpose(-1, -2)).masked_fill_(later, float("-inf"))
         before = 0
         if self.beginning:
             before = len(self.beginning)
@@ -139,6 +144,10 @@ class Group:
             seen = weights[..., :before].permute(1, 2, 0, 3).flatten(1, 2) @ self.beginning.layers[layer][1]
             out = out + seen.unflatten(1, (-1, rows))
         return out.flatten(0, 1)
+
+    def go_on(self) -> None:
+        """Each text has the token more that a step has run."""
+        self.lengths, self._places = [length + 1 for length in self.lengths], None
 
     def drop(self, ended: Sequence[int]) -> list[int]:
         """Forget texts; returns which of the old rows the rows that are left were."""
@@ -154,7 +163,7 @@ class Group:
         with torch.inference_mode():
             for kept in (kept for pair in self._layers.values() for kept in pair if holes):
                 kept[holes] = kept[moved]
-        self.lengths = [self.lengths[row] for row in order]
+        self.lengths, self._places = [self.lengths[row] for row in order], None
         return order
 
 
@@ -302,7 +311,7 @@ class PackedModel:
         positions = [(len(group.beginning) if group.beginning else 0) + n for group in groups for n in group.lengths]
         logits = self._forward(_Step(groups), tokens, positions, range(len(tokens)))
         for group in groups:
-            group.lengths = [length + 1 for length in group.lengths]
+            group.go_on()
         return logits
 
     def _at(self, work: _Fill, wanted: Sequence[Sequence[int]]) -> torch.Tensor:

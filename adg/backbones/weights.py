@@ -13,11 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from adg.artifacts import digests
 from adg.errors import BadInput
 
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
 NAMED = 5  # weights of each kind that a message names
+
+_checked: set[str] = set()  # by the state of all files
 
 
 def files(folder: Path) -> list[Path]:
@@ -85,6 +88,15 @@ def check(folder: Path, remedy: str, head: bool = True) -> Any:
     model, report = _fitted(read_config(folder), weights, head)
     check_report(f"{folder} and its {type(model).__name__}", report, remedy, None if head else model)
     return model
+
+
+def check_once(folder: Path, remedy: str) -> None:
+    """``check`` of a causal language model, not again in this process while its files stay as they are."""
+    there = [file for file in [folder / "config.json", *files(folder)] if file.is_file()]
+    key = json.dumps([[str(file), digests.state(file)] for file in there])
+    if key not in _checked:
+        check(folder, remedy)
+        _checked.add(key)
 
 
 def check_report(what: str, report: Mapping[str, Iterable[Any]], remedy: str, bare: Any = None) -> None:

@@ -21,7 +21,7 @@ from adg.artifacts.artifact import Artifact, Job, Node, Stage
 from adg.artifacts.files import write_json
 from adg.artifacts.shards import Shard, Shards
 from adg.backbones import loading
-from adg.backbones.attention import share_keys
+from adg.backbones.on_cpu import share_keys
 from adg.embedding import one_pass
 from adg.embedding.config import EmbeddingConfig, GramsIdentity
 from adg.embedding.encoder import Encoder, Vectors

@@ -15,7 +15,7 @@ from typing import Any
 
 from adg.answers import vllm_engine
 from adg.artifacts.artifact import Artifact, Job
-from adg.backbones import adapters, loading, weights
+from adg.backbones import adapters, loading, on_cpu, weights
 from adg.errors import BadInput, BadMeasurement
 from adg.evaluation import shared_context
 from adg.progress import progress
@@ -69,6 +69,7 @@ def _hf(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
     model = adapters.load_trained(backbone, adapter, device, dtype, job.exec.tensor_parallel)
     if job.config.suite.merge_adapter and adapter is not None and (adapter.path / "adapter").is_dir():
         model = model.merge_and_unload()
+    on_cpu.lay_by_column(model)
     # a sequence stops by id, and nothing else of the checkpoint's sampling defaults applies
     model.generation_config = GenerationConfig(
         eos_token_id=loading.stop_ids(backbone, tokenizer),
@@ -103,7 +104,7 @@ def _vllm(job: Job, tokenizer: Any, dtype: str) -> Iterator[Any]:
     elif adapter is not None:
         adapters.check(adapter.path / "adapter", folder)  # vLLM leaves out what fits nothing, as PEFT does
         chosen = _vllm_lora(adapter)
-    weights.check(folder, loading.remedy_of(backbone))
+    weights.check_once(folder, loading.remedy_of(backbone))
     restore = vllm_engine.prepare_vllm()
     try:
         lm = _vllm_wrapper().VLLM(

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from adg.backbones.packed import Beginning, CannotPack, Group, PackedModel, Tree
+from adg.batching import batch_tokens
 from adg.progress import notice, progress
 
 MIN_SHARED = 16  # tokens that contexts must begin with alike before a separate pass over them pays
-CPU_TOKENS = 1024  # of a forward pass on a CPU at most: larger ones fall out of its caches
 SPREAD = 1.5  # how many times as long as the shortest a text of one group may be
 
 Batch = list[tuple[int, Beginning | None]]  # texts by their number, each with what it begins with
@@ -120,7 +120,7 @@ class SharedRuns:
 
     def __init__(self, model: Any, rows: int) -> None:
         self.packed, self.rows = PackedModel(model), rows
-        self._pass = CPU_TOKENS if model.device.type == "cpu" else 1 << 30  # tokens
+        self._pass = batch_tokens(1 << 30, model.device.type)
 
     def score(self, items: Sequence[Item]) -> Iterator[tuple[int, Any]]:
         """(number of a request, logits (n, vocabulary) that its continuation's n tokens are scored by)."""
