@@ -56,7 +56,7 @@ def compare(args: argparse.Namespace, backbone: Any) -> dict[str, Any]:
     with quiet_lm_eval("hf"):
         theirs = HFLM(pretrained=model, tokenizer=tokenizer, **settings)
         for name in args.tasks:
-            requests = lm_eval_tasks.requests(name, suite, theirs)
+            requests = lm_eval_tasks.requests(name, lm_eval_tasks.load_task(name, suite), suite, theirs)
             kind = requests[0].request_type
             ours = shared_context.make_lm(model, tokenizer, stop, probe, **settings)
             found, taken = timed(lambda: getattr(ours, kind)(requests))  # noqa: B023 - called at once

@@ -139,10 +139,10 @@ def load_task(name: str, suite: SuiteConfig, offline: bool = False) -> dict[str,
     return loaded
 
 
-def requests(name: str, suite: SuiteConfig, lm: Any, offline: bool = False) -> list[Any]:
-    """What ``evaluate`` will ask ``lm`` in one task of a suite. Made from a copy: drawing examples changes a task."""
+def requests(name: str, loaded: dict[str, Any], suite: SuiteConfig, lm: Any) -> list[Any]:
+    """What ``evaluate`` will ask ``lm`` in one task of a suite, loaded, whose examples are drawn the same way after."""
     made = []
-    for task in load_task(name, suite, offline)["tasks"].values():
+    for task in loaded["tasks"].values():
         task.build_all_requests(
             limit=suite.limit_of(name),
             apply_chat_template=suite.chat_template,
@@ -151,6 +151,7 @@ def requests(name: str, suite: SuiteConfig, lm: Any, offline: bool = False) -> l
             tokenizer_name=lm.tokenizer_name if suite.chat_template else "",
         )
         made += task.instances
+        task.set_fewshot_seed(suite.seed)
     return made
 
 

@@ -23,6 +23,8 @@ from adg.progress import notice, progress
 MIN_SHARED = 16  # tokens that contexts must begin with alike before a separate pass over them pays
 SPREAD = 1.5  # how many times as long as the shortest a text of one group may be
 
+_packs: set[tuple[Any, ...]] = set()  # architectures whose texts can be packed, as was seen
+
 Batch = list[tuple[int, Beginning | None]]  # texts by their number, each with what it begins with
 
 
@@ -241,12 +243,15 @@ def items_of(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], longest: int)
 def make_lm(model: Any, tokenizer: Any, stop: Sequence[int], probe: Sequence[int], **settings: Any) -> Any:
     """lm-eval's ``HFLM`` around ``model``, sharing what it can; lm-eval's own, which is said, where it cannot.
 
-    ``probe`` are token ids that the model is tried on.
+    ``probe`` are token ids that the model is tried on, once a process for models of one architecture.
     """
     from lm_eval.models.huggingface import HFLM
 
+    kind = (type(model), model.config.to_json_string(), model.dtype, model.device)
     try:
-        PackedModel(model).check(probe)
+        if kind not in _packs:
+            PackedModel(model).check(probe)
+            _packs.add(kind)
     except CannotPack as error:
         notice(f"contexts are not shared, every request is run on its own: {error}")
         return HFLM(pretrained=model, tokenizer=tokenizer, **settings)

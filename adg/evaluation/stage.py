@@ -129,9 +129,7 @@ def _answer_together(job: Job, loaded: dict[str, Any], lm: Any) -> None:
         if all(leaf.OUTPUT_TYPE == "generate_until" for leaf in task["tasks"].values())
     }
     if hasattr(lm, "known") and len(writing) > 1 and sum(writing.values()) <= TOGETHER:
-        lm.generate_until(
-            [one for name in writing for one in lm_eval_tasks.requests(name, suite, lm, job.exec.offline)]
-        )
+        lm.generate_until([one for name in writing for one in lm_eval_tasks.requests(name, loaded[name], suite, lm)])
 
 
 def _run(job: Job, name: str, loaded: dict[str, Any], lm: Any) -> Shard:
