@@ -10,6 +10,7 @@ configuration, hydra/launcher=joblib hydra.launcher.n_jobs=2 runs two cells at a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -34,7 +35,7 @@ from adg.printable import printable
 from adg.progress import notice
 from adg.redaction import without_secrets
 from adg.selection import contract
-from experiments import app, compose, early, gpus, remaining, repeats, tracking
+from experiments import app, compose, early, gpus, parts, remaining, repeats, tracking
 from experiments.cells import Cell, asked_for, refuse_same_names
 from experiments.config import Config
 from experiments.tracking import CellInfo, CellOutcome
@@ -314,30 +315,33 @@ def _sweep() -> None:
             f"{SUBMITIT} is replaced by adg submit, whose jobs wait for shared stages without a GPU; its options are "
             f"slurm.partition, slurm.minutes, slurm.mem_gb and more (docs/running.md)"
         )
-    chosen, _ = asked_for()  # what is wrong in the last cell is refused before the first is begun
-    store = store_of(chosen[0].config)  # that of the cells which run here, so that what is there is verified once
-    settled = [place for place, cell in enumerate(chosen) if _is_settled(cell, store)]
-    left = [place for place in range(len(chosen)) if place not in settled]
-    for place in left:
-        refuse_suite(store, chosen[place])
-    refuse_same_names(chosen)
-    early.check(chosen)
-    os.environ[_TOTAL], os.environ[_PLACES] = str(len(chosen)), ",".join(map(str, left))
-    remaining.write_down(chosen, store)
-    broken = ""
-    try:
-        lines = [chosen[place].overrides for place in left]
-        with command.at_stop(lambda: _interrupted(chosen, store)), repeats.sweeping(lines), screen.painting():
-            for place in settled:  # here, since a launcher would compose each once more to find nothing to do
-                run_cell(chosen[place], _tag(place, len(chosen)))
-            if left:
-                app.hydra_app(main)
-    except BrokenExecutor:
-        broken = (
-            "a process that ran cells was killed, perhaps for want of memory; the same command continues, with fewer "
-            "cells at once: hydra.launcher.n_jobs=1"
-        )
-    say(f"\n{sweep.write(chosen, store)}")
+    with contextlib.ExitStack() as composing:
+        composing.enter_context(parts.shared())  # also for the table, whose name asks for cells
+        chosen, _ = asked_for()  # what is wrong in the last cell is refused before the first is begun
+        store = store_of(chosen[0].config)  # that of the cells which run here, so that what is there is verified once
+        settled = [place for place, cell in enumerate(chosen) if _is_settled(cell, store)]
+        left = [place for place in range(len(chosen)) if place not in settled]
+        for place in left:
+            refuse_suite(store, chosen[place])
+        refuse_same_names(chosen)
+        early.check(chosen)
+        os.environ[_TOTAL], os.environ[_PLACES] = str(len(chosen)), ",".join(map(str, left))
+        remaining.write_down(chosen, store)
+        broken = ""
+        try:
+            lines = [chosen[place].overrides for place in left]
+            with command.at_stop(lambda: _interrupted(chosen, store)), repeats.sweeping(lines), screen.painting():
+                for place in settled:  # here, since a launcher would compose each once more to find nothing to do
+                    run_cell(chosen[place], _tag(place, len(chosen)))
+                if left:
+                    composing.close()
+                    app.hydra_app(main)
+        except BrokenExecutor:
+            broken = (
+                "a process that ran cells was killed, perhaps for want of memory; the same command continues, with "
+                "fewer cells at once: hydra.launcher.n_jobs=1"
+            )
+        say(f"\n{sweep.write(chosen, store)}")
     if broken:
         raise CellFailed(broken)
     records = {cell.name: read_json(record_path(cell, store)) or {"state": "never begun"} for cell in chosen}

@@ -62,8 +62,7 @@ class Store:
         return self.root / node.folder
 
     def partial(self, node: Node) -> Path:
-        path = self.path(node)
-        return path.with_name(path.name + ".partial")
+        return unfinished(self.path(node))
 
     def find(self, node: Node) -> Artifact | None:
         """The complete artifact, its payload verified once per process; None when there is none."""
@@ -76,12 +75,16 @@ class Store:
                 f"{path} belongs to {artifact.fingerprint[:16]} but {node.fingerprint[:16]} was "
                 f"expected; move that folder away and run the same command again"
             )
+        self.verify(artifact)
+        return artifact
+
+    def verify(self, artifact: Artifact) -> None:
+        """Once per process: raise ``Damaged`` where a payload is not as it was built, or not from what is here."""
         if artifact.fingerprint not in self._verified:
             artifact.verify()
             self._made_from_what_is_here(artifact)
             self._verified.add(artifact.fingerprint)
-            shutil.rmtree(path / WORK, ignore_errors=True)  # left by a kill just after completion
-        return artifact
+            shutil.rmtree(artifact.path / WORK, ignore_errors=True)  # left by a kill just after completion
 
     def _made_from_what_is_here(self, artifact: Artifact) -> None:
         """Raise ``Damaged`` where an input that the artifact was made from was built again since, and otherwise."""
@@ -121,11 +124,11 @@ class Store:
         except Damaged as error:
             return Status("failed", str(error), self.path(node))
         partial = self.partial(node)
-        if partial.is_dir() and _held(self._lock_file(node)):
+        if partial.is_dir() and held(self._lock_file(node)):
             return Status("running", path=partial)
-        failure = _failure(partial / FAILURE)
-        if failure is not None:
-            return Status(*failure, partial)
+        failed = failure(partial / FAILURE)
+        if failed is not None:
+            return Status(*failed, partial)
         for parent in node.inputs.values():
             above = self._status(parent, known)
             if above.state in ("failed", "upstream-failed"):
@@ -159,7 +162,7 @@ class Store:
         if node.fingerprint in self._failed:
             raise self._failed[node.fingerprint]
         inputs = {role: self.ensure(parent, on_build) for role, parent in sorted(node.inputs.items())}
-        if on_build and _held(self._lock_file(node)):
+        if on_build and held(self._lock_file(node)):
             on_build(node, "waiting", 0.0)
         with self._locked(node), disk.in_words(self.root):
             artifact = self.find(node) or self._adopt(node)
@@ -286,8 +289,7 @@ class Store:
         return artifact
 
     def _lock_file(self, node: Node) -> Path:
-        path = self.path(node)
-        return path.with_name(path.name + ".lock")
+        return lock_file(self.path(node))
 
     @contextmanager
     def _locked(self, node: Node) -> Iterator[None]:
@@ -313,6 +315,16 @@ class Store:
             lock.release()
 
 
+def unfinished(path: Path) -> Path:
+    """Where the artifact of ``path`` is while it is built."""
+    return path.with_name(path.name + ".partial")
+
+
+def lock_file(path: Path) -> Path:
+    """What whoever builds the artifact of ``path`` holds."""
+    return path.with_name(path.name + ".lock")
+
+
 def _clear(folder: Path) -> None:
     """Leave nothing in a folder to be built but its scratch, which its builder verifies; the rest is the payload."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -321,7 +333,7 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _failure(path: Path) -> tuple[str, str] | None:
+def failure(path: Path) -> tuple[str, str] | None:
     """State and reason in a ``failed.json``; None where there is none. A damaged one counts as failed, and says so."""
     try:
         content = read_sealed(path, unsealed=(None,))  # the form of earlier versions
@@ -333,7 +345,7 @@ def _failure(path: Path) -> tuple[str, str] | None:
     return content["state"], content["reason"]
 
 
-def _held(lock: Path) -> bool:
+def held(lock: Path) -> bool:
     """Whether some process holds the lock now."""
     if not lock.exists():
         return False

@@ -63,16 +63,26 @@ def score_interval(value: float, stderr: float | None, n: int, binary: bool) -> 
     nothing (Wilson 1927; Brown, Cai and DasGupta 2001). Items of several subtasks count as one sample, which is rather
     too wide. Another mean has Student's; None where its items are all alike, or there is only one.
     """
-    from scipy import stats
-
     right = round(value * n)
     if binary and abs(value * n - right) < 1e-6:
-        ends = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
-        return Interval(float(ends.low), float(ends.high))
+        return wilson(right, n, LEVEL)
     if n < 2 or stderr is None or stderr <= ROUNDING:
         return None
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * stderr
+    from scipy import special
+
+    reach = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * stderr
     return Interval(max(0.0, value - reach), min(1.0, value + reach))
+
+
+def wilson(k: int, n: int, level: float) -> Interval:
+    """Wilson's score interval of the proportion k/n (Wilson 1927), as Newcombe (1998) writes it: the ends that
+    ``scipy.stats.binomtest`` gives, without that package, which takes longer to import than all else of a report."""
+    from scipy import special
+
+    p, z = k / n, float(special.ndtri(0.5 + 0.5 * level))
+    whole = 2 * (n + z**2)
+    middle, reach = (2 * n * p + z**2) / whole, z / whole * math.sqrt(4 * n * p * (1 - p) + z**2)
+    return Interval(0.0 if k == 0 else middle - reach, 1.0 if k == n else middle + reach)
 
 
 def difference_interval(one: int, of: int, other: int, of_other: int, level: float = LEVEL) -> Interval:
@@ -83,10 +93,8 @@ def difference_interval(one: int, of: int, other: int, of_other: int, level: flo
     """
     if not (0 <= one <= of and 0 <= other <= of_other and of and of_other):
         raise BadInput(f"{one} of {of} and {other} of {of_other}: expected parts of two groups that hold something")
-    from scipy import stats
-
     p, q = one / of, other / of_other
-    ends = [stats.binomtest(k, n).proportion_ci(level, method="wilson") for k, n in ((one, of), (other, of_other))]
+    ends = [wilson(k, n, level) for k, n in ((one, of), (other, of_other))]
     low = p - q - math.hypot(p - ends[0].low, ends[1].high - q)
     return Interval(float(low), float(p - q + math.hypot(ends[0].high - p, q - ends[1].low)))
 

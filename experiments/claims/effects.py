@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from adg.artifacts.sealed import Damaged
 from adg.artifacts.store import Store
 from adg.errors import BadInput
 from adg.evaluation import benchmarks, power, samples
@@ -96,7 +97,7 @@ def _effects(ours: Sequence[Cell], theirs: Sequence[Cell], claim: Claim, store: 
         )
         try:
             entry, unseen = _difference(ours, theirs, average, store, rule)
-        except BadInput as error:
+        except (BadInput, Damaged) as error:
             yield replace(stated, missing=str(error))
             continue
         found = replace(stated, value=100 * entry.difference, items=entry.n, unseen=unseen)

@@ -203,11 +203,17 @@ def sections(chosen: Sequence[Cell], store: Store, rows: Sequence[Row]) -> list[
     return [Section(NAME, "Controls", text, HEAD, body, brief=said)]
 
 
+def beside(chosen: Sequence[Cell], store: Store) -> list[str]:
+    """The reports of controls of this profile that there are: every run of them ends with one."""
+    found = (store.root / "report").glob(f"{chosen[0].config.profile.name}-{NAME}*")
+    return sorted(f"{path.name}{'/index.html' * (path / 'index.html').is_file()}" for path in found)
+
+
 def note(chosen: Sequence[Cell], store: Store) -> str:
     """What the report of the main table says of the controls at its own settings, and where they are."""
     config = chosen[0].config
     run = f"make reproduce{'' if config.profile.name == 'mini' else f' PROFILE={config.profile.name}'} ARGS="
-    if not any((store.root / "report").glob(f"{config.profile.name}-{NAME}*")):  # every run of them ends with a report
+    if not beside(chosen, store):
         return f"controls: not run; {run}experiment={NAME}"
     shared = {
         key: value

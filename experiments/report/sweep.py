@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
 
 from adg.artifacts.store import Store
+from adg.artifacts.watched import Watched
 from adg.backbones import stage as backbone_stage
 from experiments.cells import Cell, report_folder
 from experiments.claims import page as claims
@@ -14,6 +17,7 @@ from experiments.report import (
     cell_pages,
     controls,
     files,
+    kept,
     ledger,
     lengths,
     made,
@@ -26,7 +30,20 @@ from experiments.report.table import Row, Table
 
 
 def write(chosen: list[Cell], store: Store) -> str:
-    """Write the files; returns the table for a terminal and where they are."""
+    """Write the files, where they would say something else than before; returns the table for a terminal and where
+    they are."""
+    folder, part = report_folder(chosen, store)
+    of = kept.made_of(chosen, store)
+    text = kept.printed(of, store, folder)
+    if text is None:
+        looking = Watched(store)
+        text, names = _make(chosen, looking, folder, part)
+        kept.write_down(of, folder, looking.looked, names, text)
+    return text
+
+
+def _make(chosen: list[Cell], store: Store, folder: Path, part: str) -> tuple[str, list[str]]:
+    """Write the report of these cells, a ``part`` of their study or ""; returns what is printed, and its files."""
     first = chosen[0].config
     evaluated = first.experiment.last == "eval"
     cells = (
@@ -42,9 +59,8 @@ def write(chosen: list[Cell], store: Store) -> str:
     notes += [note for note in dict.fromkeys(selector.note(backbone) for selector, backbone in choosing) if note]
     notes += _measured(chosen, store) + _corrupted(chosen, store)
     title = first.experiment.title or first.experiment.name
-    folder, what = report_folder(chosen, store)
-    if what:
-        title = f"{title} ({what})"
+    if part:
+        title = f"{title} ({part})"
     found = made.artifacts(chosen, store)
     table = Table(
         title=title,
@@ -63,8 +79,9 @@ def write(chosen: list[Cell], store: Store) -> str:
     )
     names = [path.name for path in files.write(table, folder)]
     cell_pages.write(chosen, cells, store, found, folder, title)
-    names.append(f"{cell_pages.FOLDER}/ (a page a cell)")
-    return f"{as_terminal.terminal(table)}\n\n{folder}/ holds {', '.join(names)}"
+    pages = [unquote(cell_pages.address(cell)) for cell in chosen]
+    holds = ", ".join([*names, f"{cell_pages.FOLDER}/ (a page a cell)"])
+    return f"{as_terminal.terminal(table)}\n\n{folder}/ holds {holds}", [*names, *pages]
 
 
 def _row(cell: Cell, variant: str, store: Store) -> Row:

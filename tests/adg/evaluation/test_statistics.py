@@ -265,3 +265,20 @@ def test_scores_that_do_not_fit_are_refused(parts: list[np.ndarray]) -> None:
 def test_a_score_that_is_no_number_is_refused() -> None:
     with pytest.raises(BadMeasurement, match="not finite"):
         of([np.array([[0.0, float("nan")]])], draw(11))
+
+
+def test_wilsons_interval_is_scipys() -> None:
+    from scipy.stats import binomtest
+
+    for level in (0.9, statistics.LEVEL):
+        for k, n in ((0, 1), (1, 1), (1, 2), (2, 7), (6, 7), (7, 7), (0, 24), (11, 24), (301, 817), (817, 817)):
+            ends = binomtest(k, n).proportion_ci(level, method="wilson")
+            assert statistics.wilson(k, n, level) == (ends.low, ends.high)
+
+
+def test_students_interval_is_scipys() -> None:
+    from scipy.stats import t
+
+    for n in (2, 5, 24, 300):
+        reach = float(t.ppf((1 + statistics.LEVEL) / 2, n - 1)) * 1e-3
+        assert statistics.score_interval(0.4, 1e-3, n, binary=False) == (0.4 - reach, 0.4 + reach)
