@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,20 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What a worker takes as a whole under ``--dist loadgroup``: a file, or all tests that start an engine.
 
-    These come first and files with slow tests next, so that no worker is left with a long one at the end.
+    These come first, files with slow tests next and those with few tests last, so that no worker is left with a long
+    one at the end.
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
+    tests = Counter(item.path for item in items)
     for item in items:
         if item.get_closest_marker("vllm"):
             item.add_marker(pytest.mark.xdist_group(ENGINES))
         elif not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT / "tests").as_posix()))
 
-    def place(item: pytest.Item) -> tuple[bool, bool]:
+    def place(item: pytest.Item) -> tuple[bool, bool, int]:
         mark = item.get_closest_marker("xdist_group")
-        return mark is None or mark.args != (ENGINES,), item.path not in slow
+        return mark is None or mark.args != (ENGINES,), item.path not in slow, -tests[item.path]
 
     items.sort(key=place)
 

@@ -9,11 +9,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests import processes
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def run(root: Path, env: dict[str, str], *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, "-m", *arguments], cwd=root, env=env, capture_output=True, text=True)
+    done = processes.run(["-m", *arguments], cwd=root, env=env)
     assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done
 
@@ -105,15 +106,13 @@ def test_killed_in_every_stage_and_continued_ends_the_same(
 ) -> None:
     """kill -9 whenever a new stage has begun to write; what is built equals the unbroken run's."""
     runs, killed = tmp_path / "runs", set()
-    command = [sys.executable, "-m", "experiments.run", "-m", "profile=smoke", "selector=adg", f"exec.runs={runs}"]
+    command = ["-m", "experiments.run", "-m", "profile=smoke", "selector=adg", f"exec.runs={runs}"]
     for _ in range(12):
-        process = subprocess.Popen(
-            command, cwd=root, env=offline, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        process = processes.start(command, cwd=root, env=offline, quiet=True)
         while process.poll() is None:
             stages = {p.parent.name for p in runs.glob("*/*.partial")} - killed
             if stages:
-                time.sleep(0.3)
+                time.sleep(0.1)
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 killed |= stages

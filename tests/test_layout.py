@@ -18,6 +18,7 @@ import pytest
 
 from adg.artifacts.artifact import Stage
 from adg.execution import ExecConfig
+from tests import processes
 
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {  # package -> the packages that it may import
@@ -253,6 +254,10 @@ def test_plan_status_and_report_need_no_heavy_library(root: Path) -> None:
 @pytest.mark.parametrize("where", [".", "tests", "evaluate/.."])
 def test_import_evaluate_finds_the_library(root: Path, where: str) -> None:
     assert not (root / "evaluate" / "__init__.py").exists()
-    code = "import sys; sys.path.insert(0, ''); import evaluate; evaluate.load"
-    done = subprocess.run([sys.executable, "-c", code], cwd=root / where, capture_output=True, text=True)
+    code = (
+        "import sys\nfor name in [name for name in sys.modules if name.split('.')[0] == 'evaluate']:\n"
+        "    del sys.modules[name]\n"
+        "sys.path.insert(0, '')\nimport evaluate\nevaluate.load"
+    )
+    done = processes.run(["-c", code], cwd=root / where)
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
+
 pytestmark = pytest.mark.slow
 
 
@@ -40,7 +42,7 @@ def run(installed: Path, folder: Path, *arguments: str) -> str:
     root = Path(__file__).resolve().parent.parent
     paths = os.pathsep.join([str(installed), str(root)])
     env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-m", *arguments], cwd=folder, env=env, capture_output=True, text=True)
+    done = processes.run(["-m", *arguments], cwd=folder, env=env)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 

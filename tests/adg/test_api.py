@@ -25,6 +25,7 @@ from adg.execution import ExecConfig
 from adg.pools import stage as pool_stage
 from adg.pools.config import FieldMap, PoolConfig
 from adg.pools.given import as_answers, as_records
+from tests import processes
 
 HEAVY = {"torch", "transformers", "numpy", "pyarrow", "sklearn", "scipy", "matplotlib", "vllm", "ray", "hydra"}
 
@@ -241,6 +242,7 @@ def test_the_notebooks_run(
     assert notebook["nbformat"] == 4 and not any(cell.get("outputs") for cell in notebook["cells"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(root))  # of the commands that cells run
+    monkeypatch.setattr(subprocess, "run", lambda line, **how: processes.run(line[1:]))
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] == "code":

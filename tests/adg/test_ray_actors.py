@@ -22,6 +22,7 @@ from adg.artifacts.store import Store
 from adg.errors import BadInput, BadMeasurement
 from adg.execution import ExecConfig
 from experiments import cells
+from tests import processes
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 pytest.importorskip("ray")
@@ -46,7 +47,6 @@ HERE = ExecConfig(device="cpu", distributed="ray", actors=2)
 
 def command(tmp_path: Path, runs: Path, actors: int) -> list[str]:
     return [
-        sys.executable,
         "-m",
         "experiments.select",
         "pool=local",
@@ -82,19 +82,14 @@ def pool(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A Ray cluster on this machine for the tests that call from this process; its workers can import WORKER."""
+    """The Ray that is started where there is none, for all tests of one machine; its workers can import WORKER."""
     import ray
 
     folder = tmp_path_factory.mktemp("modules")
     (folder / "doubles.py").write_text(WORKER)
-    paths = {"PYTHONPATH": f"{ray_actors.environment()['PYTHONPATH']}{os.pathsep}{folder}"}
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": {**ray_actors.environment(), **paths}},
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        ray_actors._start(ray)
     yield folder
     ray.shutdown()
 
@@ -116,21 +111,17 @@ def test_the_workers_own_error_is_what_a_person_sees(cluster: Path, tmp_path: Pa
 
 @pytest.mark.timeout(1500)
 def test_one_and_two_actors_and_a_run_cut_short_choose_the_same(cluster: Path, root: Path, pool: Path) -> None:
+    import ray
+
     one, two = pool / "one", pool / "two"
 
     def choose(runs: Path, actors: int) -> None:
-        cell = cells.cells([*command(pool, runs, actors)[3:], "profile=own"])[0]
+        cell = cells.cells([*command(pool, runs, actors)[2:], "profile=own"])[0]
         Store(runs, cell.config.exec).ensure(cell.nodes["subset"])
 
     choose(one, 1)
-    process = subprocess.Popen(
-        command(pool, two, 2),
-        cwd=root,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    process = processes.start(command(pool, two, 1), cwd=root, env=env, quiet=True)
     deadline = time.time() + 600
     while len(list(two.glob(f"answers/*.partial/{WORK}/*.shard"))) < 3 and process.poll() is None:
         assert time.time() < deadline
@@ -160,8 +151,14 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
 JOIN = """
-import sys
+import os, sys
+os.environ["HOME"] = sys.argv[1]
 from adg import ray_actors
 from adg.errors import HarnessError
 from adg.execution import ExecConfig
@@ -178,8 +175,8 @@ def test_a_cluster_with_a_token_is_joined_with_it_and_refuses_others_at_once(tmp
     (tmp_path / "doubles.py").write_text(WORKER)
     port, token = free_port(), "0123456789abcdef0123456789abcdef"
     clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    clean |= {"HOME": str(tmp_path), "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
-    head = {**clean, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    clean |= {"PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
+    head = {**clean, "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     start = ["--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
     program = [str(Path(sys.executable).with_name("ray"))]
     # sockets have short names, so that a folder of pytest's is too long
@@ -188,11 +185,14 @@ def test_a_cluster_with_a_token_is_joined_with_it_and_refuses_others_at_once(tmp
 
         def join(**more: str) -> tuple[str, float]:
             env, began = {**clean, "RAY_ADDRESS": f"127.0.0.1:{port}", **more}, time.time()
-            told = subprocess.run([sys.executable, "-c", JOIN, str(tmp_path)], env=env, capture_output=True, text=True)
+            told = processes.run(["-c", JOIN, tmp_path], env=env)
             return told.stdout.strip().splitlines()[-1], time.time() - began
 
         try:
             deadline = time.time() + 120
+            while not listens(port):
+                assert time.time() < deadline and cluster.poll() is None
+                time.sleep(0.1)
             while "BadInput: no Ray cluster answers" in (found := join(RAY_AUTH_TOKEN=token)[0]):
                 assert time.time() < deadline and cluster.poll() is None
             assert found == "[0, 1, 2]"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from adg.artifacts.store import Store
 from adg.errors import BadInput, BadMeasurement, HarnessError
 from adg.execution import ExecConfig
 from experiments import cells
+from tests import processes
 
 WORKER = """
 import os, signal, time
@@ -122,7 +121,7 @@ def test_replicas_end_with_what_started_them(tmp_path: Path, modules: Path, root
         "ExecConfig(device='cpu', replicas=2), 'test')"
     )
     paths = {"PYTHONPATH": f"{root}{os.pathsep}{modules}"}
-    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **paths})
+    process = processes.start(["-c", code], env={**os.environ, **paths}, quiet=True)
     import psutil
 
     deadline = time.time() + 60
@@ -199,5 +198,5 @@ def test_a_signal_that_comes_while_a_replica_starts_does_not_end_it(tmp_path: Pa
         "ExecConfig(device='cpu', replicas=2), 'test')))"
     )
     paths = {"PYTHONPATH": f"{root}{os.pathsep}{modules}"}
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **paths}, capture_output=True, text=True)
+    done = processes.run(["-c", code], env={**os.environ, **paths})
     assert done.stdout.strip() == "2" and "Traceback" not in done.stderr, done.stderr[-2000:]

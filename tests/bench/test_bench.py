@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import processes
 
 pytestmark = pytest.mark.slow
 
 
 def run(root: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"bench.{name}", *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )
+    return processes.run(["-m", f"bench.{name}", *arguments], cwd=root, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
 
 
 def test_without_a_gpu_the_benchmark_says_so(root: Path) -> None:

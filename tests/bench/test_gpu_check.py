@@ -6,9 +6,6 @@ All steps together, vLLM's among them, are ``make gpu-check ARGS=--tiny``: some 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +22,7 @@ from bench.gpu_check import compare, steps, table
 from bench.gpu_check.graph import Graph, graph
 from bench.gpu_check.options import Options, options
 from bench.gpu_check.table import FAILED, NOT_RUN, OK, StepOutcome
+from tests import processes
 
 ABOUT = {
     "device": "NVIDIA H100",
@@ -214,9 +212,8 @@ def test_matrices_of_other_records_are_seen(checked: Graph) -> None:
 @pytest.mark.slow
 def test_a_step_whose_inputs_are_missing_says_so_and_the_next_goes_on(root: Path, checked: Graph) -> None:
     folder = checked.store.root.parent
-    line = [sys.executable, "-m", "bench.gpu_check", "--tiny", "--only", "engines,grams", "--out", str(folder), *WORDS]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, cwd=root, env=env, capture_output=True, text=True)
+    line = ["-m", "bench.gpu_check", "--tiny", "--only", "engines,grams", "--out", str(folder), *WORDS]
+    done = processes.run(line, cwd=root)
     assert done.returncode == 1, done.stderr[-2000:]
     facts = json.loads((folder / gpu_check.FACTS).read_text())
     assert [(one["step"], one["state"]) for one in facts["steps"]] == [("engines", FAILED), ("grams", OK)]

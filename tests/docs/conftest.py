@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 Lines = Sequence[tuple[Sequence[str], Path]]  # words after ``adg``, and the folder to stand in
@@ -40,8 +40,7 @@ def run_all() -> Callable[[Lines], list[Printed]]:
     def run(lines: Lines) -> list[Printed]:
         env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "BROWSER": "true"}
         asked = json.dumps([{"words": list(words), "cwd": str(folder)} for words, folder in lines])
-        script = [sys.executable, str(Path(__file__).with_name("several.py"))]
-        done = subprocess.run(script, env=env, cwd=ROOT, input=asked, capture_output=True, text=True)
+        done = processes.run([Path(__file__).with_name("several.py"), asked], env=env, cwd=ROOT)
         assert done.returncode == 0, done.stderr[-3000:]
         return [Printed(**result) for result in json.loads(done.stdout.splitlines()[-1])]
 

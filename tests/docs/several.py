@@ -1,6 +1,6 @@
 """Run several commands of ``adg`` one after the other in one process, so that the libraries are loaded once.
 
-Reads a JSON list of {"words": [...], "cwd": folder} from stdin; prints a JSON list of {"code", "printed"} in that
+Its argument is a JSON list of {"words": [...], "cwd": folder}; it prints a JSON list of {"code", "printed"} in that
 order, ``printed`` being stdout and stderr as they came.
 """
 
@@ -34,5 +34,5 @@ def run(words: list[str], cwd: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    results = [run(**line) for line in json.load(sys.stdin)]
+    results = [run(**line) for line in json.loads(sys.argv[1])]
     print(json.dumps(results), file=sys.__stdout__, flush=True)

@@ -25,6 +25,7 @@ from adg.execution import ExecConfig
 from adg.pools import stage as pool_stage
 from adg.pools.config import PoolConfig
 from finetune.request import run_request
+from tests import processes
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FEW = ("--suite", "mini", "--tasks", "truthfulqa_mc2,gsm8k", "--limit", "2", "--max-gen-toks", "4", "--device", "cpu")
@@ -177,8 +178,7 @@ def test_another_lm_eval_is_refused_first(script: ModuleType, monkeypatch: pytes
 
 def test_as_a_command_it_prints_help_or_one_line_and_does_nothing_else(root: Path, tmp_path: Path) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(root / "evaluate" / "run.py"), *words]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        return processes.run([root / "evaluate" / "run.py", *words], cwd=tmp_path)
 
     helped = run("--help")
     assert helped.returncode == 0 and "--adapter" in helped.stdout and "finetune/run.py" in helped.stdout

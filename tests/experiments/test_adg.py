@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from experiments.commands import COMMANDS
+from tests import processes
 
 ASKED = "select run sweep plan status report compare claims samples contamination fetch bench".split()
 
 
 def adg(*words: str, cwd: Path, module: str = "adg") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", module, *words], cwd=cwd, capture_output=True, text=True, timeout=120)
+    return processes.run(["-m", module, *words], cwd=cwd, timeout=120)
 
 
 def test_the_console_command_is_this_module(root: Path) -> None:
@@ -27,7 +28,7 @@ def test_the_console_command_is_this_module(root: Path) -> None:
 
 def test_help_is_one_screen_and_starts_at_once(root: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = adg("--help", cwd=root)
+    done = subprocess.run([sys.executable, "-m", "adg", "--help"], cwd=root, capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 1.5
     lines = done.stdout.splitlines()
@@ -68,6 +69,5 @@ def test_a_folder_of_the_user_does_not_stand_before_ours(root: Path, tmp_path: P
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "__init__.py").write_text("raise SystemExit('not ours')")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])}
-    line = [sys.executable, "-m", "adg", "plan", "profile=smoke", "selector=random"]
-    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = processes.run(["-m", "adg", "plan", "profile=smoke", "selector=random"], cwd=tmp_path, env=env)
     assert done.returncode == 0 and "1 cells" in done.stdout, done.stderr

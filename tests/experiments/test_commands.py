@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import processes
+
 MODULES = [
     "run",
     "select",
@@ -28,16 +30,8 @@ MODULES = [
 ]
 
 
-def command(*arguments: str, env: dict[str, str] | None = None, **options: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, **(env or {})},
-        timeout=120,
-        check=False,
-        **options,
-    )
+def command(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return processes.run(arguments, cwd=cwd, env={**os.environ, **(env or {})}, timeout=120)
 
 
 def stopped(
@@ -47,15 +41,7 @@ def stopped(
     that it took to end, and all that it printed. ``group``: the signal goes to all its processes, as from a terminal.
     """
     line = ["-m", "experiments.run", "-m", "profile=smoke", f"exec.runs={runs}", "exec.run_model_code=false", *more]
-    process = subprocess.Popen(
-        [sys.executable, *line],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )
+    process = processes.start(line, cwd=root, together=True)
     assert process.stdout is not None
     printed = ""
     for text in process.stdout:
@@ -156,9 +142,14 @@ def test_a_locale_that_is_not_utf8(root: Path, tmp_path: Path) -> None:
     pool.write_text('{"instruction": "Où? 数", "output": "là – …"}\n' * 12, encoding="utf-8")
     out = tmp_path / "chosen é.jsonl"
     line = ["selector=random", "pool=local", f"pool.path={pool}", "budget=8", f"out={out}", f"exec.runs={tmp_path}/ü"]
-    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
-    done = command("-m", "experiments.select", *line, cwd=root, env=env)
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", *words]
+        return subprocess.run(line, cwd=root, env=env, capture_output=True, encoding="utf-8")
+
+    done = command("experiments.select", *line)
     assert done.returncode == 0, done.stderr
     assert str(out) in done.stdout and "Où? 数" in out.read_text(encoding="utf-8")
-    done = command("-m", "experiments.report", "profile=smoke", f"exec.runs={tmp_path}/ü", cwd=root, env=env)
+    done = command("experiments.report", "profile=smoke", f"exec.runs={tmp_path}/ü")
     assert done.returncode == 0 and "/ü/report/smoke-main/" in done.stdout and not done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from adg.errors import BadInput
 from experiments import cells as cells_
 from experiments import compose, search_path
 from experiments.report import rows as rows_
+from tests import processes
 
 GROUPS = sorted(p.name for p in search_path.CONF.iterdir() if p.is_dir())
 FILES = [(p.parent.name, p.stem) for p in sorted(search_path.CONF.glob("*/*.yaml"))]
@@ -94,9 +93,7 @@ def test_refusals_name_the_nearest(override: str, message: str) -> None:
 
 
 def test_the_command_line_refuses_in_one_line(root: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.run", "sampling.temprature=1"], cwd=root, capture_output=True, text=True
-    )
+    done = processes.run(["-m", "experiments.run", "sampling.temprature=1"], cwd=root)
     assert done.returncode == 1
     assert done.stderr.strip() == (
         "error: unknown config key 'sampling.temprature' (did you mean 'sampling.temperature'?); "

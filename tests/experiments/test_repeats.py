@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from adg.artifacts.store import Store
 from adg.errors import BadInput
 from experiments import plan, repeats, status
 from experiments.cells import cells, report_folder
+from tests import processes
 
 SMOKE = ["profile=smoke", "selector=random,longest,adg"]
 PREFIX = "tiny_random/mini_general/"
@@ -101,19 +100,12 @@ def test_plan_and_status_see_the_cells_that_the_sweep_runs(root: Path, tmp_path:
     """A budget above the pool fails each cell at once: what is held here is which cells Hydra's launcher was given."""
     asked = ["profile=smoke", "seeds=3", "selector=random,longest", "budget=1000", f"exec.runs={tmp_path}"]
     more = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.run", "-m", *asked, *more], cwd=root, capture_output=True, text=True
-    )
+    done = processes.run(["-m", "experiments.run", "-m", *asked, *more], cwd=root)
     assert done.returncode == 1 and "[4/4]" in done.stdout, done.stderr
     chosen = cells(asked)
     written = [read_json(path) for path in (tmp_path / "cells").glob("*.json")]
     assert sorted(str(record and record["cell"]) for record in written) == sorted(cell.name for cell in chosen)
     assert len(chosen) == 4 and "4 cells" in plan.render(chosen, Store(tmp_path))
     assert "4 failed" in status.render(chosen, Store(tmp_path))
-    one = subprocess.run(
-        [sys.executable, "-m", "experiments.run", *asked[:2], "selector=random", f"exec.runs={tmp_path}"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
+    one = processes.run(["-m", "experiments.run", *asked[:2], "selector=random", f"exec.runs={tmp_path}"], cwd=root)
     assert one.returncode == 1 and "add -m" in one.stderr

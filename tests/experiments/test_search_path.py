@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from adg.errors import BadInput
 from experiments import search_path
 from experiments.cells import cells
 from experiments.compose import compose
+from tests import processes
 
 ROWS = [{"question": f"Say {i}.", "reply": "word " * (i + 1)} for i in range(8)]
 POOL = "# Rows of a test.\nname: own_rows\npath: {}\nfields: {{instruction: question, output: reply}}\n"
@@ -45,8 +45,7 @@ def said(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
     def run(module: str, *arguments: str) -> str:
         if module in ("run", "select"):  # Hydra closes the logs there are: absl's closes what pytest writes to
-            line = [sys.executable, "-m", f"experiments.{module}", *arguments]
-            return subprocess.run(line, cwd=root, capture_output=True, text=True).stdout
+            return processes.run(["-m", f"experiments.{module}", *arguments], cwd=root).stdout
         monkeypatch.setattr(sys, "argv", [module, *arguments])
         monkeypatch.setenv("ADG_SWEEP_CELLS", "0")  # a sweep sets it, for its own processes
         command = importlib.import_module(f"experiments.{module}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from adg.execution import ExecConfig
 from adg.pools import stage as pool_stage
 from adg.pools.config import PoolConfig
 from finetune.request import run_request
+from tests import processes
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +109,6 @@ def test_one_that_works_leaves_an_adapter_that_fits_its_model(request_of: Any, t
 
 @pytest.mark.parametrize(("arguments", "code", "told"), [(["--help"], 0, "request.json"), (["gone.json"], 2, "--help")])
 def test_help_and_a_file_that_is_not_there(root: Path, arguments: list[str], code: int, told: str) -> None:
-    done = subprocess.run([sys.executable, "finetune/run.py", *arguments], cwd=root, capture_output=True, text=True)
+    done = processes.run(["finetune/run.py", *arguments], cwd=root)
     assert done.returncode == code and told in (done.stderr if code else done.stdout)
     assert "Traceback" not in done.stderr

@@ -6,8 +6,6 @@ import dataclasses
 import json
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from finetune import trainer as trainer_
 from finetune.config import FinetuneConfig
 from finetune.examples import tokenise
 from finetune.trainer import StepSplit
+from tests import processes
 
 RECIPE = FinetuneConfig(
     lora_rank=4,
@@ -241,7 +240,7 @@ def test_kill_and_resume(
 ) -> None:
     """Killed in the fifth of six steps, in the second epoch; a checkpoint cut short by the kill is passed over."""
     arguments = map(str, (root, backbone_folder, pool_file, json.dumps(dataclasses.asdict(RECIPE)), tmp_path))
-    done = subprocess.run([sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True)
+    done = processes.run(["-c", CHILD, *arguments])
     assert done.returncode == -signal.SIGKILL, done.stderr
     store, node = Store(tmp_path, EXEC), nodes(RECIPE)
     work = store.partial(node) / "work" / "cpu-fp32-1x2x2"

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -32,6 +29,7 @@ from adg.pools import records
 from adg.pools import stage as pool_stage
 from adg.pools.config import PoolConfig
 from adg.seeds import preserved_generators
+from tests import processes
 
 TINY = BackboneConfig(name="tiny", builder="tiny_random", dtype="float32")
 SHORT = SamplingConfig(n=3, max_new_tokens=12, seed=7)
@@ -361,16 +359,8 @@ node = answers_stage.node(
 RUN = DRIVER + "print(Store(runs, ExecConfig(device='cpu')).ensure(node).path)\n"
 
 
-def start(root: Path, code: str, *args: object) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, args)],
-        cwd=root,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+def start(root: Path, code: str, *args: object) -> processes.Process:
+    return processes.start(["-c", code, *map(str, args)], cwd=root, together=True)
 
 
 def test_reseeding_sets_every_generator_and_leaves_none_changed():
@@ -396,13 +386,13 @@ def test_reseeding_sets_every_generator_and_leaves_none_changed():
     assert after(2) == found[1] and not set(found[1]) & set(expected[0])
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: processes.Process) -> str:
     out, _ = process.communicate()
     assert process.returncode == 0, out[-3000:]
     return out.strip().splitlines()[-1]
 
 
-def kill_after(process: subprocess.Popen, runs: Path, shards: int) -> int:
+def kill_after(process: processes.Process, runs: Path, shards: int) -> int:
     """Kill -9 as soon as that many shards are finished; the number that were."""
     while process.poll() is None:
         done = len(list(runs.glob(f"answers/*.partial/{WORK}/*.shard")))

@@ -7,10 +7,7 @@ import dataclasses
 import io
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +37,7 @@ from adg.pools import stage as pool_stage
 from adg.pools.config import PoolConfig
 from adg.pools.records import Record
 from adg.selection import bins as bins_stage
+from tests import processes
 
 TEXTS = ["Name three primes.", "Write 42 lines; then stop!", "数字和文字", "Why is the sky blue? Light scatters."]
 ANSWERS = [
@@ -664,13 +662,7 @@ world.store("killed").ensure(world.nodes(test.EmbeddingConfig())[0])
 def test_killed_and_resumed_equals_unbroken(world: World, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (world.root / "answers.json").write_text(json.dumps(world.answers))
     node, _ = world.nodes(EmbeddingConfig())
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, __file__, str(world.root)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-    )
+    done = processes.run(["-c", KILLED, __file__, world.root], cwd=root)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     monkeypatch.setattr(embedding_stage, "SHARD", 3)
     unbroken = world.store("unbroken").ensure(node)

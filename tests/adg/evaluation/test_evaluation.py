@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -33,6 +32,7 @@ from adg.evaluation.shared_context import SharedRuns
 from adg.evaluation.stage import Evaluation
 from adg.execution import ExecConfig
 from adg.sandbox import host as sandbox
+from tests import processes
 
 TASKS = ["bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "mbpp", "humaneval"]
 CODING = ["mbpp", "humaneval"]
@@ -400,7 +400,6 @@ def test_vllm_gives_what_transformers_gives(
     found = {}
     for backend in ("hf", "vllm"):
         command = [
-            sys.executable,
             "evaluate/run.py",
             "--model",
             "tiny_random",
@@ -421,13 +420,8 @@ def test_vllm_gives_what_transformers_gives(
             "--backend",
             backend,
         ]
-        done = subprocess.run(
-            list(map(str, command)),
-            cwd=root,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},  # vLLM takes that for a cluster
-            capture_output=True,
-            text=True,
-        )
+        env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # vLLM takes that for a cluster
+        done = processes.run(command, cwd=root, env=env)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         (folder,) = (tmp_path / backend / "eval").glob("*/results.json")
         assert json.loads(folder.read_text())["backend"] == backend

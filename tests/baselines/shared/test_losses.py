@@ -31,6 +31,7 @@ from baselines.shared import losses as losses_stage
 from baselines.shared import scorer as scorer_
 from baselines.shared.loss_texts import LossesConfig, LossTexts, Text
 from baselines.shared.scorer import Scorer
+from tests import processes
 
 TINY = BackboneConfig(name="tiny_random", builder="tiny_random", dtype="float32")
 RECORDS = [
@@ -391,9 +392,7 @@ def test_kill_and_resume_repeats_nothing_and_ends_the_same(
     measured_below(tmp_path / "whole")
     batches = len(seen)
     assert batches > 4
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "killed")], cwd=root, text=True, capture_output=True
-    )
+    killed = processes.run(["-c", KILLED, tmp_path / "killed"], cwd=root)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     partial = next((tmp_path / "killed" / "losses").glob("*.partial"))
     saved = sorted((partial / "work").glob("losses-*.shard"))

@@ -28,6 +28,7 @@ from experiments.config import SECTIONS, ExperimentConfig
 from experiments.report import analyses, averages, overlaps, published, remade, selections, settings, sweep
 from experiments.report import rows as rows_
 from experiments.report.sections import Section
+from tests import processes
 
 pytestmark = pytest.mark.slow
 
@@ -263,11 +264,9 @@ def test_stability_over_several_pools(monkeypatch: pytest.MonkeyPatch) -> None:
 def stability(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stability experiment on the tiny random model, through the command a person types."""
     runs = tmp_path_factory.mktemp("stability") / "runs"
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.run", "-m", "profile=smoke", "experiment=stability", f"exec.runs={runs}"],
+    done = processes.run(
+        ["-m", "experiments.run", "-m", "profile=smoke", "experiment=stability", f"exec.runs={runs}"],
         cwd=root,
-        capture_output=True,
-        text=True,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
