@@ -16,6 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # vLLM compiles parts of itself, for longer than tests run
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: more threads would only wait for each other
 if "ADG_CACHE" not in os.environ:  # no test reads or writes what is remembered of this user's files
     os.environ["ADG_CACHE"] = tempfile.mkdtemp(prefix="adg-cache-")
@@ -28,8 +29,11 @@ ENGINES = "engines"  # tests that start vLLM or Ray, which take all cores: one w
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """What ``-n auto`` means: one worker for each core that this process may use."""
-    return min(len(os.sched_getaffinity(0)), WORKERS)
+    """What ``-n auto`` means: a worker for each core that this process may use, and one that works while others wait.
+
+    A sixth of the time a worker waits: for an engine, a cluster, a server, a signal to arrive.
+    """
+    return min(len(os.sched_getaffinity(0)) + 1, WORKERS)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -34,7 +34,7 @@ LIBRARIES = (
     *("transformers.models.llama.modeling_llama", "transformers.models.gpt2.modeling_gpt2"),
     *("peft", "trl.trainer.sft_trainer", "lm_eval.models.huggingface", "lm_eval.evaluator"),
 )
-READ = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "MKL_", "LC_", "LANG", "HOME", "XDG_", "TORCH", "PYTHONUTF8")
+READ = ("HF_", "TRANSFORMERS_", "TORCHDYNAMO_", "OMP_NUM_THREADS", "MKL_", "LC_", "LANG", "HOME", "XDG_", "PYTHONUTF8")
 MOST = 3  # environments: another server takes as long as several processes without one
 _servers: dict[str, socket.socket] = {}
 
