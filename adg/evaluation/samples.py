@@ -5,8 +5,11 @@ Rows come from ``samples/<task>.parquet`` of an ``eval`` artifact; scores are fr
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,8 @@ MEASURES = ("metric", "filter", "version", "num_fewshot", "items_hash")  # the s
 KEY = ("subtask", "doc_id")
 
 ROUNDING = 1e-3  # by which scores made of log-likelihoods may differ between backends
+
+REMEMBERED = 128  # tasks of evaluations whose scores are held in memory, those asked for last
 
 Item = tuple[str, int]  # subtask and number of an item
 Pair = tuple[dict[str, Any], dict[str, Any]]  # rows of the same item in two results
@@ -57,8 +62,29 @@ def rows(
     return [row for row in every if row["filter"] == wanted]
 
 
-def scores(artifact: Artifact, task: str) -> dict[str, dict[Item, float]]:
-    """Subtask -> item -> score of the table's figure. Raises ``BadMeasurement`` where they do not give it back."""
+@dataclass(frozen=True)
+class Scored:
+    """A task of an evaluation, the same where path and digests of its files are."""
+
+    path: Path
+    digests: tuple[str, ...]
+    task: str
+    artifact: Artifact = field(compare=False)
+
+
+def scores(artifact: Artifact, task: str) -> Mapping[str, Mapping[Item, float]]:
+    """Subtask -> item -> score of the table's figure, as often as a report asks for it read once.
+
+    Raises ``BadMeasurement`` where they do not give the figure back.
+    """
+    files = artifact.manifest["files"]
+    digests = tuple(files.get(name, {}).get("sha256", "") for name in ("results.json", f"samples/{task}.parquet"))
+    return _scores(Scored(artifact.path, digests, task, artifact))
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _scores(of: Scored) -> dict[str, dict[Item, float]]:
+    artifact, task = of.artifact, of.task
     by_subtask: dict[str, dict[Item, float]] = {}
     for row in rows(artifact, task, columns=[*KEY, "score"]):
         by_subtask.setdefault(row["subtask"], {})[row["subtask"], row["doc_id"]] = row["score"]

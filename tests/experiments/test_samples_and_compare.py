@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +185,21 @@ def test_a_task_that_one_cell_did_not_run_is_left_out_with_the_average(study: An
     fewer = {task: parts for task, parts in flat(0.3).items() if task != "mbpp"}
     (found,) = compare.pairings(pair(study, flat(0.9), fewer), study.store)
     assert set(found.tasks) == {"bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "humaneval"}
+
+
+def test_scores_are_read_once_and_anew_where_they_were_built_again(
+    study: Any, flat: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    cell, read, known = study.cells()[0], [], pq.read_table
+    monkeypatch.setattr(pq, "read_table", lambda *given, **more: read.append(given) or known(*given, **more))
+    first = study.finish(cell, flat(0.5))
+    assert samples_.scores(first, "mmlu") == samples_.scores(first, "mmlu") and len(read) == 1
+    shutil.rmtree(first.path)
+    again = study.finish(cell, flat(0.75))
+    assert samples_.scores(again, "mmlu") != samples_.scores(first, "mmlu") and len(read) == 2
+    assert samples_.matrix([again], "mmlu")[0].sum() == 15
 
 
 def test_samples_that_do_not_give_the_score_back_are_refused(study: Any, flat: Any) -> None:
