@@ -1,6 +1,7 @@
 """Processor seconds until a command that builds nothing has answered:  python -m bench.startup [--runs runs]
 
 Without ``--runs`` the folder of artifacts is empty. A first run, which is not counted, compiles what is imported.
+A sweep of which all is finished builds nothing either:  python -m bench.startup --runs runs --commands "run -m"
 """
 
 from __future__ import annotations

@@ -118,6 +118,11 @@ class Cell:
         """The overrides of this cell by key."""
         return names.by_key(self.overrides)
 
+    @property
+    def asked(self) -> list[str]:
+        """Its overrides without Hydra's own, which say how it is launched."""
+        return [override for override in self.overrides if not parts.HYDRAS.match(override)]
+
     @cached_property
     def name(self) -> str:
         """What the cell is called in tables; its fingerprint holds it."""

@@ -56,7 +56,7 @@ def write(
         kept.add(path.name)
         random = _random(place, chosen, rows)
         nodes = [*cell.nodes.values(), *([random.nodes["eval"]] if random is not None else [])]
-        parts = [templates.digest(), cell.name, list(cell.overrides), random and random.name, limit, title]
+        parts = [templates.digest(), cell.name, cell.asked, random and random.name, limit, title]
         mark = MARK.format(sha256_text(canonical([*parts, [states[node.fingerprint] for node in nodes]])))
         if path.is_file() and mark.encode() in path.read_bytes()[:BEGINNING]:
             continue
@@ -97,7 +97,7 @@ def page(cell: Cell, row: Row | None, random: Cell | None, store: Store, limit: 
         random=None if random is None or against is None else random,
         random_address=None if random is None else quote(_file(random)),
         baseline=BASELINE,
-        samples=f"adg samples {shlex.join(cell.overrides)}",
+        samples=f"adg samples {shlex.join(cell.asked)}",
     )
 
 

@@ -33,7 +33,7 @@ DRAWN_BY = ("matplotlib", "jinja2", "markupsafe")  # beside the libraries that m
 
 def made_of(chosen: Sequence[Cell], store: Store) -> str:
     """Changes with all that a report is made from beside artifacts: to be asked for before it is made."""
-    cells = [[repr(cell.config), list(cell.overrides)] for cell in chosen]
+    cells = [[repr(cell.config), cell.asked] for cell in chosen]
     made_by = [provenance.git_state(), provenance.machine(), provenance.library_versions(), _drawn_by()]
     code = [_code(search_path.folders()), *sorted({_file(type(cell.selector)) for cell in chosen})]
     return sha256_text(canonical([str(store.root), cells, made_by, code, controls.beside(chosen, store)]))

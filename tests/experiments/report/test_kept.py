@@ -116,6 +116,10 @@ def test_other_cells_or_settings_are_other_reports(finished: list[Any], tmp_path
     there = [dataclasses.replace(first, config=dataclasses.replace(first.config, experiment=shown)), *finished[1:]]
     stated = dataclasses.replace(first.config.profile, statement="said otherwise")
     said = [dataclasses.replace(first, config=dataclasses.replace(first.config, profile=stated)), *finished[1:]]
+    launched = dataclasses.replace(
+        first, overrides=(*first.overrides, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    )
+    assert kept.made_of([launched, *finished[1:]], store) == kept.made_of(finished, store), "wherever it was run"
     lists = [finished, finished[:-1], finished[::-1], there, said]
     assert len({*(kept.made_of(of, store) for of in lists), kept.made_of(finished, Store(tmp_path))}) == len(lists) + 1
 
