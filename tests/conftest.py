@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def root() -> Path:
     """The project's root folder."""
     return ROOT
+
+
+@pytest.fixture(scope="module")
+def sections_in_common() -> Iterator[None]:
+    """What the tests of a file compose has its sections in common, as the cells of a sweep have (experiments/parts.py).
+
+    Not for tests that change the folders of configuration or run Hydra's own application.
+    """
+    from experiments import parts
+
+    with parts.shared():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from experiments import compose, search_path
 from experiments.report import rows as rows_
 from tests import processes
 
+pytestmark = pytest.mark.usefixtures("sections_in_common")
+
 GROUPS = sorted(p.name for p in search_path.CONF.iterdir() if p.is_dir())
 FILES = [(p.parent.name, p.stem) for p in sorted(search_path.CONF.glob("*/*.yaml"))]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -11,6 +11,8 @@ from adg.errors import BadInput
 from experiments.cells import cells, refuse_same_names
 from experiments.quoting import quoted
 
+pytestmark = pytest.mark.usefixtures("sections_in_common")
+
 # What a person types, and what the message must hold: the key as it was typed, or what the text says.
 BAD: list[tuple[str, str]] = [
     *(("budget=" + value, "budget") for value in ("many", "1.5", "true", "", "null", "[1]")),
