@@ -17,6 +17,8 @@ from experiments import compose, names
 from experiments.cells import Cell, cells, report_folder
 from experiments.config import Config
 
+pytestmark = pytest.mark.usefixtures("sections_in_common")
+
 DIGEST = "0" * 64
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SCORER = {"scorer": "gpt2", "scorer_revision": COMMIT}

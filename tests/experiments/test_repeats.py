@@ -13,6 +13,8 @@ from experiments import plan, repeats, status
 from experiments.cells import cells, report_folder
 from tests import processes
 
+pytestmark = pytest.mark.usefixtures("sections_in_common")
+
 SMOKE = ["profile=smoke", "selector=random,longest,adg"]
 PREFIX = "tiny_random/mini_general/"
 

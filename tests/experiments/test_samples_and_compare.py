@@ -21,6 +21,8 @@ from experiments.report import __main__ as report
 from experiments.report import analyses, lengths
 from experiments.report import rows as rows_
 
+pytestmark = pytest.mark.usefixtures("sections_in_common")
+
 Run = Callable[..., tuple[int, str, str]]
 
 

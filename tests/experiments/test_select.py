@@ -23,6 +23,8 @@ from experiments.compose import compose
 from experiments.quoting import quoted
 from experiments.select import select
 
+pytestmark = pytest.mark.usefixtures("sections_in_common")
+
 ROWS = [
     {"id": i, "instruction": f"Say {i}.", "output": f"It is, say, {i}\nor so", "tags": ["a", str(i)], "more": None}
     for i in range(6)

@@ -18,6 +18,8 @@ from experiments.claims import __main__ as command
 from experiments.claims import effects, page, rules
 from experiments.report import repeated, rows
 
+pytestmark = pytest.mark.usefixtures("sections_in_common")
+
 TASKS = ("bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "mbpp", "humaneval")
 RULE, CLAIMS, DIGEST = rules.load()
 BY_ID = {claim.id: claim for claim in CLAIMS}

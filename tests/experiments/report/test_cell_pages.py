@@ -15,6 +15,8 @@ from adg.artifacts.store import Store
 from experiments import cells
 from experiments.report import behind, cell_pages, made
 
+pytestmark = pytest.mark.usefixtures("sections_in_common")
+
 Report = tuple[Path, list[Any]]
 
 

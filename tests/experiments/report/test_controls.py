@@ -22,6 +22,8 @@ from experiments.compose import compose
 from experiments.report import controls, sweep
 from experiments.report.controls import FALSE_ALARM, NOT_RUN, NOT_SEEN, NOTHING, SEEN
 
+pytestmark = pytest.mark.usefixtures("sections_in_common")
+
 TASKS = ("bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "mbpp", "humaneval")
 ITEMS, ROWS = 60, 12
 HARD = {"clean": 0.55, "corrupted": 0.3, "random": 0.45, "again": 0.45}  # share of items that are right

@@ -17,6 +17,8 @@ from adg.evaluation.statistics import Against
 from experiments.report import as_csv, as_html, as_markdown, as_terminal, repeated, rows, sweep
 from experiments.report.table import Table
 
+pytestmark = pytest.mark.usefixtures("sections_in_common")
+
 TASKS = ("bbh", "gsm8k", "mmlu", "truthfulqa_mc2", "mbpp", "humaneval")
 Scores = dict[str, dict[str, list[float]]]
 
