@@ -272,6 +272,7 @@ def _shared_lm() -> Any:
             super().__init__(**settings)
             self.stop, self.runs = set(stop), SharedRuns(self.model, self.batch_size)
             self.known: dict[str, str] = {}
+            self._windows: dict[tuple[str, ...], int] = {}
 
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
             for _, context, continuation in requests:
@@ -325,10 +326,12 @@ def _shared_lm() -> Any:
             ids, _ = self.tok_batch_encode([context], truncation=self.truncation)
             return ids[0].tolist()
 
-        @functools.lru_cache(maxsize=256)  # noqa: B019 - one model a process and task
         def _window(self, until: tuple[str, ...]) -> int:
             """As many tokens as lm-eval looks back to find a stop string."""
-            return 2 + max(len(self.tokenizer.encode(term, add_special_tokens=False)) for term in until)
+            if until not in self._windows:
+                lengths = (len(self.tokenizer.encode(term, add_special_tokens=False)) for term in until)
+                self._windows[until] = 2 + max(lengths)
+            return self._windows[until]
 
     return SharedContextLM
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,17 @@ def test_each_shared_token_is_run_once(tiny_model: Any, tiny_tokenizer: Any, mon
     run.clear()
     ours.generate_until(to_answer(tiny_tokenizer, ["\n\n"], 5, [SHOTS]))
     assert sum(run) <= shared + sum(len(context) - shared for context in contexts) + 4 * len(QUESTIONS)
+
+
+def test_nothing_keeps_a_model_that_is_done(tiny_backbone: Any, tiny_tokenizer: Any) -> None:
+    """A sweep evaluates one adapter after another in one process."""
+    ours, _ = pair(loading.load_model(tiny_backbone, "cpu"), tiny_tokenizer)
+    ours.generate_until(to_answer(tiny_tokenizer, ["\n\n"], 8, [SHOTS]))
+    same_scores(ours, ours, scored([SHOTS]))
+    model = weakref.ref(ours.model)
+    del ours, _
+    gc.collect()
+    assert model() is None
 
 
 def test_sampling_goes_lm_evals_way(tiny_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
