@@ -30,7 +30,7 @@ from experiments.report import rows as rows_
 from experiments.report.sections import Section
 from tests import processes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("sections_in_common")]
 
 TRAINED = ("terms", "answers", "layers", "budget", "bins", "cross_backbone")
 
