@@ -162,16 +162,15 @@ def test_scores_have_a_row_for_every_record(selector: Any, world: SelectorData) 
     assert np.isfinite(table.score[table.valid]).all()
 
 
-def test_the_order_of_the_file_does_not_matter(selector: Any, tmp_path: Path) -> None:
+def test_the_order_of_the_file_does_not_matter(selector: Any, shared_store: Store, tmp_path: Path) -> None:
     """The same rows shuffled in the file give the same subset, for selectors that read nothing but the pool."""
     lines = (MINI / "general.jsonl").read_text(encoding="utf-8").splitlines()[:40]
     orders = [lines, [lines[i] for i in np.random.default_rng(3).permutation(40)]]
     found = []
     for i, order in enumerate(orders):
         (tmp_path / f"{i}.jsonl").write_text("\n".join(order) + "\n", encoding="utf-8")
-        store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
         pool = pool_of(selector, name=f"p{i}", path=str(tmp_path / f"{i}.jsonl"))
-        data = built(selector, store, cell_of(pool))
+        data = built(selector, shared_store, cell_of(pool))
         found.append(chosen(selector, data, 11))
     assert found[0] == found[1]
 
@@ -194,16 +193,15 @@ def test_held_out_rows_are_as_if_they_were_not_there(selector: Any, shared_store
         assert ids == chosen(selector, theirs, budget) and not held & {str(id) for id in ids}
 
 
-def test_copies_empty_and_one_token_responses(selector: Any, tmp_path: Path) -> None:
+def test_copies_empty_and_one_token_responses(selector: Any, shared_store: Store, tmp_path: Path) -> None:
     """A pool with all of them at once: a score or a reason for each, distinct ids, and copies that tie."""
     lines = (MINI / "general.jsonl").read_text(encoding="utf-8").splitlines()[:17]
     rows = [json.loads(line) for line in lines]
     rows += [{**rows[3], "id": 900}, {**rows[5], "id": 901}, {**rows[3], "id": 902}]
     rows += [{**rows[7 + i], "id": 903 + i, "output": text} for i, text in enumerate(("", "4", " ", rows[9]["output"]))]
     (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    store = Store(tmp_path / "runs", ExecConfig(device="cpu"))
     pool = pool_of(selector, name="hard", path=str(tmp_path / "hard.jsonl"), empty_output="keep")
-    data = built(selector, store, cell_of(pool))
+    data = built(selector, shared_store, cell_of(pool))
     table = scored(selector, data)
     table.check(len(rows))
     assert all(reason.strip() for reason in table.invalid.values())
@@ -231,7 +229,9 @@ ROW = st.tuples(
 @pytest.mark.parametrize("name", [name for name in sorted(TYPES) if reads_with_a_model(make(TYPES, options(name)))])
 @settings(max_examples=8, deadline=None, derandomize=True, database=None)
 @given(drawn=st.lists(ROW, min_size=2, max_size=7), seed=st.integers(0, 3))
-def test_any_pool_read_with_a_model(name: str, drawn: list, seed: int, tmp_path_factory: Any) -> None:
+def test_any_pool_read_with_a_model(
+    name: str, drawn: list, seed: int, shared_store: Store, tmp_path_factory: Any
+) -> None:
     """Copies, empty and one-token responses in any mixture and order: equal texts tie exactly and the lowest id wins,
     the order of the file changes nothing, budgets from 1 to all that have a score are met."""
     selector, folder = make(TYPES, options(name)), tmp_path_factory.mktemp("any")
@@ -241,9 +241,8 @@ def test_any_pool_read_with_a_model(name: str, drawn: list, seed: int, tmp_path_
     found = []
     for turn, order in enumerate((range(len(rows)), np.random.default_rng(seed).permutation(len(rows)))):
         (folder / f"{turn}.jsonl").write_text("".join(json.dumps(rows[i]) + "\n" for i in order), encoding="utf-8")
-        store = Store(folder / "runs", ExecConfig(device="cpu"))
         pool = pool_stage.node(PoolConfig(name=f"p{turn}", path=str(folder / f"{turn}.jsonl"), empty_output="keep"))
-        data = built(selector, store, cell_of(pool))
+        data = built(selector, shared_store, cell_of(pool))
         table = selector.scores(data)
         table.check(len(rows))
         picks = [
