@@ -55,7 +55,13 @@ def test_words_folder_and_environment_are_as_asked(tmp_path: Path) -> None:
 def test_the_end_is_pythons(code: str, status: int, said: str) -> None:
     done = processes.run(["-c", code])
     assert done.returncode == status and (said in done.stderr if said else not done.stderr), done.stderr
-    known = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    known = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background ignores it
+    )
     assert known.returncode == status and (said in known.stderr if said else not known.stderr)
 
 

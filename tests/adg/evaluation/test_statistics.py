@@ -198,6 +198,16 @@ def test_mcnemar_by_hand() -> None:
     assert statistics.mcnemar([np.zeros((2, 9))]) is None
 
 
+def test_mcnemar_is_the_binomial_test() -> None:
+    from scipy.stats import binomtest
+
+    for better in range(40):
+        for worse in range(40):
+            moved = np.array([[1.0] * better + [-1.0] * worse + [0.0]])
+            expected = binomtest(better, better + worse, 0.5).pvalue if better + worse else 1.0
+            assert statistics.mcnemar([moved]) == pytest.approx(expected, rel=1e-12)
+
+
 def test_mcnemar_takes_no_means_over_seeds() -> None:
     """All seeds agree, so that their means are 0 and 1 too."""
     ours, theirs = {"gsm8k": [np.ones((3, 8))]}, Against({"gsm8k": [np.eye(1, 8)]})
