@@ -90,10 +90,9 @@ RUN: dict[str, tuple[str, ...]] = {  # in this order: the first two make the cel
     "python evaluate/run.py": ("--help",),
 }
 COMPOSED: dict[str, tuple[str, ...]] = {
-    "half an hour or more; make smoke is the same command at tiny scale, and SMALL above is": (
+    "many minutes or more; make smoke is the same command at tiny scale, and SMALL above is": (
         "make reproduce",
         "make reproduce PROFILE=pilot",
-        'make reproduce ARGS="backbone=smollm2_135m pool=mini_cot"',
         "make reproduce ARGS=experiment=<name>",
         "make reproduce ARGS=experiment=controls",
         "make reproduce ARGS=experiment=answers",
