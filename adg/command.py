@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from adg import extras
+from adg import collector, extras
 from adg.errors import HarnessError
 from adg.printable import printable
 
@@ -222,6 +222,7 @@ def command(help_: str | None = None) -> Iterator[None]:
     in_utf8()
     os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of libraries, here and in the processes that this one starts
     show_warnings()
+    collector.collect_seldom()
     with stoppable():
         try:
             if help_ is not None and {"--help", "-h"} & set(sys.argv[1:]):

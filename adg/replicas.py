@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from adg import command, workers
+from adg import collector, command, workers
 from adg.artifacts import disk
 from adg.backbones import loading
 from adg.errors import BadInput, HarnessError
@@ -174,6 +174,7 @@ def _serve(
         os.sched_setaffinity(0, map(int, cores))
     command.ignore_signals()
     command.show_warnings()
+    collector.collect_seldom()
     command.end_with(parent)
     made: workers.Worker | None = None
     try:

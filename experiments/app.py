@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from adg.collector import collect_seldom
 from adg.command import command, end_with, show_warnings, stoppable
 from adg.errors import BadInput, HarnessError, nearest
 from experiments import search_path
@@ -65,6 +66,7 @@ def hydra_app(main: Callable[[Config], int | None]) -> None:
         if os.getpid() == began:
             return attempt(composed)
         show_warnings()  # in a process of a launcher
+        collect_seldom()
         if os.getppid() == began:
             end_with(began)
         with stoppable(quiet=True):

@@ -18,7 +18,7 @@ from multiprocessing import active_children, get_context, parent_process, resour
 from pathlib import Path
 from typing import Any
 
-from adg import command
+from adg import collector, command
 from adg.artifacts import disk
 from adg.artifacts.artifact import Artifact, Node, run_builder
 from adg.errors import HarnessError
@@ -30,9 +30,16 @@ class RemoteFailure(Exception):
     """An exception of a worker process, as text: its type, message and traceback."""
 
 
-def _remote(node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_: ExecConfig) -> dict[str, Any]:
+def _run(node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_: ExecConfig) -> dict[str, Any]:
     try:
         return run_builder(node, folder, inputs, exec_)
+    finally:
+        collector.collect()  # models hold themselves in cycles
+
+
+def _remote(node: Node, folder: Path, inputs: Mapping[str, Artifact], exec_: ExecConfig) -> dict[str, Any]:
+    try:
+        return _run(node, folder, inputs, exec_)
     except HarnessError:
         raise
     except Exception as error:
@@ -47,6 +54,7 @@ def _begin(names: list[str] | None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
     command.ignore_signals()  # a cluster sends them to every process: this one's end would look like a failure
     command.show_warnings()
+    collector.collect_seldom()
     _end_with_parent()
 
 
@@ -87,7 +95,7 @@ class Runner:
             exec_.isolation == "auto" and exec_.device != "cpu" and bool(gpus.visible())
         )
         if not (node.stage.gpus and isolated):
-            return run_builder(node, folder, inputs, exec_)
+            return _run(node, folder, inputs, exec_)
         kind = (node.stage.name, self._gpus(node, exec_))
         if self._pool is None or self._kind != kind:
             self.close()

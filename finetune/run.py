@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     if b'"managed": true' in request.read_bytes():
         _end_with_parent()
 
-    from adg import command
+    from adg import collector, command
     from adg.artifacts.sealed import write_sealed
     from adg.errors import HarnessError
     from finetune.request import read_request, run_request
@@ -53,6 +53,7 @@ def main(argv: list[str]) -> int:
     try:
         command.in_utf8()
         command.show_warnings()
+        collector.collect_seldom()
         managed = bool(read_request(request).get("managed", False))
         with command.stoppable(quiet=managed or not first):
             info = run_request(request)

@@ -141,6 +141,10 @@ def make_trainer(
         def _send_telemetry(self) -> None:
             """Nothing about a run is sent anywhere."""
 
+        def floating_point_ops(self, inputs: Any) -> int:
+            """Not counted: nothing reads it, and each step would count the model's parameters anew."""
+            return 0
+
         def create_model_card(self, *args: Any, **kwargs: Any) -> None:
             """Checkpoints are scratch; an adapter's manifest says what it is."""
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from adg import collector
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
@@ -57,6 +59,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return mark is None or mark.args != (ENGINES,), item.path not in slow, -tests[item.path]
 
     items.sort(key=place)
+
+
+def pytest_sessionstart() -> None:
+    collector.collect_seldom()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What a file of tests held is let go of at its end; to look for cycles at any time costs an eighth of all."""
+    if nextitem is None or nextitem.path != item.path:
+        collector.collect()
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ INSIDE_ADG = (  # each room of adg imports only what stands above it: imports fo
     "plugins",
     "printable",
     "extras",
+    "collector",
     "command",
     "limits",
     "options",

@@ -23,6 +23,7 @@ REMEDY = (
 )
 
 _fitting: set[str] = set()  # adapters that fit, by the state of all files
+_empty: dict[str, Any] = {}  # the last model without weights that carried an adapter, by the configs of both
 
 
 def read_settings(adapter: Path) -> dict[str, Any]:
@@ -45,8 +46,6 @@ def check(adapter: Path, model: Path) -> None:
     Compares names and shapes by PEFT's own rules, on a model without weights: nothing large is read, and not again in
     this process while the files stay as they are.
     """
-    from peft import PeftConfig, get_peft_model
-
     settings = read_settings(adapter)
     files = [adapter / CONFIG, adapter / WEIGHTS, model / "config.json"]
     key = json.dumps([[str(file), digests.state(file)] for file in files if file.is_file()])
@@ -54,7 +53,20 @@ def check(adapter: Path, model: Path) -> None:
         return
     stored = weights.stored(adapter / WEIGHTS)
     what = f"the adapter {adapter} and the model {model}"
-    bare = weights.skeleton(weights.read_config(model))
+    config = weights.read_config(model)
+    same = json.dumps([settings, config.to_dict()], default=str)
+    adapted = _empty.pop(same, None) or _adapted(adapter, settings, config, what)  # kept where all fitted only
+    _compare(adapted, stored, what)
+    _fitting.add(key)
+    _empty.clear()
+    _empty[same] = adapted
+
+
+def _adapted(adapter: Path, settings: dict[str, Any], base: Any, what: str) -> Any:
+    """A model of the config ``base``, without weights, that carries an adapter of the config in ``adapter``."""
+    from peft import PeftConfig, get_peft_model
+
+    bare = weights.skeleton(base)
     try:
         config = PeftConfig.from_pretrained(str(adapter))
         ignored = sorted(key for key, value in settings.items() if value and not hasattr(config, key))
@@ -65,12 +77,10 @@ def check(adapter: Path, model: Path) -> None:
             )
         config.inference_mode = False  # so that its own weights are those that can be trained
         config.base_model_name_or_path = None  # the model is the one given here
-        adapted = get_peft_model(bare, config, low_cpu_mem_usage=True)
+        return get_peft_model(bare, config, low_cpu_mem_usage=True)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadInput(f"{what} do not fit each other: {first}. {REMEDY}") from error
-    _compare(adapted, stored, what)
-    _fitting.add(key)
 
 
 def _compare(adapted: Any, stored: dict[str, Any], what: str) -> None:

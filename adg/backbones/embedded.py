@@ -5,9 +5,11 @@ Identity: what a builder's ``origin`` says (the package's file by version and di
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
@@ -103,16 +105,34 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+@contextlib.contextmanager
+def _reads_kept() -> Iterator[None]:
+    """What transformers asks the package gguf for is made once: it reads the file anew for the config, the weights and
+    the tokenizer, and makes the table of names, which depends on the architecture alone, for each of 397 modules. That
+    is two thirds of a conversion."""
+    import gguf
+
+    own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, make in own.items():
+        setattr(gguf, name, functools.cache(make))
+    try:
+        yield
+    finally:
+        for name, make in own.items():
+            setattr(gguf, name, make)
+
+
 def _write_smollm2(folder: Path, source: Artifact | None) -> None:
     """SmolLM2-135M-Instruct, dequantised from the package's 4-bit file to float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     file = _gguf()
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-    )
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    with _reads_kept():
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     tokenizer.pad_token = "<|endoftext|>"  # the file pads with the end of a turn
     tokenizer.model_max_length = model.config.max_position_embeddings
     _save(model, tokenizer, folder)

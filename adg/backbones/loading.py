@@ -5,11 +5,14 @@ Padding, end and beginning of text are decided here. Nothing here bears identity
 
 from __future__ import annotations
 
+import copy
 import json
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adg.artifacts import digests
 from adg.artifacts.artifact import Artifact
 from adg.backbones import content, model_config, weights
 from adg.errors import BadInput, BadMeasurement
@@ -25,6 +28,10 @@ PAD_CANDIDATES = (
     "<|fim_pad|>",
     "<|reserved_special_token_0|>",
 )
+TOKENIZER_FILES = (".json", ".jinja", ".model", ".txt")  # of a model's folder, by the ends of their names
+TOKENIZERS = 2  # kept in memory
+
+_tokenizers: OrderedDict[str, Any] = OrderedDict()  # by the state of their files
 
 
 def model_path(artifact: Artifact) -> Path:
@@ -199,7 +206,21 @@ def _source(artifact: Artifact) -> dict[str, Any]:
 
 
 def open_tokenizer(folder: Path) -> Any:
-    """As ``load_tokenizer``, from a folder. Raises ``BadInput`` also where its tokens are not those of the model."""
+    """As ``load_tokenizer``, from a folder. Raises ``BadInput`` also where its tokens are not those of the model.
+
+    The files are not read again in this process while they stay as they are; each call gives a tokenizer of its own.
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix in TOKENIZER_FILES) if folder.is_dir() else []
+    key = json.dumps([[str(file), digests.state(file)] for file in files])
+    if key not in _tokenizers:
+        opened = _read_tokenizer(folder)
+        while len(_tokenizers) >= TOKENIZERS:
+            _tokenizers.popitem(last=False)
+        _tokenizers[key] = opened
+    return copy.deepcopy(_tokenizers[key])
+
+
+def _read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:

@@ -184,10 +184,9 @@ def _sums(model: Any, examples: Sequence[Mapping[str, list[int]]]) -> list[float
     with torch.inference_mode():
         logits = model(input_ids=ids, attention_mask=seen, use_cache=False).logits[:, :-1]
         targets = labels[:, 1:].to(logits.device)
-        losses = torch.nn.functional.cross_entropy(
-            logits.float().transpose(1, 2), targets, ignore_index=prompts.IGNORED, reduction="none"
-        )
-        return losses.double().sum(1).cpu().tolist()
+        chosen = targets != prompts.IGNORED  # a loss of the others would cost as much
+        losses = torch.nn.functional.cross_entropy(logits[chosen].float(), targets[chosen], reduction="none")
+        return [float(part.double().sum()) for part in losses.cpu().split(chosen.sum(1).tolist())]
 
 
 def save(job: Job, losses: HeldOutLosses) -> None:
