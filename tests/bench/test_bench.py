@@ -72,3 +72,14 @@ def test_start_up_of_a_command(root: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)["processor_seconds"]["plan --help"]
     assert len(found["all"]) == 2 and found["least"] == min(found["all"]) > 0
+
+
+def test_the_products_of_a_study_are_counted(root: Path) -> None:
+    done = run(root, "arithmetic", "--profile", "smoke", "--selectors", "random")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert set(found["stages"]) == {"adapter", "eval", "heldout"}
+    assert all(stage["gflop_each"] > 0 and stage["artifacts_in_the_study"] == 2 for stage in found["stages"].values())
+    training = found["stages"]["adapter"]
+    least = 2 * training["gflop_each"] / found["gflop_per_second_of_one_core"]["float32"]
+    assert training["at_least_seconds_in_all"] == pytest.approx(least, abs=0.06)

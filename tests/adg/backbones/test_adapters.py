@@ -171,3 +171,31 @@ def test_unreadable_files_are_named(adapter: Path, tiny_backbone: Any, tmp_path:
     (folder / adapters.WEIGHTS).unlink()
     with pytest.raises(BadInput, match=r"holds no adapter_model\.safetensors"):
         adapters.check(folder, model)
+
+
+def test_what_one_adapter_was_held_against_serves_the_next_of_its_kind_only(
+    adapter: Path, tiny_backbone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault is seen after one that fits, and leaves nothing behind; another config has a model of its own."""
+    model, made, own = loading.model_path(tiny_backbone), [], adapters._adapted
+
+    def counted(*args: Any) -> Any:
+        made.append(args[0].name)
+        return own(*args)
+
+    monkeypatch.setattr(adapters, "_adapted", counted)
+    monkeypatch.setattr(adapters, "_empty", {})
+    adapters.check(spoil(adapter, tmp_path / "one", dict), model)
+    adapters.check(spoil(adapter, tmp_path / "two", dict), model)
+    assert made == ["one"]
+    with pytest.raises(BadInput, match="8 weights are missing"):
+        adapters.check(spoil(adapter, tmp_path / "three", half), model)
+    assert made == ["one"]
+    adapters.check(spoil(adapter, tmp_path / "four", dict), model)
+    assert made == ["one", "four"]
+    other = spoil(adapter, tmp_path / "other", dict)
+    settings = json.loads((other / adapters.CONFIG).read_text())
+    (other / adapters.CONFIG).write_text(json.dumps({**settings, "r": 8}))
+    with pytest.raises(BadInput, match=r"\(4, 64\) where \(8, 64\) is expected"):
+        adapters.check(other, model)
+    assert made == ["one", "four", "other"]

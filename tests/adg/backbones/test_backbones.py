@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adg.artifacts.artifact import Artifact
 from adg.artifacts.files import sha256_file
 from adg.artifacts.store import Store
 from adg.backbones import embedded, loading
@@ -388,3 +389,25 @@ def test_more_gpus_than_there_are_is_refused_before_loading(tiny_backbone, monke
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(BadInput, match=r"exec\.tensor_parallel is 2 but torch sees 1 GPUs"):
         loading.load_model(tiny_backbone, "cuda", gpus=2)
+
+
+def test_a_tokenizer_is_read_once_and_is_each_callers_own(
+    tmp_path: Path, tiny: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny.path / "model", folder)
+    read, own = [], transformers.AutoTokenizer.from_pretrained
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *a, **k: read.append(1) or own(*a, **k))
+    one, text = loading.open_tokenizer(folder), "Name two birds that swim."
+    wanted = one(text)["input_ids"]
+    one.padding_side, one.pad_token = "left", "</s>"
+    one.backend_tokenizer.enable_truncation(2)
+    assert len(one.backend_tokenizer.encode(text).ids) == 2
+    two = loading.open_tokenizer(folder)
+    assert (two.padding_side, two.pad_token, two.backend_tokenizer.encode(text).ids) == ("right", "<pad>", wanted)
+    assert len(read) == 1
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "model_max_length": 77}))
+    assert loading.open_tokenizer(folder).model_max_length == 77 and len(read) == 2
