@@ -1,9 +1,10 @@
 """What the default study costs at least: the products of its matrices, counted by torch while the stages run, at the
-rate of this machine's cores:  python -m bench.arithmetic [--profile mini] [--selectors untrained,all,random,ifd,adg]
+rate of this machine's cores when all are busy:  python -m bench.arithmetic [--each 1]
 
-Stages of one backbone and pool are run for the selectors named, one thread, in a folder that is deleted afterwards;
-others of a kind are taken to cost as much. No sweep can be sooner than the total over all cores; what it takes above
-that is everything else: attention's softmax, norms, loading, Python.
+For each backbone the first artifacts of each kind are made from the first pool, one thread, in a folder that is deleted
+afterwards; others of a kind are taken to cost as much (counting makes them slow: a quarter of an hour). A sweep that is
+sooner than the total would need other products; what it takes above that is all the rest: softmax, norms, loading,
+Python.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -18,46 +20,44 @@ from typing import Any
 
 from bench.shared import environment, show
 
-Kind = tuple[str, str]  # stage, and for a training the size of what is trained on
+TOKENS = 512  # as many as are run at once
+SECONDS = 3.0
+Kind = tuple[str, str, str]  # stage, backbone, and for a training the size of what is trained on
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="mini")
-    parser.add_argument("--selectors", default="untrained,all,random,ifd,superfiltering,adg")
+    parser.add_argument("--selectors", default="random,all,ifd,adg", help="whose stages are run, in this order")
+    parser.add_argument("--each", type=int, default=1, help="artifacts of a kind that are made")
     args = parser.parse_args()
     import torch
 
-    from adg.backbones import loading, precision
+    from adg.backbones import loading
     from experiments.cells import cells
 
     torch.set_num_threads(1)
     study = cells([f"profile={args.profile}"])
-    first = study[0].config
-    chosen = [
-        cell
-        for cell in study
-        if (cell.config.backbone.name, cell.config.pool.name) == (first.backbone.name, first.pool.name)
-        and cell.selector.name in args.selectors.split(",")
-    ]
+    pool, order = study[0].config.pool.name, args.selectors.split(",")
+    chosen = [cell for cell in study if cell.config.pool.name == pool and cell.selector.name in order]
     with tempfile.TemporaryDirectory() as folder:
-        measured = run(chosen, folder)
+        measured = run(sorted(chosen, key=lambda cell: order.index(cell.selector.name)), folder, args.each)
         backbone = measured.pop("backbone")
-        rates = precision.fastest(loading.read_config(backbone), "cpu")[1]
-        own = rates[loading.dtype_of(backbone)]
+        config, dtype = loading.read_config(backbone), loading.dtype_of(backbone)
+    cores = len(os.sched_getaffinity(0))
+    rates = {name: rate(config, name, cores) for name in {"float32", dtype}}
     count = numbers(study)
     stages = {}
     for kind, runs in measured.items():
         flops = sum(flops for flops, _ in runs) / len(runs)
-        rate = rates["float32"] if kind[0] == "eval" else own
+        at = rates["float32" if kind[0] == "eval" else dtype]
         stages[" ".join(kind).strip()] = {
             "artifacts_in_the_study": count[kind],
             "gflop_each": round(flops / 1e9, 1),
             "processor_seconds_each": round(sum(seconds for _, seconds in runs) / len(runs), 1),
-            "at_least_seconds_in_all": round(count[kind] * flops / rate / 1e9, 1),
+            "at_least_seconds_in_all": round(count[kind] * flops / at / 1e9, 1),
         }
     least = sum(stage["at_least_seconds_in_all"] for stage in stages.values())
-    cores = os.cpu_count() or 1
     show(
         {
             "stages": stages,
@@ -69,8 +69,8 @@ def main() -> None:
     )
 
 
-def run(cells: Iterable[Any], folder: str) -> dict[Any, Any]:
-    """(FLOPs, processor seconds) of each stage that was run, by kind; and the artifact of the backbone."""
+def run(cells: Iterable[Any], folder: str, each: int) -> dict[Any, Any]:
+    """(FLOPs, processor seconds) of the first ``each`` artifacts of every kind; and the artifact of a backbone."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from adg.artifacts.store import Store
@@ -79,8 +79,8 @@ def run(cells: Iterable[Any], folder: str) -> dict[Any, Any]:
     seen: set[str] = set()
     for cell in cells:
         store = Store(folder, cell.config.exec)
-        for role, node in cell.nodes.items():
-            if node.fingerprint in seen:
+        for role, node in cell.nodes.items():  # what a stage reads comes before it
+            if node.fingerprint in seen or len(found.get(kind_of(node, cell), [])) >= each:
                 continue
             seen.add(node.fingerprint)
             before, counter = time.process_time(), FlopCounterMode(display=False)
@@ -93,10 +93,33 @@ def run(cells: Iterable[Any], folder: str) -> dict[Any, Any]:
     return found
 
 
+def rate(config: Mapping[str, Any], dtype: str, cores: int) -> float:
+    """GFLOP/s of each of ``cores`` cores that all multiply ``TOKENS`` tokens by a projection of the model's MLP."""
+    import torch
+
+    width, inner, done = int(config["hidden_size"]), int(config["intermediate_size"]), [0] * cores
+    end = time.perf_counter() + SECONDS
+
+    def work(core: int) -> None:
+        torch.set_num_threads(1)
+        tokens = torch.ones(TOKENS, width, dtype=getattr(torch, dtype))
+        weights = torch.ones(inner, width, dtype=getattr(torch, dtype))
+        while time.perf_counter() < end:
+            torch.nn.functional.linear(tokens, weights)
+            done[core] += 1
+
+    threads = [threading.Thread(target=work, args=(core,)) for core in range(cores)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return round(sum(done) * 2 * TOKENS * width * inner / SECONDS / cores / 1e9, 1)
+
+
 def kind_of(node: Any, cell: Any) -> Kind:
     """Of what costs alike; a training on all rows is another kind than one on a subset."""
     whole = node.stage.name == "adapter" and cell.selector.name == "all"
-    return node.stage.name, "on all rows" if whole else ""
+    return node.stage.name, cell.config.backbone.name, "on all rows" if whole else ""
 
 
 def numbers(study: Iterable[Any]) -> Mapping[Kind, int]:

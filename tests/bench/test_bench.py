@@ -78,8 +78,8 @@ def test_the_products_of_a_study_are_counted(root: Path) -> None:
     done = run(root, "arithmetic", "--profile", "smoke", "--selectors", "random")
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert set(found["stages"]) == {"adapter", "eval", "heldout"}
+    assert set(found["stages"]) == {"adapter tiny_random", "eval tiny_random", "heldout tiny_random"}
     assert all(stage["gflop_each"] > 0 and stage["artifacts_in_the_study"] == 2 for stage in found["stages"].values())
-    training = found["stages"]["adapter"]
+    training = found["stages"]["adapter tiny_random"]
     least = 2 * training["gflop_each"] / found["gflop_per_second_of_one_core"]["float32"]
     assert training["at_least_seconds_in_all"] == pytest.approx(least, abs=0.06)

@@ -269,6 +269,9 @@ def test_killed_evaluation_repeats_no_finished_task_and_ends_the_same(
     # the broken one again and the one that was damaged since, the two other finished ones not
     assert ran == [*TASKS[:4], TASKS[1], *TASKS[3:]]
     assert f"{spoilt} is damaged" in capfd.readouterr().err
+    for name in TASKS:
+        found, wanted = (one.file(f"samples/{name}.parquet") for one in (artifact, whole[0]))
+        assert pq.read_table(found).to_pylist() == pq.read_table(wanted).to_pylist(), name
     digests = {name: entry["sha256"] for name, entry in artifact.manifest["files"].items()}
     assert digests == {name: entry["sha256"] for name, entry in whole[0].manifest["files"].items()}
 

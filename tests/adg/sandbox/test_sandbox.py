@@ -293,3 +293,13 @@ def test_unavailable_says_what_to_install(monkeypatch) -> None:
         assert "install bubblewrap" in sandbox.available() and "refused here" in sandbox.available()
     finally:
         sandbox.available.cache_clear()
+
+
+def test_a_program_that_ends_before_it_is_watched_has_its_reason(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a busy machine, where the supervisor comes to hand over the pass word too late."""
+    source = sandbox._source()
+    late = source.replace("    secret = os.urandom", "    time.sleep(0.5)\n    secret = os.urandom")
+    assert late != source
+    monkeypatch.setattr(sandbox, "_source", lambda: late)
+    assert box.run("def add(:", TEST).error.startswith("SyntaxError")
+    assert box.run(GOOD, TEST).passed
