@@ -167,6 +167,7 @@ READ: dict[str, tuple[str, ...]] = {
         "make gpu-check ARGS=--tiny",
         'make gpu-check ARGS="backbone=llama3_8b --minutes 30"',
         "python -m bench startup",
+        "python -m bench arithmetic",
         "python -m bench shared_context",
         "python -m bench evaluation",
         "python requirements/lock.py",
