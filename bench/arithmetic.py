@@ -2,9 +2,9 @@
 rate of this machine's cores when all are busy:  python -m bench.arithmetic [--each 1]
 
 For each backbone the first artifacts of each kind are made from the first pool, one thread, in a folder that is deleted
-afterwards; others of a kind are taken to cost as much (counting makes them slow: a quarter of an hour). A sweep that is
-sooner than the total would need other products; what it takes above that is all the rest: softmax, norms, loading,
-Python.
+afterwards; others of a kind are taken to cost as much (counting makes stages take two to three times as long). A sweep
+that is sooner than the total would need other products; what it takes above that is all the rest: softmax, norms,
+loading, Python.
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ def pytest_sessionstart() -> None:
     collector.collect_seldom()
 
 
+@pytest.hookimpl(trylast=True)  # when its fixtures have ended
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """What a file of tests held is let go of at its end; to look for cycles at any time costs an eighth of all."""
     if nextitem is None or nextitem.path != item.path:

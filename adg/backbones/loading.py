@@ -211,7 +211,7 @@ def open_tokenizer(folder: Path) -> Any:
     The files are not read again in this process while they stay as they are; each call gives a tokenizer of its own.
     """
     files = sorted(file for file in folder.iterdir() if file.suffix in TOKENIZER_FILES) if folder.is_dir() else []
-    key = json.dumps([[str(file), digests.state(file)] for file in files])
+    key = json.dumps([str(folder), [[file.name, digests.state(file)] for file in files]])
     if key not in _tokenizers:
         opened = _read_tokenizer(folder)
         while len(_tokenizers) >= TOKENIZERS:
